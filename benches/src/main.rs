@@ -1,0 +1,3 @@
+//! Launch, pull and network benchmarks beside peers and the floor.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Built-in CNI plugins: bridge, host-local, portmap, firewall, loopback.

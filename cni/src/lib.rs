@@ -1,0 +1,1 @@
+//! CNI: the caller side, the plugin side.

@@ -1,0 +1,3 @@
+//! Run container images as isolated tasks, without a daemon.
+
+fn main() {}

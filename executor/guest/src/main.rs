@@ -1,0 +1,3 @@
+//! Programs that run inside a task: the demo, an init.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! OCI lifecycle: create, start, state, kill, delete, exec.

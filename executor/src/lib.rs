@@ -1,0 +1,1 @@
+//! Task engine: launch, watch, exec, attach, stats, kill, recover.

@@ -1,0 +1,1 @@
+//! The interpreter of plans: parent half, child half, undo and reports.

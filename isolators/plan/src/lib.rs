@@ -1,0 +1,1 @@
+//! Isolation as data: steps, stages, host features and plans, with no I/O.

@@ -1,0 +1,1 @@
+//! What must hold for a container: one file an isolator, one compiler from container to plan.

@@ -1,0 +1,1 @@
+//! Harness: host census, fixtures, probes.

@@ -1,0 +1,3 @@
+//! Project automation: ci, test, bench, vm, golden, tidy.
+
+fn main() {}
