@@ -1,0 +1,15 @@
+//! `cargo xtask bench NAME`: the benches are a program of their own; this builds it for release and runs it.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::command;
+use crate::workspace::Workspace;
+
+pub(crate) fn run(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
+    let mut bench = workspace.cargo("run --release --package cofferdam-benches --");
+    let succeeded = command::succeeds(bench.args(arguments))?;
+    Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,96 @@
+//! The workspace as cargo sees it: packages, dependency edges, folders.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::command;
+
+/// The workspace's members and everything they depend on.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    root: PathBuf,
+    packages: BTreeMap<String, Package>,
+    members: Vec<String>,
+}
+
+/// One package of the dependency graph.
+#[derive(Debug)]
+pub(crate) struct Package {
+    pub(crate) name: String,
+    /// Where its manifest is.
+    pub(crate) folder: PathBuf,
+    /// The identities of the packages that it links, build and development dependencies left out.
+    pub(crate) links: Vec<String>,
+}
+
+impl Workspace {
+    /// Asks cargo for the dependency graph of the workspace in which xtask was built.
+    pub(crate) fn open() -> Result<Workspace> {
+        let text = command::read(&mut cargo("metadata --format-version 1 --quiet"))?;
+        let metadata: Value = serde_json::from_str(&text).context("output of cargo metadata")?;
+        let mut packages = BTreeMap::new();
+        for package in array(&metadata["packages"]) {
+            let manifest = Path::new(string(&package["manifest_path"]));
+            let folder = manifest.parent().unwrap_or(manifest).to_owned();
+            let name = string(&package["name"]).to_owned();
+            packages.insert(string(&package["id"]).to_owned(), Package { name, folder, links: Vec::new() });
+        }
+        for node in array(&metadata["resolve"]["nodes"]) {
+            if let Some(package) = packages.get_mut(string(&node["id"])) {
+                package.links = array(&node["deps"]).filter(|edge| is_linked(edge)).map(target).collect();
+            }
+        }
+        Ok(Workspace {
+            root: string(&metadata["workspace_root"]).into(),
+            members: array(&metadata["workspace_members"]).map(|id| string(id).to_owned()).collect(),
+            packages,
+        })
+    }
+
+    /// The folder that holds the workspace's manifest.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The packages of the workspace itself.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Package> {
+        self.members.iter().filter_map(|id| self.packages.get(id))
+    }
+
+    /// The package that an edge of [`Package::links`] leads to.
+    pub(crate) fn package(&self, id: &str) -> Option<&Package> {
+        self.packages.get(id)
+    }
+
+    /// A cargo command that runs at the workspace's root; `arguments` are split at spaces.
+    pub(crate) fn cargo(&self, arguments: &str) -> Command {
+        let mut command = cargo(arguments);
+        command.current_dir(&self.root);
+        command
+    }
+}
+
+fn cargo(arguments: &str) -> Command {
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    command::command(&program, arguments)
+}
+
+fn is_linked(edge: &Value) -> bool {
+    array(&edge["dep_kinds"]).any(|kind| kind["kind"].is_null())
+}
+
+fn target(edge: &Value) -> String {
+    string(&edge["pkg"]).to_owned()
+}
+
+fn array(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn string(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
