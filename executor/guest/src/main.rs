@@ -1,3 +1,0 @@
-//! Programs that run inside a task: the demo, an init.
-
-fn main() {}
