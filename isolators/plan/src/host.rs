@@ -1,0 +1,122 @@
+//! What a plan needs to know of the host: a value, probed by `cofferdam-apply`, or written by hand in tests.
+
+/// One cgroup v1 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct V1Hierarchy {
+    /// Controllers mounted together, such as `cpu` and `cpuacct`; `name=systemd` for a named one.
+    pub controllers: Vec<String>,
+    /// Where it is mounted.
+    pub mount_point: String,
+    /// Our own cgroup in it, as `/proc/self/cgroup` says.
+    pub own_path: String,
+}
+
+/// Which cgroup world the host lives in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CgroupLayout {
+    /// One cgroup2 hierarchy with these controllers.
+    V2 {
+        /// Where it is mounted.
+        mount_point: String,
+        /// `cgroup.controllers` of the root.
+        controllers: Vec<String>,
+        /// Our own cgroup.
+        own_path: String,
+    },
+    /// Version 1 hierarchies, and perhaps a cgroup2 one beside them (hybrid).
+    V1 {
+        /// The version 1 hierarchies.
+        hierarchies: Vec<V1Hierarchy>,
+        /// Mount point and own path of the cgroup2 hierarchy beside them.
+        unified: Option<(String, String)>,
+    },
+    /// None that we can see.
+    None,
+}
+
+impl CgroupLayout {
+    /// Whether the host is a pure v2 one.
+    pub fn is_v2(&self) -> bool {
+        matches!(self, Self::V2 { .. })
+    }
+}
+
+/// How the overlay file system takes its layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverlayApi {
+    /// By descriptor, one fsconfig(2) call a layer (Linux 6.13 and later).
+    Descriptors,
+    /// As one option string of mount(2).
+    OptionString,
+}
+
+/// What the host can do and what the caller may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFeatures {
+    /// Kernel version.
+    pub kernel: (u32, u32),
+    /// The cgroup world.
+    pub cgroups: CgroupLayout,
+    /// How to stack layers.
+    pub overlay: OverlayApi,
+    /// Capabilities that may be granted: the caller's bounding set, as a bit mask.
+    pub capabilities: u64,
+    /// Whether the caller is root in the initial user namespace.
+    pub privileged: bool,
+    /// The caller's `oom_score_adj`; lower values need CAP_SYS_RESOURCE.
+    pub oom_score_adj: i32,
+    /// The caller's hard resource limits by `RLIMIT_*` number.
+    pub hard_limits: [u64; 16],
+    /// Online processors, for the limits above the host.
+    pub cpus: u32,
+    /// Physical memory in bytes.
+    pub memory_bytes: u64,
+    /// Whether AppArmor is enabled.
+    pub apparmor: bool,
+    /// Whether SELinux is enabled.
+    pub selinux: bool,
+}
+
+impl HostFeatures {
+    /// A modern root host on cgroup v2, for tests and golden plans.
+    pub fn sample() -> Self {
+        Self {
+            kernel: (6, 18),
+            cgroups: CgroupLayout::V2 {
+                mount_point: "/sys/fs/cgroup".into(),
+                controllers: ["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma"]
+                    .map(String::from)
+                    .into(),
+                own_path: "/".into(),
+            },
+            overlay: OverlayApi::Descriptors,
+            capabilities: (1 << 41) - 1,
+            privileged: true,
+            oom_score_adj: 0,
+            hard_limits: [u64::MAX; 16],
+            cpus: 2,
+            memory_bytes: 8 << 30,
+            apparmor: false,
+            selinux: false,
+        }
+    }
+
+    /// The same host with cgroup v1 hierarchies.
+    pub fn sample_v1() -> Self {
+        let hierarchies =
+            ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "name=systemd"];
+        let hierarchy = |controller: &str| V1Hierarchy {
+            controllers: vec![controller.to_owned()],
+            mount_point: format!("/sys/fs/cgroup/{}", controller.trim_start_matches("name=")),
+            own_path: "/".into(),
+        };
+        let unified = Some(("/sys/fs/cgroup/unified".into(), "/".into()));
+        let cgroups = CgroupLayout::V1 { hierarchies: hierarchies.map(hierarchy).into(), unified };
+        Self { cgroups, ..Self::sample() }
+    }
+
+    /// Whether the caller holds a capability.
+    pub fn holds(&self, capability: u32) -> bool {
+        self.capabilities >> capability & 1 == 1
+    }
+}

@@ -1,0 +1,494 @@
+//! Everything that can be asked of the kernel for a container, as data.
+//!
+//! An operation carries values that were resolved beforehand: the interpreter never looks at a configuration. Descriptors
+//! that one operation makes and another uses are named by [`Slot`]s.
+
+use std::fmt;
+
+use crate::path::{ContainerPath, HostPath, Text};
+use crate::step::Undo;
+
+/// The name of a descriptor between operations: an index into the interpreter's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u16);
+
+/// The kernel's namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)] // the kernel's own names, namespaces(7)
+pub enum Namespace {
+    User,
+    Pid,
+    Network,
+    Mount,
+    Ipc,
+    Uts,
+    Cgroup,
+    Time,
+}
+
+impl Namespace {
+    /// All eight, in the order in which a process joins them: user first, so that its capabilities open the others; mount
+    /// last, so that host paths still mean something.
+    pub const ALL: [Namespace; 8] = {
+        use Namespace::*;
+        [User, Pid, Network, Ipc, Uts, Cgroup, Time, Mount]
+    };
+
+    /// The `CLONE_NEW*` bit, clone(2).
+    pub const fn flag(self) -> u64 {
+        match self {
+            Self::User => 0x1000_0000,
+            Self::Pid => 0x2000_0000,
+            Self::Network => 0x4000_0000,
+            Self::Mount => 0x0002_0000,
+            Self::Ipc => 0x0800_0000,
+            Self::Uts => 0x0400_0000,
+            Self::Cgroup => 0x0200_0000,
+            Self::Time => 0x0000_0080,
+        }
+    }
+
+    /// The file name below `/proc/PID/ns`.
+    pub const fn file(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Pid => "pid",
+            Self::Network => "net",
+            Self::Mount => "mnt",
+            Self::Ipc => "ipc",
+            Self::Uts => "uts",
+            Self::Cgroup => "cgroup",
+            Self::Time => "time",
+        }
+    }
+}
+
+/// A rendezvous between the waiting child and its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Barrier {
+    /// The parent has written the id maps.
+    Mapped,
+    /// The parent has attached the child to its cgroups.
+    Attached,
+    /// The child has built the mount tree, not yet pivoted.
+    Mounted,
+    /// The parent has run the hooks that wait for the mount tree.
+    Hooked,
+}
+
+impl Barrier {
+    /// The byte that announces this barrier on the channel.
+    pub const fn token(self) -> u8 {
+        match self {
+            Self::Mapped => b'm',
+            Self::Attached => b'a',
+            Self::Mounted => b't',
+            Self::Hooked => b'h',
+        }
+    }
+}
+
+/// One line of an id map, user_namespaces(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdMapping {
+    /// First id inside the namespace.
+    pub inside: u32,
+    /// First id outside.
+    pub outside: u32,
+    /// How many ids.
+    pub count: u32,
+}
+
+impl fmt::Display for IdMapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.inside, self.outside, self.count)
+    }
+}
+
+/// Mount propagation, mount_namespaces(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the kernel's own names
+pub enum Propagation {
+    Private,
+    Slave,
+    Shared,
+    Unbindable,
+}
+
+impl Propagation {
+    /// The `MS_*` bit that mount_setattr(2) takes.
+    pub const fn flag(self) -> u64 {
+        match self {
+            Self::Private => 1 << 18,
+            Self::Slave => 1 << 19,
+            Self::Shared => 1 << 20,
+            Self::Unbindable => 1 << 17,
+        }
+    }
+}
+
+/// What mount_setattr(2) is asked to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MountAttributes {
+    /// `MOUNT_ATTR_*` bits to set.
+    pub set: u64,
+    /// `MOUNT_ATTR_*` bits to clear.
+    pub clear: u64,
+    /// Propagation to give.
+    pub propagation: Option<Propagation>,
+    /// Apply to the whole tree of mounts.
+    pub recursive: bool,
+}
+
+impl MountAttributes {
+    /// `MOUNT_ATTR_RDONLY`.
+    pub const READ_ONLY: u64 = 0x1;
+    /// `MOUNT_ATTR_NOSUID`.
+    pub const NO_SUID: u64 = 0x2;
+    /// `MOUNT_ATTR_NODEV`.
+    pub const NO_DEV: u64 = 0x4;
+    /// `MOUNT_ATTR_NOEXEC`.
+    pub const NO_EXEC: u64 = 0x8;
+    /// `MOUNT_ATTR__ATIME`, the mask of the access-time modes.
+    pub const ATIME_MASK: u64 = 0x70;
+    /// `MOUNT_ATTR_NOATIME`.
+    pub const NO_ATIME: u64 = 0x10;
+    /// `MOUNT_ATTR_STRICTATIME`.
+    pub const STRICT_ATIME: u64 = 0x20;
+    /// `MOUNT_ATTR_NODIRATIME`.
+    pub const NO_DIR_ATIME: u64 = 0x80;
+    /// `MOUNT_ATTR_NOSYMFOLLOW`.
+    pub const NO_SYMLINK_FOLLOW: u64 = 0x20_0000;
+
+    /// Whether there is nothing to change.
+    pub fn is_empty(&self) -> bool {
+        self.set == 0 && self.clear == 0 && self.propagation.is_none()
+    }
+}
+
+impl fmt::Display for MountAttributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [(u64, &str); 7] = [
+            (MountAttributes::READ_ONLY, "ro"),
+            (MountAttributes::NO_SUID, "nosuid"),
+            (MountAttributes::NO_DEV, "nodev"),
+            (MountAttributes::NO_EXEC, "noexec"),
+            (MountAttributes::NO_ATIME, "noatime"),
+            (MountAttributes::STRICT_ATIME, "strictatime"),
+            (MountAttributes::NO_DIR_ATIME, "nodiratime"),
+        ];
+        let mut first = true;
+        let mut word = |f: &mut fmt::Formatter<'_>, sign: &str, word: &str| {
+            let comma = if std::mem::take(&mut first) { "" } else { "," };
+            write!(f, "{comma}{sign}{word}")
+        };
+        for (bit, name) in NAMES {
+            if self.set & bit != 0 {
+                word(f, "", name)?;
+            } else if self.clear & bit != 0 {
+                word(f, "-", name)?;
+            }
+        }
+        if self.set & Self::NO_SYMLINK_FOLLOW != 0 {
+            word(f, "", "nosymfollow")?;
+        }
+        if self.clear & Self::ATIME_MASK == Self::ATIME_MASK && self.set & Self::ATIME_MASK == 0 {
+            word(f, "", "relatime")?;
+        }
+        match self.propagation {
+            Some(Propagation::Private) => word(f, "", "private")?,
+            Some(Propagation::Slave) => word(f, "", "slave")?,
+            Some(Propagation::Shared) => word(f, "", "shared")?,
+            Some(Propagation::Unbindable) => word(f, "", "unbindable")?,
+            None => {}
+        }
+        if self.recursive { write!(f, " recursive") } else { Ok(()) }
+    }
+}
+
+/// What to make at a mount point that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Create {
+    /// A directory.
+    Directory,
+    /// What the tree's root is: a directory for a directory, an empty file for anything else.
+    LikeTree,
+    /// A directory that no symbolic link may lead to: the mount points of kernel file systems.
+    RealDirectory,
+}
+
+/// A resource limit, setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// `RLIMIT_*` number.
+    pub resource: u32,
+    /// Soft limit; `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is unlimited.
+    pub hard: u64,
+}
+
+/// One classic BPF instruction, seccomp(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // struct sock_filter
+pub struct Instruction {
+    pub code: u16,
+    pub jt: u8,
+    pub jf: u8,
+    pub k: u32,
+}
+
+/// One write to a cgroup file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupWrite {
+    /// Controller whose hierarchy is meant on v1; empty on v2.
+    pub controller: String,
+    /// File name, such as `memory.max`.
+    pub file: String,
+    /// Text to write.
+    pub value: String,
+    /// Go on when the kernel lacks the file.
+    pub optional: bool,
+}
+
+/// When a hook runs, runtime-spec config.md, POSIX-platform hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the specification's own names
+pub enum HookPoint {
+    Prestart,
+    CreateRuntime,
+    CreateContainer,
+    StartContainer,
+    Poststart,
+    Poststop,
+}
+
+impl HookPoint {
+    /// The key in `hooks`.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Prestart => "prestart",
+            Self::CreateRuntime => "createRuntime",
+            Self::CreateContainer => "createContainer",
+            Self::StartContainer => "startContainer",
+            Self::Poststart => "poststart",
+            Self::Poststop => "poststop",
+        }
+    }
+}
+
+/// A key of fsconfig(2) with its value; a key without one is a flag.
+pub type FilesystemOption = (Text, Option<Text>);
+
+/// One operation. The comment of each variant names the system calls it becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the variants say what they do; their fields are the arguments of the calls they name
+pub enum Op {
+    // ---- host: before the process exists
+    /// Open a directory as a handle. `open(O_PATH | O_DIRECTORY)`
+    OpenDirectory { path: HostPath, into: Slot },
+    /// Make a detached copy of a mount tree. `open_tree(OPEN_TREE_CLONE)`
+    CloneTree { source: HostPath, recursive: bool, no_follow: bool, into: Slot },
+    /// Open a host character device that the container's masks and devices are bound from, and check what it is.
+    CloneDevice { source: HostPath, major: u32, minor: u32, into: Slot },
+    /// Open a namespace file and check its kind. `open`, `ioctl(NS_GET_NSTYPE)`
+    OpenNamespace { kind: Namespace, path: HostPath, into: Slot },
+    /// Make the container's cgroup in every hierarchy. `mkdir`
+    CreateCgroup { path: String },
+    /// Write one cgroup file.
+    WriteCgroup(CgroupWrite),
+    /// Attach the device program to the v2 cgroup. `bpf(BPF_PROG_LOAD)`, `bpf(BPF_PROG_ATTACH)`
+    FilterDevices { program: Vec<u64> },
+    /// Make the socket on which `start` will knock. `socket`, `bind`, `listen`
+    ListenGate { path: HostPath, into: Slot },
+
+    // ---- clone
+    /// Clone the child. `clone3(CLONE_PIDFD | namespaces)`, on a v2 host straight into the cgroup.
+    Clone { namespaces: Vec<Namespace>, pid_namespace: Option<Slot>, into_cgroup: bool },
+
+    // ---- attach: the parent acts on the child
+    /// Write the id maps of the child's user namespace.
+    MapIds { uids: Vec<IdMapping>, gids: Vec<IdMapping> },
+    /// Attach the child to the container's cgroups. `write(cgroup.procs)`
+    AttachCgroup,
+    /// Write the child's `oom_score_adj`.
+    AdjustOomScore { value: i32 },
+    /// Move a network device into the child's network namespace under a new name.
+    MoveNetDevice { name: Text, rename: Text },
+    /// Run the configuration's hooks of one point, in order.
+    RunHooks { point: HookPoint },
+    /// Let the child pass a barrier.
+    Release(Barrier),
+    /// Wait until the child announces a barrier.
+    Await(Barrier),
+
+    // ---- enter: the child
+    /// Wait until the parent releases a barrier.
+    Pass(Barrier),
+    /// Tell the parent that a barrier is reached.
+    Announce(Barrier),
+    /// Join a namespace. `setns`
+    Join { kind: Namespace, from: Slot },
+    /// Leave a namespace for a new one. `unshare`
+    Unshare { kind: Namespace },
+    /// Make a time namespace with these clock offsets and enter it. `unshare`, `write(timens_offsets)`, `setns`
+    EnterTime { offsets: Text },
+    /// Become root inside the new user namespace. `setresgid`, `setresuid`
+    BecomeRoot,
+    /// New session without a controlling terminal. `setsid`
+    NewSession,
+    /// New session keyring. `keyctl(KEYCTL_JOIN_SESSION_KEYRING)`
+    NewKeyring { name: Text },
+    /// `sethostname`
+    SetHostname { name: Text },
+    /// `setdomainname`
+    SetDomainname { name: Text },
+    /// Detach the whole tree of mounts from the host's. `mount_setattr("/", AT_RECURSIVE)`
+    SetRootPropagation { propagation: Propagation },
+    /// Make a new instance of a file system, detached. `fsopen`, `fsconfig`, `fsmount`
+    NewFilesystem {
+        kind: Text,
+        source: Option<Text>,
+        options: Vec<FilesystemOption>,
+        attributes: u64,
+        into: Slot,
+    },
+    /// Stack the layers of an image, uppermost first. `fsopen("overlay")` with descriptors, or `mount` on old kernels.
+    Overlay {
+        lower: Vec<HostPath>,
+        upper: HostPath,
+        work: HostPath,
+        options: Vec<FilesystemOption>,
+        onto: Slot,
+        into: Slot,
+    },
+    /// Change a detached or attached tree's mount attributes. `mount_setattr(AT_EMPTY_PATH)`
+    SetAttributes { tree: Slot, attributes: MountAttributes },
+    /// Give a mount the ids of a user namespace. `mount_setattr(MOUNT_ATTR_IDMAP)`
+    MapMount { tree: Slot, user: Slot, recursive: bool },
+    /// Attach the rootfs where it lies, making it a mount of its own. `move_mount`
+    AttachRoot { tree: Slot, onto: Slot },
+    /// Attach a tree inside the rootfs. `openat2(RESOLVE_IN_ROOT)`, `move_mount`
+    Place { tree: Slot, root: Slot, at: ContainerPath, create: Create },
+    /// Copy what the rootfs holds at a path into a detached tree. (`tmpcopyup`)
+    CopyUp { root: Slot, from: ContainerPath, into: Slot },
+    /// Change the attributes of whatever is mounted at a path.
+    SetAttributesAt { root: Slot, at: ContainerPath, attributes: MountAttributes },
+    /// Make a device node, FIFO or socket-free special file. `mknodat`, `fchownat`, `fchmodat`
+    MakeNode {
+        root: Slot,
+        at: ContainerPath,
+        kind: u32,
+        mode: u32,
+        major: u32,
+        minor: u32,
+        uid: u32,
+        gid: u32,
+    },
+    /// Make a symbolic link unless something is there. `symlinkat`
+    MakeSymlink { root: Slot, target: Text, at: ContainerPath },
+    /// Make a directory and its parents unless it is there. `mkdirat`
+    MakeDirectory { root: Slot, at: ContainerPath },
+    /// Open the pty pair inside the container's devpts, hand the master out, and make the slave the controlling terminal
+    /// and the standard descriptors.
+    MakeTerminal {
+        root: Slot,
+        devpts: ContainerPath,
+        send: Option<Slot>,
+        keep: Option<Slot>,
+        rows: u16,
+        columns: u16,
+        uid: u32,
+        gid: u32,
+    },
+    /// Make descriptors 0, 1 and 2. `dup3`
+    SetStdio { stdin: Slot, stdout: Slot, stderr: Slot },
+    /// Hide a path: a directory under an empty read-only one, anything else under the null device. Skips what is missing.
+    Mask { root: Slot, at: ContainerPath, directory: Slot, file: Slot },
+    /// Make a path read-only. Skips what is missing. `open_tree`, `mount_setattr`, `move_mount`
+    MakeReadOnly { root: Slot, at: ContainerPath },
+    /// Write a kernel parameter through a private procfs. `openat2(RESOLVE_BENEATH)`, `write`
+    WriteSysctl { proc: Slot, key: Text, value: Text },
+    /// Make the rootfs the root and drop the old one. `pivot_root`, `umount2(MNT_DETACH)`
+    Pivot { root: Slot },
+    /// `chroot` where pivot_root cannot work (`--no-pivot`): the rootfs is moved over `/`.
+    MoveRoot { root: Slot },
+    /// Set the mount attributes of the container's root.
+    SetRootAttributes { attributes: MountAttributes },
+
+    // ---- confine: the child gives up what the task may not have
+    /// `prctl(PR_SET_DUMPABLE, 0)`: from here on nobody in the container may look into the child.
+    ForbidDump,
+    /// `prlimit64`
+    SetLimit(Limit),
+    /// `sched_setattr`
+    SetScheduler {
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime_ns: u64,
+        deadline_ns: u64,
+        period_ns: u64,
+    },
+    /// `ioprio_set`
+    SetIoPriority { class: u32, level: u32 },
+    /// `sched_setaffinity`
+    SetAffinity { cpus: Vec<u32> },
+    /// `personality`
+    SetPersonality { domain: u32 },
+    /// `umask`
+    SetUmask { mask: u32 },
+    /// Drop everything but these from the bounding set. `prctl(PR_CAPBSET_DROP)`
+    BoundCapabilities { keep: u64 },
+    /// `setgroups`, `setresgid`, `setresuid`, keeping capabilities across the change
+    SetIds { uid: u32, gid: u32, groups: Vec<u32> },
+    /// `capset`, `prctl(PR_CAP_AMBIENT)`
+    SetCapabilities { effective: u64, permitted: u64, inheritable: u64, ambient: u64 },
+    /// `prctl(PR_SET_NO_NEW_PRIVS)`
+    ForbidNewPrivileges,
+    /// Write the exec label of a security module through a private procfs.
+    SetExecLabel { proc: Slot, file: Text, label: Text },
+    /// `chdir`
+    ChangeDirectory { path: ContainerPath },
+    /// Find the program among these candidates and check that it may be executed.
+    FindProgram { name: Text, candidates: Vec<Text> },
+    /// Mark every descriptor above the preserved ones close-on-exec. `close_range(CLOSE_RANGE_CLOEXEC)`
+    CloseDescriptors { first: u32 },
+    /// Put the signal dispositions and the mask back to their defaults. `rt_sigaction`, `rt_sigprocmask`
+    ResetSignals,
+    /// `seccomp(SECCOMP_SET_MODE_FILTER)`
+    LoadFilter { program: Vec<Instruction>, flags: u32 },
+
+    // ---- gate, exec
+    /// Tell the parent that the container is created, and wait for `start`.
+    WaitStart { gate: Slot },
+    /// `execve`
+    Exec { arguments: Vec<Text>, environment: Vec<Text> },
+}
+
+impl Op {
+    /// How the operation is undone. The match is exhaustive on purpose: a new operation does not compile until this is
+    /// answered (ARCHITECTURE.md, invariant 7).
+    pub fn undo(&self) -> Undo {
+        use Op::*;
+        match self {
+            OpenDirectory { .. } | CloneTree { .. } | CloneDevice { .. } | OpenNamespace { .. } => {
+                Undo::Nothing("a descriptor, closed with its table")
+            }
+            CreateCgroup { .. } => Undo::RemoveCgroup,
+            WriteCgroup(_) | FilterDevices { .. } => Undo::Nothing("goes with the cgroup"),
+            ListenGate { path, .. } => Undo::RemoveFile(path.clone()),
+            Clone { .. } => Undo::KillChild,
+            MapIds { .. } | AttachCgroup | AdjustOomScore { .. } | Release(_) | Await(_) => {
+                Undo::Nothing("goes with the child")
+            }
+            MoveNetDevice { .. } => Undo::ReturnNetDevice,
+            RunHooks { .. } => {
+                Undo::Nothing("the specification gives hooks no undo; poststop hooks run on delete")
+            }
+            _ => Undo::Nothing("changes the child and its own namespaces only, and goes with them"),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! How operations print: one line each, like a strace of what will happen.
+
+use std::fmt::Write;
+
+use crate::op::{FilesystemOption, Op, Slot};
+use crate::path::HostPath;
+use crate::plan::Plan;
+
+impl Plan {
+    /// The name of a slot.
+    pub fn slot_name(&self, slot: Slot) -> &str {
+        self.slots.get(usize::from(slot.0)).map_or("?", String::as_str)
+    }
+
+    /// One operation in words, with slot names filled in.
+    pub fn describe(&self, op: &Op) -> String {
+        use Op::*;
+        let n = |slot: &Slot| self.slot_name(*slot).to_owned();
+        match op {
+            OpenDirectory { path, into } => format!("open-directory {} <- {path}", n(into)),
+            CloneTree { source, recursive, no_follow, into } => {
+                format!(
+                    "clone-tree {} <- {source}{}{}",
+                    n(into),
+                    flag(*recursive, " recursive"),
+                    flag(*no_follow, " nofollow")
+                )
+            }
+            CloneDevice { source, major, minor, into } => {
+                format!("clone-device {} <- {source} c {major}:{minor}", n(into))
+            }
+            OpenNamespace { kind, path, into } => {
+                format!("open-namespace {} <- {} {path}", n(into), kind.file())
+            }
+            CreateCgroup { path } => format!("create-cgroup {path}"),
+            WriteCgroup(w) => {
+                let dot = if w.controller.is_empty() { "" } else { ":" };
+                format!(
+                    "write-cgroup {}{dot}{} {:?}{}",
+                    w.controller,
+                    w.file,
+                    w.value,
+                    flag(w.optional, " optional")
+                )
+            }
+            FilterDevices { program } => format!("filter-devices {} instructions", program.len()),
+            ListenGate { path, into } => format!("listen-gate {} <- {path}", n(into)),
+            Clone { namespaces, pid_namespace, into_cgroup } => {
+                let mut line = String::from("clone");
+                for namespace in namespaces {
+                    let _ = write!(line, " {}", namespace.file());
+                }
+                if let Some(slot) = pid_namespace {
+                    let _ = write!(line, " join-pid={}", n(slot));
+                }
+                line + flag(*into_cgroup, " into-cgroup")
+            }
+            MapIds { uids, gids } => format!("map-ids uid [{}] gid [{}]", list(uids), list(gids)),
+            AttachCgroup => "attach-cgroup".into(),
+            AdjustOomScore { value } => format!("adjust-oom-score {value}"),
+            MoveNetDevice { name, rename } => format!("move-net-device {name} -> {rename}"),
+            RunHooks { point } => format!("run-hooks {}", point.key()),
+            Release(barrier) => format!("release {barrier:?}"),
+            Await(barrier) => format!("await {barrier:?}"),
+            Pass(barrier) => format!("pass {barrier:?}"),
+            Announce(barrier) => format!("announce {barrier:?}"),
+            Join { kind, from } => format!("join {} from {}", kind.file(), n(from)),
+            Unshare { kind } => format!("unshare {}", kind.file()),
+            EnterTime { offsets } => format!("enter-time {offsets}"),
+            BecomeRoot => "become-root".into(),
+            NewSession => "new-session".into(),
+            NewKeyring { name } => format!("new-keyring {name}"),
+            SetHostname { name } => format!("set-hostname {name}"),
+            SetDomainname { name } => format!("set-domainname {name}"),
+            SetRootPropagation { propagation } => format!("set-root-propagation {propagation:?} recursive"),
+            NewFilesystem { kind, source, options: o, attributes, into } => {
+                let attributes = crate::op::MountAttributes { set: *attributes, ..Default::default() };
+                let source = source.as_ref().map(|s| format!(" source={s}")).unwrap_or_default();
+                format!("new-filesystem {} <- {kind}{source}{} [{attributes}]", n(into), options(o))
+            }
+            Overlay { lower, upper, work, options: o, onto, into } => {
+                let lower = lower.iter().map(HostPath::to_string).collect::<Vec<_>>().join(":");
+                format!(
+                    "overlay {} onto {} lower={lower} upper={upper} work={work}{}",
+                    n(into),
+                    n(onto),
+                    options(o)
+                )
+            }
+            SetAttributes { tree, attributes } => format!("set-attributes {} [{attributes}]", n(tree)),
+            MapMount { tree, user, recursive } => {
+                format!("map-mount {} ids of {}{}", n(tree), n(user), flag(*recursive, " recursive"))
+            }
+            AttachRoot { tree, onto } => format!("attach-root {} onto {}", n(tree), n(onto)),
+            Place { tree, root, at, create } => {
+                format!("place {} in {} at {at} create={create:?}", n(tree), n(root))
+            }
+            CopyUp { root, from, into } => format!("copy-up {} <- {}:{from}", n(into), n(root)),
+            SetAttributesAt { root, at, attributes } => {
+                format!("set-attributes-at {}:{at} [{attributes}]", n(root))
+            }
+            MakeNode { root, at, kind, mode, major, minor, uid, gid } => {
+                let letter = match kind & 0o170_000 {
+                    0o020_000 => 'c',
+                    0o060_000 => 'b',
+                    0o010_000 => 'p',
+                    _ => '?',
+                };
+                format!("make-node {}:{at} {letter} {major}:{minor} {mode:04o} {uid}:{gid}", n(root))
+            }
+            MakeSymlink { root, target, at } => format!("make-symlink {}:{at} -> {target}", n(root)),
+            MakeDirectory { root, at } => format!("make-directory {}:{at}", n(root)),
+            MakeTerminal { root, devpts, send, rows, columns, uid, gid, .. } => {
+                let way = send.as_ref().map_or_else(|| "kept".into(), |slot| format!("sent to {}", n(slot)));
+                format!("make-terminal {}:{devpts} {columns}x{rows} owner {uid}:{gid}, master {way}", n(root))
+            }
+            SetStdio { stdin, stdout, stderr } => {
+                format!("set-stdio {} {} {}", n(stdin), n(stdout), n(stderr))
+            }
+            Mask { root, at, .. } => format!("mask {}:{at}", n(root)),
+            MakeReadOnly { root, at } => format!("make-read-only {}:{at}", n(root)),
+            WriteSysctl { key, value, .. } => format!("write-sysctl {key} {value}"),
+            Pivot { root } => format!("pivot {}", n(root)),
+            MoveRoot { root } => format!("move-root {}", n(root)),
+            SetRootAttributes { attributes } => format!("set-root-attributes [{attributes}]"),
+            ForbidDump => "forbid-dump".into(),
+            SetLimit(l) => format!(
+                "set-limit {} {}:{}",
+                crate::print::limit_name(l.resource),
+                amount(l.soft),
+                amount(l.hard)
+            ),
+            SetScheduler { policy, nice, priority, .. } => {
+                format!("set-scheduler policy={policy} nice={nice} priority={priority}")
+            }
+            SetIoPriority { class, level } => format!("set-io-priority class={class} level={level}"),
+            SetAffinity { cpus } => format!("set-affinity {cpus:?}"),
+            SetPersonality { domain } => format!("set-personality {domain:#x}"),
+            SetUmask { mask } => format!("set-umask {mask:04o}"),
+            BoundCapabilities { keep } => format!("bound-capabilities {keep:#x}"),
+            SetIds { uid, gid, groups } => format!("set-ids {uid}:{gid} groups {groups:?}"),
+            SetCapabilities { effective, permitted, inheritable, ambient } => {
+                format!(
+                    "set-capabilities e={effective:#x} p={permitted:#x} i={inheritable:#x} a={ambient:#x}"
+                )
+            }
+            ForbidNewPrivileges => "forbid-new-privileges".into(),
+            SetExecLabel { file, label, .. } => format!("set-exec-label {file} {label}"),
+            ChangeDirectory { path } => format!("change-directory {path}"),
+            FindProgram { name, candidates } => format!("find-program {name} among {}", list(candidates)),
+            CloseDescriptors { first } => format!("close-descriptors from {first}"),
+            ResetSignals => "reset-signals".into(),
+            LoadFilter { program, flags } => {
+                format!("load-filter {} instructions flags={flags:#x}", program.len())
+            }
+            WaitStart { gate } => format!("wait-start {}", n(gate)),
+            Exec { arguments, environment } => {
+                format!("exec {} with {} variables", list(arguments), environment.len())
+            }
+        }
+    }
+}
+
+fn flag(on: bool, word: &'static str) -> &'static str {
+    if on { word } else { "" }
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn options(options: &[FilesystemOption]) -> String {
+    options.iter().fold(String::new(), |mut line, (key, value)| {
+        let _ = match value {
+            Some(value) => write!(line, " {key}={value}"),
+            None => write!(line, " {key}"),
+        };
+        line
+    })
+}
+
+fn amount(value: u64) -> String {
+    if value == u64::MAX { "unlimited".into() } else { value.to_string() }
+}
+
+/// The names of the resource limits by `RLIMIT_*` number, getrlimit(2).
+pub const LIMIT_NAMES: [&str; 16] = [
+    "RLIMIT_CPU",
+    "RLIMIT_FSIZE",
+    "RLIMIT_DATA",
+    "RLIMIT_STACK",
+    "RLIMIT_CORE",
+    "RLIMIT_RSS",
+    "RLIMIT_NPROC",
+    "RLIMIT_NOFILE",
+    "RLIMIT_MEMLOCK",
+    "RLIMIT_AS",
+    "RLIMIT_LOCKS",
+    "RLIMIT_SIGPENDING",
+    "RLIMIT_MSGQUEUE",
+    "RLIMIT_NICE",
+    "RLIMIT_RTPRIO",
+    "RLIMIT_RTTIME",
+];
+
+fn limit_name(resource: u32) -> &'static str {
+    LIMIT_NAMES.get(resource as usize).copied().unwrap_or("?")
+}
