@@ -1,0 +1,301 @@
+//! Making a process, joining namespaces, becoming another program. clone(2), setns(2), execve(2).
+
+use std::ffi::{CStr, CString, c_char};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+
+/// A process that was just cloned: its pid in our namespace and a descriptor that names it for good.
+#[derive(Debug)]
+pub struct Child {
+    /// Process id as the caller sees it.
+    pub pid: i32,
+    /// `pidfd`, close-on-exec.
+    pub pidfd: OwnedFd,
+}
+
+/// `struct clone_args` of clone3(2), version 2 (Linux 5.7).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Clones a child with the namespaces in `flags` (`CLONE_NEW*`), straight into the v2 cgroup `cgroup` when given, and
+/// runs `body` in it; what `body` returns is the child's exit status. The child starts with every signal blocked and no
+/// handler of ours.
+///
+/// `body` must be child-safe: the caller may have threads, and a lock held by one of them at this moment stays locked for
+/// ever in the child. Linux 5.7.
+pub fn clone_child(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> i32,
+) -> Result<Child, Errno> {
+    let mut pidfd: i32 = -1;
+    let mut args = CloneArgs {
+        flags: flags | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
+        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+    }
+    let mask = crate::signal::block_all();
+    // SAFETY: `args` is a valid, live clone_args of the size given, and `pidfd` outlives the call. Without CLONE_VM the
+    // child has its own copy of this address space and returns here on its own copy of this stack.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    if result == 0 {
+        // A panic must not unwind into the parent's frames, of which the child holds a copy.
+        let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
+        exit_now(status);
+    }
+    let failed = (result < 0).then(last_errno);
+    crate::signal::restore(&mask);
+    match failed {
+        Some(errno) => Err(errno),
+        // SAFETY: the kernel stored a fresh descriptor for us in `pidfd`, as CLONE_PIDFD promises on success.
+        None => Ok(Child { pid: result as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// `_exit(2)` of the whole process, running nothing of ours. *Child-safe.*
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit takes any status and does not return; nothing of ours is left half done that another process sees.
+    unsafe { libc::_exit(status) }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// Turns the result of a libc call into ours. *Child-safe* (the child owns its copy of `errno`).
+pub(crate) fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+    if result < 0 { Err(last_errno()) } else { Ok(result) }
+}
+
+/// Joins the namespaces in `flags` that `fd` names: a namespace file, or a pidfd (Linux 5.8). *Child-safe.*
+pub fn set_namespace(fd: BorrowedFd<'_>, flags: u64) -> Result<(), Errno> {
+    // SAFETY: setns takes integers only.
+    check(unsafe { libc::syscall(libc::SYS_setns, fd.as_raw_fd(), flags) }).map(drop)
+}
+
+/// Leaves the namespaces in `flags` for new ones. *Child-safe.*
+pub fn unshare(flags: u64) -> Result<(), Errno> {
+    // SAFETY: unshare takes integers only. CLONE_FILES, which could surprise std, is not among the flags we pass.
+    check(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)
+}
+
+/// The `CLONE_NEW*` kind of a namespace file, `NS_GET_NSTYPE` of ioctl_nsfs(2). Fails with `ENOTTY` when `fd` is none.
+pub fn namespace_kind(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: NS_GET_NSTYPE takes no argument and returns an integer.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), NS_GET_NSTYPE) }).map(|kind| kind as u64)
+}
+
+/// An argument or environment vector, laid out before the clone so that exec allocates nothing.
+#[derive(Debug)]
+pub struct Vector {
+    // Boxed by CString: the bytes stay where they are when the vector moves.
+    _texts: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl Vector {
+    /// Lays out `texts` as a NULL-terminated array.
+    pub fn new<'a>(texts: impl IntoIterator<Item = &'a CStr>) -> Self {
+        let texts: Vec<CString> = texts.into_iter().map(CStr::to_owned).collect();
+        let pointers = texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { _texts: texts, pointers }
+    }
+}
+
+/// Becomes another program; returns only the error. *Child-safe.*
+pub fn exec(path: &CStr, arguments: &Vector, environment: &Vector) -> Errno {
+    // SAFETY: `path` is NUL-terminated; both arrays are NULL-terminated and point into strings that the vectors own.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_execve,
+            path.as_ptr(),
+            arguments.pointers.as_ptr(),
+            environment.pointers.as_ptr(),
+        )
+    };
+    check(result).err().unwrap_or(Errno::IO)
+}
+
+/// Becomes the program that `fd` is open on; returns only the error. *Child-safe.*
+pub fn exec_descriptor(fd: BorrowedFd<'_>, arguments: &Vector, environment: &Vector) -> Errno {
+    // SAFETY: as for `exec`; the empty path with AT_EMPTY_PATH names the descriptor itself.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.pointers.as_ptr(),
+            environment.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    check(result).err().unwrap_or(Errno::IO)
+}
+
+/// Marks every descriptor from `first` up close-on-exec. close_range(2), Linux 5.11. *Child-safe.*
+pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    // SAFETY: only the close-on-exec flag changes; no descriptor that safe code owns is closed under it.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
+/// Sets the supplementary groups, gids and uids of the calling thread, in that order, capabilities kept for the caller to
+/// drop. `groups` is `None` where setgroups(2) is denied. *Child-safe.*
+pub fn set_ids(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<(), Errno> {
+    if let Some(groups) = groups {
+        // SAFETY: the pointer and the length describe the slice, gid_t is u32.
+        check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    }
+    // SAFETY: integers only. The raw calls change this thread alone, which in the child is the only one.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+}
+
+/// `setrlimit(2)` by `RLIMIT_*` number. *Child-safe.*
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is a live rlimit64; the old value is not asked for.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            &raw const limit,
+            std::ptr::null_mut::<libc::rlimit64>(),
+        )
+    })
+    .map(drop)
+}
+
+/// The soft and hard limit of a resource, `u64::MAX` for unlimited.
+pub fn limit(resource: u32) -> Result<(u64, u64), Errno> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live rlimit64 to write; no new value is given.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit)
+    })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// `personality(2)`. *Child-safe.*
+pub fn set_personality(domain: u32) -> Result<(), Errno> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_personality, domain) }).map(drop)
+}
+
+/// `ioprio_set(2)` of the calling thread. *Child-safe.*
+pub fn set_io_priority(class: u32, level: u32) -> Result<(), Errno> {
+    const IOPRIO_WHO_PROCESS: u32 = 1;
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, class << 13 | level) })
+        .map(drop)
+}
+
+/// Arguments of sched_setattr(2).
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Scheduler {
+    /// Size of this structure; filled in by [`set_scheduler`].
+    pub size: u32,
+    /// `SCHED_*` policy.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// Nice value, for the ordinary policies.
+    pub nice: i32,
+    /// Static priority, for the real-time policies.
+    pub priority: u32,
+    /// Deadline policy: run time in nanoseconds.
+    pub runtime: u64,
+    /// Deadline policy: deadline in nanoseconds.
+    pub deadline: u64,
+    /// Deadline policy: period in nanoseconds.
+    pub period: u64,
+}
+
+/// `sched_setattr(2)` of the calling thread. *Child-safe.*
+pub fn set_scheduler(mut scheduler: Scheduler) -> Result<(), Errno> {
+    scheduler.size = size_of::<Scheduler>() as u32;
+    // SAFETY: `scheduler` is a live sched_attr of the size it says.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw mut scheduler, 0) }).map(drop)
+}
+
+/// Restricts the calling thread to these processors, at most 1024. *Child-safe.*
+pub fn set_affinity(cpus: &[u32]) -> Result<(), Errno> {
+    let mut mask = [0u64; 16];
+    for cpu in cpus {
+        *mask.get_mut(*cpu as usize / 64).ok_or(Errno::INVAL)? |= 1 << (cpu % 64);
+    }
+    // SAFETY: the mask is live and of the size given.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&mask), mask.as_ptr()) })
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    use std::os::fd::AsFd;
+
+    fn status(child: &Child) -> i32 {
+        let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
+        status.exit_status().unwrap()
+    }
+
+    #[test]
+    fn a_child_runs_its_body_and_its_status_comes_back() {
+        let child = clone_child(0, None, || 42).unwrap();
+        assert_eq!(status(&child), 42);
+    }
+
+    #[test]
+    fn a_panic_in_the_child_ends_the_child_alone() {
+        let child = clone_child(0, None, || panic!("in the child")).unwrap();
+        assert_eq!(status(&child), 101);
+    }
+
+    #[test]
+    fn exec_passes_arguments_and_environment() {
+        let child = clone_child(0, None, || {
+            let arguments = Vector::new([c"sh", c"-c", c"exit $N"]);
+            let environment = Vector::new([c"N=7"]);
+            let _ = exec(c"/bin/sh", &arguments, &environment);
+            1
+        })
+        .unwrap();
+        assert_eq!(status(&child), 7);
+    }
+
+    #[test]
+    fn a_namespace_file_tells_its_kind_and_other_files_do_not() {
+        let file = std::fs::File::open("/proc/self/ns/net").unwrap();
+        assert_eq!(namespace_kind(file.as_fd()).unwrap(), libc::CLONE_NEWNET as u64);
+        let file = std::fs::File::open("/proc/self/status").unwrap();
+        assert!(namespace_kind(file.as_fd()).is_err());
+    }
+}

@@ -1,0 +1,85 @@
+//! Running our own binary so that nobody in a container can overwrite it (the class of CVE-2019-5736).
+//!
+//! A process that enters a container can be made to execute `/proc/self/exe`, and whoever opens that link reaches the
+//! file on the host. So the program runs from a detached, read-only copy of its mount: through that, the file cannot be
+//! opened for writing, whoever asks.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{CWD, MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::mount;
+use crate::process::{Vector, exec_descriptor};
+
+/// Set in the environment of the sealed copy, so that it does not seal itself again.
+const MARK: &str = "_COFFERDAM_SEALED";
+
+/// A descriptor from which the running program can be executed and through which it cannot be written.
+pub fn open_self() -> Result<OwnedFd, Errno> {
+    match open_read_only(c"/proc/self/exe") {
+        // No mount API, or no privilege to use it: a sealed copy in memory.
+        Err(_) => copy_to_memory(),
+        opened => opened,
+    }
+}
+
+fn open_read_only(path: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+    const MOUNT_ATTR_RDONLY: u64 = 1;
+    let tree = open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    mount::set_attributes(tree.as_fd(), MOUNT_ATTR_RDONLY, 0, 0, false, None)?;
+    Ok(tree)
+}
+
+fn copy_to_memory() -> Result<OwnedFd, Errno> {
+    let io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let mut source = std::fs::File::open("/proc/self/exe").map_err(io)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut copy = std::fs::File::from(rustix::fs::memfd_create(c"cofferdam", flags)?);
+    std::io::copy(&mut source, &mut copy).map_err(io)?;
+    rustix::fs::fcntl_add_seals(
+        &copy,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
+    Ok(copy.into())
+}
+
+/// Goes on as the sealed copy of this program, with the same arguments and environment. Returns at once in the sealed
+/// copy. Fails when neither a read-only mount nor a sealed copy can be made: then nothing may enter a container.
+pub fn become_sealed() -> Result<(), Errno> {
+    if std::env::var_os(MARK).is_some() {
+        return Ok(());
+    }
+    let text = |bytes: &OsStr| CString::new(bytes.as_bytes()).map_err(|_| Errno::INVAL);
+    let arguments = std::env::args_os().map(|a| text(&a)).collect::<Result<Vec<_>, _>>()?;
+    let mut environment = vec![CString::from(c"_COFFERDAM_SEALED=1")];
+    for (key, value) in std::env::vars_os() {
+        let mut pair = key;
+        pair.push("=");
+        pair.push(value);
+        environment.push(text(&pair)?);
+    }
+    let program = open_self()?;
+    let arguments = Vector::new(arguments.iter().map(CString::as_c_str));
+    let environment = Vector::new(environment.iter().map(CString::as_c_str));
+    Err(exec_descriptor(program.as_fd(), &arguments, &environment))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sealed_program_cannot_be_opened_for_writing() {
+        let program = open_self().unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&program));
+        let error = std::fs::OpenOptions::new().write(true).open(path).unwrap_err();
+        assert!(
+            matches!(error.raw_os_error(), Some(libc::EROFS | libc::EPERM | libc::EACCES | libc::ETXTBSY)),
+            "{error}"
+        );
+    }
+}
