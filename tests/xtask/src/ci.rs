@@ -10,8 +10,8 @@ use anyhow::{Result, bail};
 
 use crate::command::{self, exists};
 use crate::tally::Tally;
-use crate::workspace::Workspace;
-use crate::{packages, suite, tidy};
+use crate::workspace::{self, Workspace};
+use crate::{packages, suite, tidy, vm};
 
 /// Which phases to run; empty lists mean all.
 #[derive(Debug, Default)]
@@ -36,6 +36,7 @@ const PHASES: &[Phase] = &[
     Phase { name: "test", what: "unit and integration tests", run: suite::crates },
     Phase { name: "doc", what: "documentation tests", run: suite::documentation },
     Phase { name: "suites", what: "host suites, one at a time", run: suite::host },
+    Phase { name: "vm", what: "privileged suites on pure cgroup v2", run: vm::check },
 ];
 
 pub(crate) fn run(workspace: &Workspace, choice: &Choice) -> Result<ExitCode> {
@@ -101,9 +102,9 @@ fn deny(workspace: &Workspace) -> Result<Tally> {
     check(workspace, "deny check licenses bans sources")
 }
 
-/// Programs and tests share one development build: tests drive the programs that this leaves in the target folder.
+/// Tests drive the programs that this leaves in the target folder.
 fn build(workspace: &Workspace) -> Result<Tally> {
-    check(workspace, "build --quiet --workspace --all-targets")
+    check(workspace, workspace::BUILD)
 }
 
 fn check(workspace: &Workspace, arguments: &str) -> Result<Tally> {

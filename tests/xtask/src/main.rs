@@ -12,6 +12,7 @@ mod packages;
 mod suite;
 mod tally;
 mod tidy;
+mod vm;
 mod workspace;
 
 use std::ffi::OsString;
@@ -29,6 +30,7 @@ usage: cargo xtask COMMAND
   test [-p CRATE] [ARG…]             quick tests, no root needed; ARGs go to the test runner
   golden [--bless]                   compare (or rewrite) the golden plans
   tidy                               judge the tree: invariants (failures) and figures
+  vm [--shell]                       the privileged suites in a virtual machine with pure cgroup v2
   bench NAME [ARG…]                  one bench, release build
 ";
 
@@ -57,6 +59,7 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<ExitCode> {
         "test" => suite::quick(&workspace, &rest(arguments)?),
         "golden" => golden::run(&workspace, is_bless(arguments)?),
         "tidy" => tidy::run(&workspace),
+        "vm" => vm::run(&workspace, vm_session(arguments)?),
         "bench" => bench::run(&workspace, &rest(arguments)?),
         other => bail!("unknown command {other:?}\n\n{USAGE}"),
     }
@@ -83,6 +86,17 @@ fn is_bless(mut arguments: lexopt::Parser) -> Result<golden::Mode> {
         }
     }
     Ok(mode)
+}
+
+fn vm_session(mut arguments: lexopt::Parser) -> Result<vm::Session> {
+    let mut session = vm::Session::Suites;
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("shell") => session = vm::Session::Shell,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(session)
 }
 
 fn rest(mut arguments: lexopt::Parser) -> Result<Vec<OsString>> {

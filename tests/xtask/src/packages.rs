@@ -45,6 +45,8 @@ const NEEDED: &[Needed] = &[
     needed("socat", "talks to sockets in tests"),
     needed("jq", "reads JSON in tests"),
     needed("qemu-system-x86", "runs the pure cgroup v2 virtual machine"),
+    needed("e2fsprogs", "makes the virtual machine's disk"),
+    needed("binutils", "strips the programs that go on it"),
 ];
 
 /// Installs what is missing. Without root or apt it says what it would have installed and goes on.

@@ -80,16 +80,33 @@ fn nextest(workspace: &Workspace, filter: &str) -> Result<Tally> {
 
 /// Runs cargo's own test runner and counts from its summary lines and from the skips that tests print.
 pub(crate) fn libtest(run: &mut Command) -> Result<Tally> {
-    let mut tally = Tally::default();
-    let status = command::watch(run, |line| {
+    let mut count = LibtestCount::default();
+    let status = command::watch(run, |line| count.line(line))?;
+    Ok(with_exit(count.total(), status.success()))
+}
+
+/// Counts tests from the lines that cargo's own test runner prints.
+#[derive(Debug, Default)]
+pub(crate) struct LibtestCount {
+    tally: Tally,
+    skips: u32,
+}
+
+impl LibtestCount {
+    /// Looks at one line of output.
+    pub(crate) fn line(&mut self, line: &str) {
         if let Some(summary) = line.strip_prefix("test result: ") {
-            tally += read_summary(summary);
+            self.tally += read_summary(summary);
         } else if line.starts_with(SKIP) {
-            tally += Tally::SKIPPED;
-            tally.passed = tally.passed.saturating_sub(1);
+            self.skips += 1;
         }
-    })?;
-    Ok(with_exit(tally, status.success()))
+    }
+
+    /// The counts so far: tests that said they could not run are not among the passed.
+    pub(crate) fn total(&self) -> Tally {
+        let passed = self.tally.passed.saturating_sub(self.skips);
+        Tally { passed, skipped: self.tally.skipped + self.skips, ..self.tally }
+    }
 }
 
 /// A runner that failed without a failed test (it did not build, it was killed) is one failure.

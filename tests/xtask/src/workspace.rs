@@ -13,6 +13,7 @@ use crate::command;
 #[derive(Debug)]
 pub(crate) struct Workspace {
     root: PathBuf,
+    target: PathBuf,
     packages: BTreeMap<String, Package>,
     members: Vec<String>,
 }
@@ -26,6 +27,27 @@ pub(crate) struct Package {
     /// The identities of the packages that it links, build and development dependencies left out.
     pub(crate) links: Vec<String>,
 }
+
+/// Something that cargo linked.
+#[derive(Debug)]
+pub(crate) struct Executable {
+    pub(crate) package: String,
+    /// Where the package's manifest is: tests expect it to be the current folder.
+    pub(crate) folder: PathBuf,
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Test,
+    Program,
+}
+
+/// Programs and tests share one development build.
+pub(crate) const BUILD: &str = "build --quiet --workspace --all-targets";
+const BUILD_JSON: &str = "build --quiet --workspace --all-targets --message-format json";
 
 impl Workspace {
     /// Asks cargo for the dependency graph of the workspace in which xtask was built.
@@ -46,6 +68,7 @@ impl Workspace {
         }
         Ok(Workspace {
             root: string(&metadata["workspace_root"]).into(),
+            target: string(&metadata["target_directory"]).into(),
             members: array(&metadata["workspace_members"]).map(|id| string(id).to_owned()).collect(),
             packages,
         })
@@ -54,6 +77,31 @@ impl Workspace {
     /// The folder that holds the workspace's manifest.
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Cargo's target folder, wherever the environment puts it.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Builds everything in the development profile and returns the executables, tests and programs.
+    pub(crate) fn executables(&self) -> Result<Vec<Executable>> {
+        let text = command::read(&mut self.cargo(BUILD_JSON))?;
+        Ok(text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter_map(|message| self.executable(&message))
+            .collect())
+    }
+
+    fn executable(&self, message: &Value) -> Option<Executable> {
+        Some(Executable {
+            package: self.packages.get(string(&message["package_id"]))?.name.clone(),
+            folder: self.packages.get(string(&message["package_id"]))?.folder.clone(),
+            name: string(&message["target"]["name"]).to_owned(),
+            path: message["executable"].as_str()?.into(),
+            kind: if message["profile"]["test"] == true { Kind::Test } else { Kind::Program },
+        })
     }
 
     /// The packages of the workspace itself.
