@@ -7,6 +7,7 @@
 //! Functions marked *child-safe* allocate nothing and take no lock: they may run in the child between clone and exec.
 #![allow(unsafe_code)]
 
+pub mod cgroup;
 pub mod guest;
 pub mod keyring;
 pub mod mount;
@@ -14,5 +15,6 @@ pub mod process;
 pub mod report;
 pub mod rootfs;
 pub mod sealed;
+pub mod seccomp;
 pub mod signal;
 pub mod terminal;

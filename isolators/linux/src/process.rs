@@ -156,11 +156,33 @@ pub fn exec_descriptor(fd: BorrowedFd<'_>, arguments: &Vector, environment: &Vec
     check(result).err().unwrap_or(Errno::IO)
 }
 
-/// Marks every descriptor from `first` up close-on-exec. close_range(2), Linux 5.11. *Child-safe.*
-pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
-    const CLOSE_RANGE_CLOEXEC: u32 = 4;
-    // SAFETY: only the close-on-exec flag changes; no descriptor that safe code owns is closed under it.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
+/// Closes one descriptor by number: a copy that a clone left us. *Child-safe.*
+pub fn close_descriptor(descriptor: i32) {
+    // SAFETY: called in the child, on its own copy of a number that no value of the child owns.
+    unsafe {
+        libc::syscall(libc::SYS_close, descriptor);
+    }
+}
+
+/// Closes every descriptor from `first` up but `kept` (negative numbers are ignored). close_range(2), Linux 5.9.
+/// Only for the child just before exec: whatever values still think they own these descriptors are never used again.
+/// *Child-safe.*
+pub fn close_all_from(first: u32, kept: [i32; 3]) -> Result<(), Errno> {
+    let mut kept = kept.map(|fd| u32::try_from(fd).unwrap_or(u32::MAX));
+    kept.sort_unstable();
+    let mut from = first;
+    for keep in kept.into_iter().filter(|keep| *keep >= first && *keep != u32::MAX) {
+        if keep > from {
+            close_range(from, keep - 1)?;
+        }
+        from = keep + 1;
+    }
+    close_range(from, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: integers only; see `close_all_from` for who still refers to these descriptors.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
 /// Sets the supplementary groups, gids and uids of the calling thread, in that order, capabilities kept for the caller to

@@ -286,12 +286,8 @@ pub type FilesystemOption = (Text, Option<Text>);
 #[allow(missing_docs)] // the variants say what they do; their fields are the arguments of the calls they name
 pub enum Op {
     // ---- host: before the process exists
-    /// Open a directory as a handle. `open(O_PATH | O_DIRECTORY)`
-    OpenDirectory { path: HostPath, into: Slot },
     /// Make a detached copy of a mount tree. `open_tree(OPEN_TREE_CLONE)`
     CloneTree { source: HostPath, recursive: bool, no_follow: bool, into: Slot },
-    /// Open a host character device that the container's masks and devices are bound from, and check what it is.
-    CloneDevice { source: HostPath, major: u32, minor: u32, into: Slot },
     /// Open a namespace file and check its kind. `open`, `ioctl(NS_GET_NSTYPE)`
     OpenNamespace { kind: Namespace, path: HostPath, into: Slot },
     /// Make the container's cgroup in every hierarchy. `mkdir`
@@ -314,8 +310,6 @@ pub enum Op {
     AttachCgroup,
     /// Write the child's `oom_score_adj`.
     AdjustOomScore { value: i32 },
-    /// Move a network device into the child's network namespace under a new name.
-    MoveNetDevice { name: Text, rename: Text },
     /// Run the configuration's hooks of one point, in order.
     RunHooks { point: HookPoint },
     /// Let the child pass a barrier.
@@ -336,6 +330,10 @@ pub enum Op {
     EnterTime { offsets: Text },
     /// Become root inside the new user namespace. `setresgid`, `setresuid`
     BecomeRoot,
+    /// Open a host directory as a handle, in the child's own copy of the mount tree. `open(O_PATH | O_DIRECTORY)`
+    OpenDirectory { path: HostPath, into: Slot },
+    /// Open a host character device that masks and devices are bound from, and check what it is. `open(O_PATH)`, `fstat`
+    OpenDevice { path: HostPath, major: u32, minor: u32, into: Slot },
     /// New session without a controlling terminal. `setsid`
     NewSession,
     /// New session keyring. `keyctl(KEYCTL_JOIN_SESSION_KEYRING)`
@@ -354,25 +352,22 @@ pub enum Op {
         attributes: u64,
         into: Slot,
     },
-    /// Stack the layers of an image, uppermost first. `fsopen("overlay")` with descriptors, or `mount` on old kernels.
+    /// Stack the layers of an image, uppermost first, detached. `fsopen("overlay")`, layers by descriptor
     Overlay {
         lower: Vec<HostPath>,
         upper: HostPath,
         work: HostPath,
         options: Vec<FilesystemOption>,
-        onto: Slot,
         into: Slot,
     },
+    /// Mount on a host path, in the child's own mount namespace, what an old kernel cannot make detached. `mount`, `open`
+    MountClassic { kind: Text, source: Text, data: Text, at: HostPath, into: Slot },
     /// Change a detached or attached tree's mount attributes. `mount_setattr(AT_EMPTY_PATH)`
     SetAttributes { tree: Slot, attributes: MountAttributes },
-    /// Give a mount the ids of a user namespace. `mount_setattr(MOUNT_ATTR_IDMAP)`
-    MapMount { tree: Slot, user: Slot, recursive: bool },
     /// Attach the rootfs where it lies, making it a mount of its own. `move_mount`
     AttachRoot { tree: Slot, onto: Slot },
     /// Attach a tree inside the rootfs. `openat2(RESOLVE_IN_ROOT)`, `move_mount`
     Place { tree: Slot, root: Slot, at: ContainerPath, create: Create },
-    /// Copy what the rootfs holds at a path into a detached tree. (`tmpcopyup`)
-    CopyUp { root: Slot, from: ContainerPath, into: Slot },
     /// Change the attributes of whatever is mounted at a path.
     SetAttributesAt { root: Slot, at: ContainerPath, attributes: MountAttributes },
     /// Make a device node, FIFO or socket-free special file. `mknodat`, `fchownat`, `fchmodat`
@@ -386,6 +381,8 @@ pub enum Op {
         uid: u32,
         gid: u32,
     },
+    /// Bind a host device onto a path, for user namespaces that may not make nodes. `open_tree`, `move_mount`
+    BindDevice { root: Slot, device: Slot, at: ContainerPath },
     /// Make a symbolic link unless something is there. `symlinkat`
     MakeSymlink { root: Slot, target: Text, at: ContainerPath },
     /// Make a directory and its parents unless it is there. `mkdirat`
@@ -395,8 +392,7 @@ pub enum Op {
     MakeTerminal {
         root: Slot,
         devpts: ContainerPath,
-        send: Option<Slot>,
-        keep: Option<Slot>,
+        send: Slot,
         rows: u16,
         columns: u16,
         uid: u32,
@@ -448,8 +444,6 @@ pub enum Op {
     SetCapabilities { effective: u64, permitted: u64, inheritable: u64, ambient: u64 },
     /// `prctl(PR_SET_NO_NEW_PRIVS)`
     ForbidNewPrivileges,
-    /// Write the exec label of a security module through a private procfs.
-    SetExecLabel { proc: Slot, file: Text, label: Text },
     /// `chdir`
     ChangeDirectory { path: ContainerPath },
     /// Find the program among these candidates and check that it may be executed.
@@ -474,9 +468,7 @@ impl Op {
     pub fn undo(&self) -> Undo {
         use Op::*;
         match self {
-            OpenDirectory { .. } | CloneTree { .. } | CloneDevice { .. } | OpenNamespace { .. } => {
-                Undo::Nothing("a descriptor, closed with its table")
-            }
+            CloneTree { .. } | OpenNamespace { .. } => Undo::Nothing("a descriptor, closed with its table"),
             CreateCgroup { .. } => Undo::RemoveCgroup,
             WriteCgroup(_) | FilterDevices { .. } => Undo::Nothing("goes with the cgroup"),
             ListenGate { path, .. } => Undo::RemoveFile(path.clone()),
@@ -484,7 +476,6 @@ impl Op {
             MapIds { .. } | AttachCgroup | AdjustOomScore { .. } | Release(_) | Await(_) => {
                 Undo::Nothing("goes with the child")
             }
-            MoveNetDevice { .. } => Undo::ReturnNetDevice,
             RunHooks { .. } => {
                 Undo::Nothing("the specification gives hooks no undo; poststop hooks run on delete")
             }

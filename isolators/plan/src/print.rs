@@ -26,9 +26,10 @@ impl Plan {
                     flag(*no_follow, " nofollow")
                 )
             }
-            CloneDevice { source, major, minor, into } => {
-                format!("clone-device {} <- {source} c {major}:{minor}", n(into))
+            OpenDevice { path, major, minor, into } => {
+                format!("open-device {} <- {path} c {major}:{minor}", n(into))
             }
+            BindDevice { root, device, at } => format!("bind-device {} onto {}:{at}", n(device), n(root)),
             OpenNamespace { kind, path, into } => {
                 format!("open-namespace {} <- {} {path}", n(into), kind.file())
             }
@@ -58,7 +59,6 @@ impl Plan {
             MapIds { uids, gids } => format!("map-ids uid [{}] gid [{}]", list(uids), list(gids)),
             AttachCgroup => "attach-cgroup".into(),
             AdjustOomScore { value } => format!("adjust-oom-score {value}"),
-            MoveNetDevice { name, rename } => format!("move-net-device {name} -> {rename}"),
             RunHooks { point } => format!("run-hooks {}", point.key()),
             Release(barrier) => format!("release {barrier:?}"),
             Await(barrier) => format!("await {barrier:?}"),
@@ -78,24 +78,18 @@ impl Plan {
                 let source = source.as_ref().map(|s| format!(" source={s}")).unwrap_or_default();
                 format!("new-filesystem {} <- {kind}{source}{} [{attributes}]", n(into), options(o))
             }
-            Overlay { lower, upper, work, options: o, onto, into } => {
+            Overlay { lower, upper, work, options: o, into } => {
                 let lower = lower.iter().map(HostPath::to_string).collect::<Vec<_>>().join(":");
-                format!(
-                    "overlay {} onto {} lower={lower} upper={upper} work={work}{}",
-                    n(into),
-                    n(onto),
-                    options(o)
-                )
+                format!("overlay {} lower={lower} upper={upper} work={work}{}", n(into), options(o))
+            }
+            MountClassic { kind, source, data, at, into } => {
+                format!("mount-classic {} <- {kind} {source} at {at} {data}", n(into))
             }
             SetAttributes { tree, attributes } => format!("set-attributes {} [{attributes}]", n(tree)),
-            MapMount { tree, user, recursive } => {
-                format!("map-mount {} ids of {}{}", n(tree), n(user), flag(*recursive, " recursive"))
-            }
             AttachRoot { tree, onto } => format!("attach-root {} onto {}", n(tree), n(onto)),
             Place { tree, root, at, create } => {
                 format!("place {} in {} at {at} create={create:?}", n(tree), n(root))
             }
-            CopyUp { root, from, into } => format!("copy-up {} <- {}:{from}", n(into), n(root)),
             SetAttributesAt { root, at, attributes } => {
                 format!("set-attributes-at {}:{at} [{attributes}]", n(root))
             }
@@ -110,9 +104,12 @@ impl Plan {
             }
             MakeSymlink { root, target, at } => format!("make-symlink {}:{at} -> {target}", n(root)),
             MakeDirectory { root, at } => format!("make-directory {}:{at}", n(root)),
-            MakeTerminal { root, devpts, send, rows, columns, uid, gid, .. } => {
-                let way = send.as_ref().map_or_else(|| "kept".into(), |slot| format!("sent to {}", n(slot)));
-                format!("make-terminal {}:{devpts} {columns}x{rows} owner {uid}:{gid}, master {way}", n(root))
+            MakeTerminal { root, devpts, send, rows, columns, uid, gid } => {
+                format!(
+                    "make-terminal {}:{devpts} {columns}x{rows} owner {uid}:{gid}, master to {}",
+                    n(root),
+                    n(send)
+                )
             }
             SetStdio { stdin, stdout, stderr } => {
                 format!("set-stdio {} {} {}", n(stdin), n(stdout), n(stderr))
@@ -145,7 +142,6 @@ impl Plan {
                 )
             }
             ForbidNewPrivileges => "forbid-new-privileges".into(),
-            SetExecLabel { file, label, .. } => format!("set-exec-label {file} {label}"),
             ChangeDirectory { path } => format!("change-directory {path}"),
             FindProgram { name, candidates } => format!("find-program {name} among {}", list(candidates)),
             CloseDescriptors { first } => format!("close-descriptors from {first}"),

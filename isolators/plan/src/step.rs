@@ -66,8 +66,6 @@ pub enum Undo {
     RemoveFile(HostPath),
     /// Kill and reap the child; its namespaces go with it.
     KillChild,
-    /// The kernel returns a physical device to the initial network namespace when the child's goes away.
-    ReturnNetDevice,
 }
 
 /// Why a step is there: a JSON pointer into the configuration, or a word for what every container gets.

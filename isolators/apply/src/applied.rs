@@ -1,0 +1,245 @@
+//! The one loop.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use cofferdam_linux::cgroup::Cgroup;
+use cofferdam_linux::process::{Child, clone_child, set_namespace};
+use cofferdam_linux::report::Report;
+use cofferdam_plan::op::HookPoint;
+use cofferdam_plan::{Namespace, Op, Plan, Slot, Stage, Step};
+use rustix::io::Errno;
+
+use crate::channel::{self, Heard};
+use crate::child::{Half, Table};
+use crate::error::Failure;
+use crate::host::plain;
+use crate::{attach, host, undo};
+
+/// Runs the hooks of the configuration on behalf of the plan: hooks are programs, and the interpreter knows only steps.
+pub trait Attendant {
+    /// Runs every hook of `point`; the error says which hook failed, and how.
+    fn run_hooks(&mut self, point: HookPoint, child: &Child) -> Result<(), String>;
+
+    /// Told once, right after the clone.
+    fn cloned(&mut self, _child: &Child) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Nobody: for plans without hooks.
+impl Attendant for () {
+    fn run_hooks(&mut self, _point: HookPoint, _child: &Child) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Makes one step fail, for the fault sweep: the step is not run and the error number is taken as the kernel's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// Index of the step in the plan.
+    pub step: usize,
+    /// The answer to give.
+    pub errno: Errno,
+}
+
+/// What a plan is applied with.
+pub struct Inputs<'a> {
+    /// Descriptors that fill the plan's first slots.
+    pub descriptors: Vec<(Slot, OwnedFd)>,
+    /// Who runs hooks.
+    pub attendant: &'a mut dyn Attendant,
+    /// A fault to inject.
+    pub fault: Option<Fault>,
+}
+
+/// How far the child has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It waits at the gate.
+    Created,
+    /// It has executed the program.
+    Executed,
+}
+
+/// When a step was finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepTime {
+    /// Index of the step in the plan.
+    pub step: usize,
+    /// Nanoseconds after the start of [`apply`]; 0 when the step did not run yet.
+    pub at_ns: u64,
+}
+
+/// A process that a plan has made.
+#[derive(Debug)]
+pub struct Applied {
+    /// The process. The caller is its parent and reaps it.
+    pub child: Child,
+    /// How far it has come.
+    pub progress: Progress,
+    /// When each step was finished.
+    pub times: Vec<StepTime>,
+}
+
+/// The parent's side of one application.
+pub(crate) struct Run<'a> {
+    pub table: Table,
+    pub cgroup: Option<Cgroup>,
+    pub channel: OwnedFd,
+    pub attendant: &'a mut dyn Attendant,
+}
+
+/// Nanoseconds of the monotonic clock. *Child-safe.*
+pub(crate) fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+/// Applies a plan: afterwards the process exists, waits at its gate or has executed its program; or nothing exists and
+/// the failure says why, and what could not be undone.
+pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
+    let begin = now();
+    let boxed =
+        |step, (errno, detail): (Errno, Option<String>)| Box::new(Failure::new(plan, step, errno, detail));
+    let report = Report::new(plan.steps.len()).map_err(|errno| boxed(usize::MAX, plain(errno)))?;
+    let (channel, child_end) = channel::pair().map_err(|errno| boxed(usize::MAX, plain(errno)))?;
+    let mut run = Run {
+        table: Table::new(plan.slots.len(), inputs.descriptors),
+        cgroup: None,
+        channel,
+        attendant: inputs.attendant,
+    };
+    let fault = |index: usize| inputs.fault.filter(|fault| fault.step == index);
+    let half = Half::prepare(plan, &report, child_end, inputs.fault);
+    let mut state = Parent { done: Vec::with_capacity(plan.steps.len()), child: None, half: Some(half) };
+
+    let mut failed = None;
+    for (index, step) in plan.steps.iter().enumerate().filter(|(_, step)| step.stage.is_parent()) {
+        // The intent is recorded before the act: a step that fails half-way is undone too.
+        state.done.push(index);
+        let result = match fault(index) {
+            Some(fault) => Err((fault.errno, Some("injected".into()))),
+            None => state.step(&mut run, step),
+        };
+        match result {
+            Ok(()) => report.done(index, now()),
+            Err(problem) => {
+                failed = Some((index, problem));
+                break;
+            }
+        }
+    }
+    drop(state.half.take()); // our copy of the child's end: from here on, its closing means the child's
+    if failed.is_none() {
+        failed = outcome(plan, &run, &report).err();
+    }
+    let Some((index, problem)) = failed else {
+        let progress = if waits(plan) { Progress::Created } else { Progress::Executed };
+        let child = state.child.take().ok_or_else(|| boxed(usize::MAX, plain(Errno::CHILD)))?;
+        return Ok(Applied { child, progress, times: times(plan, &report, begin) });
+    };
+    // The child's own record is nearer to the cause than the broken barrier that the parent saw.
+    let mut failure = match report.failure() {
+        Some(record) if problem.0 == Errno::CHILD => {
+            boxed(record.step, (record.errno, child_words(plan, record.step, record.detail)))
+        }
+        _ => boxed(index, problem),
+    };
+    failure.left_behind = undo::undo(plan, &state.done, state.child.as_ref(), run.cgroup.as_ref());
+    Err(failure)
+}
+
+struct Parent<'a> {
+    done: Vec<usize>,
+    child: Option<Child>,
+    half: Option<Half<'a>>,
+}
+
+impl Parent<'_> {
+    fn step(&mut self, run: &mut Run<'_>, step: &Step) -> host::Outcome {
+        match (&step.op, step.stage) {
+            (Op::Clone { namespaces, pid_namespace, into_cgroup }, _) => {
+                let flags = namespaces.iter().fold(0, |flags, namespace| flags | namespace.flag());
+                let child = self.clone(run, flags, *pid_namespace, *into_cgroup)?;
+                let told = run.attendant.cloned(&child);
+                self.child = Some(child);
+                told.map_err(|words| (Errno::IO, Some(words)))
+            }
+            (_, Stage::Host) => host::run(run, &step.op),
+            _ => {
+                let child = self.child.as_ref().ok_or((Errno::CHILD, None))?;
+                attach::run(run, child, &step.op)
+            }
+        }
+    }
+
+    fn clone(
+        &mut self,
+        run: &mut Run<'_>,
+        flags: u64,
+        pid_namespace: Option<Slot>,
+        into_cgroup: bool,
+    ) -> Result<Child, (Errno, Option<String>)> {
+        let mut half = self.half.take().ok_or((Errno::INVAL, None))?;
+        // pid namespaces are joined by children only: this thread points its children there, and back.
+        let own = match pid_namespace {
+            None => None,
+            Some(slot) => {
+                let own = std::fs::File::open("/proc/thread-self/ns/pid_for_children")
+                    .map_err(|error| plain(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+                set_namespace(run.table.get(slot).map_err(plain)?, Namespace::Pid.flag()).map_err(plain)?;
+                Some(own)
+            }
+        };
+        let cgroup = match (&run.cgroup, into_cgroup) {
+            (Some(cgroup), true) => Some(cgroup.directory().map_err(host::cgroup_words)?),
+            _ => None,
+        };
+        let parent_end = run.channel.as_raw_fd();
+        let table = &mut run.table;
+        let child = clone_child(flags, cgroup.as_ref().map(AsFd::as_fd), || half.run(table, parent_end))
+            .map_err(plain);
+        self.half = Some(half);
+        if let Some(own) = own {
+            set_namespace(own.as_fd(), Namespace::Pid.flag()).map_err(plain)?;
+        }
+        child
+    }
+}
+
+fn waits(plan: &Plan) -> bool {
+    plan.stage(Stage::Gate).next().is_some()
+}
+
+/// Waits for the child's last word.
+fn outcome(plan: &Plan, run: &Run<'_>, report: &Report) -> Result<(), (usize, (Errno, Option<String>))> {
+    let dead =
+        || (usize::MAX, (Errno::CHILD, Some("the child process ended before it could say why".to_owned())));
+    match channel::hear(run.channel.as_fd()) {
+        Ok(Heard::Created) if waits(plan) => Ok(()),
+        // End of file without a failure record: exec closed the channel, or the child was killed before it could write.
+        Ok(Heard::Closed) if report.failure().is_none() && !waits(plan) && executed(plan, report) => Ok(()),
+        Ok(Heard::Closed) => Err(dead()),
+        Ok(_) => Err((usize::MAX, plain(Errno::PROTO))),
+        Err(errno) => Err((usize::MAX, plain(errno))),
+    }
+}
+
+/// Whether the child came as far as exec: the time stamp of that step is written just before the call.
+fn executed(plan: &Plan, report: &Report) -> bool {
+    plan.stage(Stage::Exec).last().is_some_and(|(index, _)| report.time(index) != 0)
+}
+
+/// What the number in the child's record means.
+fn child_words(plan: &Plan, step: usize, detail: i32) -> Option<String> {
+    match &plan.steps.get(step)?.op {
+        _ if detail == crate::child::INJECTED => Some("injected".into()),
+        Op::FindProgram { name, .. } => Some(format!("looking for {name:?}")),
+        _ => None,
+    }
+}
+
+fn times(plan: &Plan, report: &Report, begin: u64) -> Vec<StepTime> {
+    let at = |step| report.time(step).saturating_sub(begin);
+    (0..plan.steps.len()).map(|step| StepTime { step, at_ns: at(step) }).collect()
+}

@@ -1,0 +1,111 @@
+//! The channel between parent and child: one byte a barrier, end of file for "executed" or "dead".
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use cofferdam_plan::Barrier;
+use rustix::io::{Errno, read, write};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+/// Token by which the child says that it waits at the gate.
+const CREATED: u8 = b'c';
+
+/// What the parent hears while it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// The child reached a barrier.
+    Barrier(u8),
+    /// The child waits for `start`.
+    Created,
+    /// The child's end is closed: it has executed the program, or it is dead.
+    Closed,
+}
+
+/// Makes the pair: the parent's end and the child's. Both are close-on-exec.
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
+/// Parent: waits for the child's next word.
+pub(crate) fn hear(end: BorrowedFd<'_>) -> Result<Heard, Errno> {
+    match receive(end)? {
+        None => Ok(Heard::Closed),
+        Some(CREATED) => Ok(Heard::Created),
+        Some(token) => Ok(Heard::Barrier(token)),
+    }
+}
+
+/// Sends one token. *Child-safe.*
+pub(crate) fn say(end: BorrowedFd<'_>, token: u8) -> Result<(), Errno> {
+    // MSG_NOSIGNAL: the other side's death must arrive as EPIPE, never as a signal to an agent.
+    rustix::net::send(end, &[token], rustix::net::SendFlags::NOSIGNAL).map(drop)
+}
+
+/// Child: says that the container is created. *Child-safe.*
+pub(crate) fn say_created(end: BorrowedFd<'_>) -> Result<(), Errno> {
+    say(end, CREATED)
+}
+
+/// Child: waits for the parent to release `barrier`. The parent's death ends the wait. *Child-safe.*
+pub(crate) fn pass(end: BorrowedFd<'_>, barrier: Barrier) -> Result<(), Errno> {
+    match receive(end)? {
+        Some(token) if token == barrier.token() => Ok(()),
+        Some(_) => Err(Errno::PROTO),
+        None => Err(Errno::PIPE),
+    }
+}
+
+fn receive(end: BorrowedFd<'_>) -> Result<Option<u8>, Errno> {
+    let mut token = [0];
+    loop {
+        match read(end, &mut token) {
+            Ok(0) | Err(Errno::CONNRESET) => return Ok(None),
+            Ok(_) => return Ok(Some(token[0])),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// A failure after the gate, which the child tells whoever knocked: step, error number, detail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LateFailure {
+    /// Index of the step in the plan.
+    pub step: usize,
+    /// The kernel's answer.
+    pub errno: Errno,
+    /// As the step gives meaning to it.
+    pub detail: i32,
+}
+
+impl LateFailure {
+    const LENGTH: usize = 12;
+
+    /// Sends the failure. *Child-safe.*
+    pub(crate) fn tell(self, gate: BorrowedFd<'_>) {
+        let mut message = [0; Self::LENGTH];
+        message[..4].copy_from_slice(&u32::try_from(self.step).unwrap_or(u32::MAX).to_le_bytes());
+        message[4..8].copy_from_slice(&self.errno.raw_os_error().to_le_bytes());
+        message[8..].copy_from_slice(&self.detail.to_le_bytes());
+        let _ = write(gate, &message);
+    }
+
+    /// Waits until the process behind the gate has executed its program (`None`) or says why it could not.
+    pub fn hear(gate: impl AsFd) -> Result<Option<Self>, Errno> {
+        let mut message = [0; Self::LENGTH];
+        let mut filled = 0;
+        while filled < message.len() {
+            match read(&gate, &mut message[filled..]) {
+                Ok(0) | Err(Errno::CONNRESET) => return Ok(None),
+                Ok(count) => filled += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        let word = |at: usize| [message[at], message[at + 1], message[at + 2], message[at + 3]];
+        Ok(Some(Self {
+            step: u32::from_le_bytes(word(0)) as usize,
+            errno: Errno::from_raw_os_error(i32::from_le_bytes(word(4))),
+            detail: i32::from_le_bytes(word(8)),
+        }))
+    }
+}

@@ -1,0 +1,121 @@
+//! Giving up what the task may not have, in a fixed order that the plan sets.
+
+use cofferdam_linux::{process, signal};
+use cofferdam_plan::{ContainerPath, Op, Text};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, accessat, open, statat};
+use rustix::io::Errno;
+use rustix::thread::{self, CapabilitySet, CapabilitySets};
+use std::os::fd::AsFd;
+
+use cofferdam_linux::rootfs::Rootfs;
+
+/// Highest capability number that any kernel may know; the kernel says `EINVAL` above its own.
+const CAPABILITIES_MAX: u32 = 63;
+
+pub(super) fn run(op: &Op) -> Result<(), Errno> {
+    match op {
+        Op::ForbidDump => {
+            rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        }
+        Op::SetLimit(limit) => process::set_limit(limit.resource, limit.soft, limit.hard),
+        Op::SetScheduler { policy, flags, nice, priority, runtime_ns, deadline_ns, period_ns } => {
+            process::set_scheduler(process::Scheduler {
+                size: 0,
+                policy: *policy,
+                flags: *flags,
+                nice: *nice,
+                priority: *priority,
+                runtime: *runtime_ns,
+                deadline: *deadline_ns,
+                period: *period_ns,
+            })
+        }
+        Op::SetIoPriority { class, level } => process::set_io_priority(*class, *level),
+        Op::SetAffinity { cpus } => process::set_affinity(cpus),
+        Op::SetPersonality { domain } => process::set_personality(*domain),
+        Op::SetUmask { mask } => {
+            rustix::process::umask(Mode::from_raw_mode(*mask));
+            Ok(())
+        }
+        Op::BoundCapabilities { keep } => bound(*keep),
+        Op::SetIds { uid, gid, groups } => set_ids(*uid, *gid, groups),
+        Op::SetCapabilities { effective, permitted, inheritable, ambient } => {
+            set_capabilities(*effective, *permitted, *inheritable, *ambient)
+        }
+        Op::ForbidNewPrivileges => thread::set_no_new_privs(true),
+        Op::ChangeDirectory { path } => change_directory(path),
+        Op::ResetSignals => signal::reset_to_defaults(),
+        _ => Err(Errno::NOSYS),
+    }
+}
+
+fn bound(keep: u64) -> Result<(), Errno> {
+    for number in 0..=CAPABILITIES_MAX {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if keep >> number & 1 == 1 {
+            continue;
+        }
+        match thread::remove_capability_from_bounding_set(capability) {
+            Err(Errno::INVAL) => break, // past the kernel's last one
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// In a user namespace without a map for groups, setgroups is denied and there is nothing to drop.
+fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
+    thread::set_keep_capabilities(true)?;
+    match process::set_ids(uid, gid, Some(groups)) {
+        Err(Errno::PERM) if groups.is_empty() => process::set_ids(uid, gid, None),
+        result => result,
+    }
+}
+
+fn set_capabilities(effective: u64, permitted: u64, inheritable: u64, ambient: u64) -> Result<(), Errno> {
+    let set = CapabilitySet::from_bits_retain;
+    thread::clear_ambient_capability_set()?;
+    let sets = CapabilitySets {
+        effective: set(effective),
+        permitted: set(permitted),
+        inheritable: set(inheritable),
+    };
+    thread::set_capabilities(None, sets)?;
+    for number in (0..=CAPABILITIES_MAX).filter(|number| ambient >> number & 1 == 1) {
+        thread::configure_capability_in_ambient_set(set(1 << number), true)?;
+    }
+    thread::set_keep_capabilities(false)
+}
+
+/// Never through a magic link: `/proc/self/fd/7` as a working directory must not lead anywhere (CVE-2024-21626).
+fn change_directory(path: &ContainerPath) -> Result<(), Errno> {
+    let root = open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let directory = Rootfs::new(root.as_fd()).open(
+        path.as_c_str(),
+        OFlags::PATH | OFlags::DIRECTORY,
+        ResolveFlags::empty(),
+    )?;
+    rustix::process::fchdir(&directory)
+}
+
+/// The first candidate that may be executed. `ENOENT` when there is none, `EACCES` when there is one that may not.
+pub(super) fn find_program(candidates: &[Text]) -> Result<usize, Errno> {
+    let mut answer = Errno::NOENT;
+    for (index, candidate) in candidates.iter().enumerate() {
+        match executable(candidate) {
+            Ok(()) => return Ok(index),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(errno) => answer = errno,
+        }
+    }
+    Err(answer)
+}
+
+fn executable(path: &Text) -> Result<(), Errno> {
+    let stat = statat(CWD, path.as_c_str(), AtFlags::empty())?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => accessat(CWD, path.as_c_str(), Access::EXEC_OK, AtFlags::EACCESS),
+        FileType::Directory => Err(Errno::ISDIR),
+        _ => Err(Errno::ACCESS),
+    }
+}

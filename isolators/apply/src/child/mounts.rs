@@ -1,0 +1,226 @@
+//! Mounts: made detached, changed by descriptor, attached through a handle on the rootfs.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use cofferdam_linux::mount;
+use cofferdam_linux::rootfs::{Missing, Rootfs};
+use cofferdam_plan::op::FilesystemOption;
+use cofferdam_plan::{ContainerPath, Create, HostPath, MountAttributes, Op, Propagation, Slot, Text};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstatfs, open, statat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+
+use super::Table;
+
+/// File system magic of procfs, statfs(2).
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
+    match op {
+        Op::SetRootPropagation { propagation } => set_root(0, 0, Some(*propagation), true),
+        Op::SetRootAttributes { attributes: a } => set_root(a.set, a.clear, a.propagation, a.recursive),
+        Op::NewFilesystem { kind, source, options, attributes, into } => {
+            let tree = new_filesystem(kind, source.as_ref(), options, *attributes)?;
+            table.set(*into, tree);
+            Ok(())
+        }
+        Op::Overlay { lower, upper, work, options, into } => {
+            let tree = overlay(lower, upper, work, options)?;
+            table.set(*into, tree);
+            Ok(())
+        }
+        Op::MountClassic { kind, source, data, at, into } => {
+            mount::mount_classic(source.as_c_str(), at.as_c_str(), kind.as_c_str(), 0, data.as_c_str())?;
+            let tree =
+                open(at.as_c_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            table.set(*into, tree);
+            Ok(())
+        }
+        Op::SetAttributes { tree, attributes: a } => {
+            let propagation = a.propagation.map_or(0, Propagation::flag);
+            mount::set_attributes(table.get(*tree)?, a.set, a.clear, propagation, a.recursive, None)
+        }
+        Op::SetAttributesAt { root, at, attributes: a } => {
+            let target = target(table.get(*root)?, at, Missing::Fail, ResolveFlags::empty())?;
+            mount::set_attributes(
+                target.as_fd(),
+                a.set,
+                a.clear,
+                a.propagation.map_or(0, Propagation::flag),
+                a.recursive,
+                None,
+            )
+        }
+        Op::AttachRoot { tree, onto } => attach(table.get(*tree)?, table.get(*onto)?),
+        Op::Place { tree, root, at, create } => place(table.get(*tree)?, table.get(*root)?, at, *create),
+        Op::MakeReadOnly { root, at } => make_read_only(table.get(*root)?, at),
+        Op::Pivot { root } => pivot(table.get(*root)?),
+        Op::MoveRoot { root } => move_root(table.get(*root)?),
+        _ => Err(Errno::NOSYS),
+    }
+}
+
+fn set_root(set: u64, clear: u64, propagation: Option<Propagation>, recursive: bool) -> Result<(), Errno> {
+    mount::set_attributes_at(CWD, c"/", set, clear, propagation.map_or(0, Propagation::flag), recursive, None)
+}
+
+fn new_filesystem(
+    kind: &Text,
+    source: Option<&Text>,
+    options: &[FilesystemOption],
+    attributes: u64,
+) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind.as_c_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if let Some(source) = source {
+        fsconfig_set_string(&context, c"source", source.as_c_str())?;
+    }
+    configure(&context, options)?;
+    fsconfig_create(&context)?;
+    make(&context, attributes)
+}
+
+fn configure(context: &OwnedFd, options: &[FilesystemOption]) -> Result<(), Errno> {
+    for (key, value) in options {
+        match value {
+            Some(value) => fsconfig_set_string(context, key.as_c_str(), value.as_c_str())?,
+            None => fsconfig_set_flag(context, key.as_c_str())?,
+        }
+    }
+    Ok(())
+}
+
+fn make(context: &OwnedFd, attributes: u64) -> Result<OwnedFd, Errno> {
+    // MOUNT_ATTR_* are 32 bits wide in fsmount(2).
+    let attributes = u32::try_from(attributes).map_err(|_| Errno::INVAL)?;
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes))
+}
+
+/// Layers by descriptor: no option string, no limit of its length, no path resolved a second time.
+fn overlay(
+    lower: &[HostPath],
+    upper: &HostPath,
+    work: &HostPath,
+    options: &[FilesystemOption],
+) -> Result<OwnedFd, Errno> {
+    let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let directory = |path: &HostPath| {
+        open(path.as_c_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    };
+    fsconfig_set_string(&context, c"source", c"overlay")?;
+    for layer in lower {
+        fsconfig_set_fd(&context, c"lowerdir+", directory(layer)?)?;
+    }
+    fsconfig_set_fd(&context, c"upperdir", directory(upper)?)?;
+    fsconfig_set_fd(&context, c"workdir", directory(work)?)?;
+    configure(&context, options)?;
+    fsconfig_create(&context)?;
+    make(&context, 0)
+}
+
+fn attach(tree: BorrowedFd<'_>, onto: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, c"", onto, c"", flags)
+}
+
+fn copy_of(tree: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    open_tree(tree, c"", flags)
+}
+
+fn kind_of(fd: BorrowedFd<'_>) -> Result<FileType, Errno> {
+    Ok(FileType::from_raw_mode(statat(fd, c"", AtFlags::EMPTY_PATH)?.st_mode))
+}
+
+fn target(
+    root: BorrowedFd<'_>,
+    at: &ContainerPath,
+    missing: Missing,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    Rootfs::new(root).open_or_make(at.as_c_str(), missing, resolve)
+}
+
+/// Attaches a tree at a path of the container. What decides is the descriptor, not the path: nothing but the few files
+/// that the plan allows by name is ever mounted on a procfs.
+fn place(
+    tree: BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
+    at: &ContainerPath,
+    create: Create,
+) -> Result<(), Errno> {
+    let (missing, resolve) = match create {
+        Create::Directory => (Missing::Directory, ResolveFlags::empty()),
+        Create::RealDirectory => (Missing::Directory, ResolveFlags::NO_SYMLINKS),
+        Create::LikeTree if kind_of(tree)? == FileType::Directory => {
+            (Missing::Directory, ResolveFlags::empty())
+        }
+        Create::LikeTree => (Missing::File, ResolveFlags::empty()),
+    };
+    let target = target(root, at, missing, resolve)?;
+    if !at.is_at_or_below("/proc") && is_procfs(target.as_fd())? {
+        return Err(Errno::XDEV);
+    }
+    attach(tree, target.as_fd())
+}
+
+fn is_procfs(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(fstatfs(fd)?.f_type == PROC_SUPER_MAGIC)
+}
+
+/// Opens what is to be masked or made read-only; a link on the way is somebody's trick, and refused.
+fn existing(root: BorrowedFd<'_>, at: &ContainerPath) -> Result<Option<OwnedFd>, Errno> {
+    match target(root, at, Missing::Fail, ResolveFlags::NO_SYMLINKS) {
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// Hides a path. The first directory takes the empty file system itself, every further one a copy of that mount.
+pub(super) fn mask(
+    table: &Table,
+    attached: &mut bool,
+    root: Slot,
+    at: &ContainerPath,
+    directory: Slot,
+    file: Slot,
+) -> Result<(), Errno> {
+    let Some(target) = existing(table.get(root)?, at)? else { return Ok(()) };
+    if kind_of(target.as_fd())? != FileType::Directory {
+        return attach(copy_of(table.get(file)?, false)?.as_fd(), target.as_fd());
+    }
+    let empty = table.get(directory)?;
+    if std::mem::replace(attached, true) {
+        attach(copy_of(empty, false)?.as_fd(), target.as_fd())
+    } else {
+        attach(empty, target.as_fd())
+    }
+}
+
+/// One descriptor carries the copy, its read-only attribute and its place: no moment in which the path could be swapped.
+fn make_read_only(root: BorrowedFd<'_>, at: &ContainerPath) -> Result<(), Errno> {
+    let Some(target) = existing(root, at)? else { return Ok(()) };
+    let copy = copy_of(target.as_fd(), true)?;
+    mount::set_attributes(copy.as_fd(), MountAttributes::READ_ONLY, 0, 0, false, None)?;
+    attach(copy.as_fd(), target.as_fd())
+}
+
+/// The old root ends up stacked on the new one, whence it is detached, pivot_root(2), "NOTES".
+fn pivot(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::process::fchdir(root)?;
+    rustix::process::pivot_root(c".", c".")?;
+    unmount(c".", UnmountFlags::DETACH)?;
+    rustix::process::chdir(c"/")
+}
+
+/// For hosts whose root is an initramfs, which cannot be pivoted away from.
+fn move_root(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::process::fchdir(root)?;
+    move_mount(root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    rustix::process::chroot(c".")?;
+    rustix::process::chdir(c"/")
+}

@@ -1,0 +1,97 @@
+//! The host stage: what the parent prepares before the process exists.
+
+use std::os::fd::OwnedFd;
+
+use cofferdam_linux::cgroup::Cgroup;
+use cofferdam_plan::{HostPath, Namespace, Op};
+use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+use crate::applied::Run;
+
+/// An error number, with words where a number is not enough.
+pub(crate) type Outcome = Result<(), (Errno, Option<String>)>;
+
+pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
+    match op {
+        Op::CloneTree { source, recursive, no_follow, into } => {
+            let tree = clone_tree(source, *recursive, *no_follow)?;
+            run.table.set(*into, tree);
+        }
+        Op::OpenNamespace { kind, path, into } => {
+            let namespace = open_namespace(*kind, path)?;
+            run.table.set(*into, namespace);
+        }
+        Op::CreateCgroup { path } => {
+            run.cgroup = Some(Cgroup::create(path).map_err(cgroup_words)?);
+        }
+        Op::WriteCgroup(write) => {
+            let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
+            cgroup
+                .write(&write.controller, &write.file, &write.value, write.optional)
+                .map_err(cgroup_words)?;
+        }
+        Op::FilterDevices { program } => {
+            let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
+            cgroup.filter_devices(program).map_err(cgroup_words)?;
+        }
+        Op::ListenGate { path, into } => {
+            let socket = listen_gate(path)?;
+            run.table.set(*into, socket);
+        }
+        _ => return Err((Errno::NOSYS, Some("not an operation of the host stage".into()))),
+    }
+    Ok(())
+}
+
+pub(crate) fn cgroup_words(error: cofferdam_linux::cgroup::Error) -> (Errno, Option<String>) {
+    (error.errno(), Some(error.to_string()))
+}
+
+fn clone_tree(
+    source: &HostPath,
+    recursive: bool,
+    no_follow: bool,
+) -> Result<OwnedFd, (Errno, Option<String>)> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    flags.set(OpenTreeFlags::AT_SYMLINK_NOFOLLOW, no_follow);
+    open_tree(CWD, source.as_c_str(), flags).map_err(plain)
+}
+
+pub(crate) fn plain(errno: Errno) -> (Errno, Option<String>) {
+    (errno, None)
+}
+
+/// Opens a namespace by path and makes sure that it is one, of the kind expected: a path is only a claim.
+fn open_namespace(kind: Namespace, path: &HostPath) -> Result<OwnedFd, (Errno, Option<String>)> {
+    use std::os::fd::AsFd;
+    let fd = open(path.as_c_str(), OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+        .map_err(plain)?;
+    match cofferdam_linux::process::namespace_kind(fd.as_fd()) {
+        Ok(found) if found == kind.flag() => Ok(fd),
+        Ok(_) => Err((Errno::INVAL, Some(format!("{path} is a namespace, but not of kind {}", kind.file())))),
+        Err(_) => Err((Errno::INVAL, Some(format!("{path} is not a namespace")))),
+    }
+}
+
+/// The socket is reached through its directory's descriptor, so the state root may be deeper than `sun_path` is long.
+fn listen_gate(path: &HostPath) -> Result<OwnedFd, (Errno, Option<String>)> {
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(plain)?;
+    let (_directory, address) = gate_address(path.as_path()).map_err(plain)?;
+    bind(&socket, &address).map_err(plain)?;
+    listen(&socket, 1).map_err(plain)?;
+    Ok(socket)
+}
+
+/// The address of a gate and the descriptor that must stay open while it is used.
+pub(crate) fn gate_address(path: &std::path::Path) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
+    use std::os::fd::AsRawFd;
+    let (directory, name) = path.parent().zip(path.file_name()).ok_or(Errno::INVAL)?;
+    let directory = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let address = format!("/proc/self/fd/{}/{}", directory.as_raw_fd(), name.to_string_lossy());
+    Ok((directory, SocketAddrUnix::new(address)?))
+}

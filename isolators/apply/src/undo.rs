@@ -1,0 +1,52 @@
+//! Undoing, in reverse. Every undo is attempted; what fails is named.
+
+use std::os::fd::AsFd;
+
+use cofferdam_linux::cgroup::Cgroup;
+use cofferdam_linux::process::Child;
+use cofferdam_plan::{Plan, Undo};
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+/// Undoes steps `done` (indices of steps that ran, or began to run) in reverse order.
+pub(crate) fn undo(
+    plan: &Plan,
+    done: &[usize],
+    child: Option<&Child>,
+    cgroup: Option<&Cgroup>,
+) -> Vec<String> {
+    let mut left = Vec::new();
+    for step in done.iter().rev().filter_map(|index| plan.steps.get(*index)) {
+        let result = match step.op.undo() {
+            Undo::Nothing(_) => Ok(()),
+            Undo::KillChild => {
+                child.map_or(Ok(()), kill).map_err(|error| format!("the child process: {error}"))
+            }
+            Undo::RemoveCgroup => {
+                cgroup.map_or(Ok(()), Cgroup::remove).map_err(|error| format!("the cgroup: {error}"))
+            }
+            Undo::RemoveFile(path) => match rustix::fs::unlink(path.as_c_str()) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(error) => Err(format!("{path}: {error}")),
+            },
+        };
+        left.extend(result.err());
+    }
+    left
+}
+
+/// Kills the child and waits for its end.
+pub(crate) fn kill(child: &Child) -> Result<(), Errno> {
+    match pidfd_send_signal(&child.pidfd, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(errno) => return Err(errno),
+    }
+    loop {
+        match waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Err(Errno::INTR) => {}
+            // ECHILD: somebody who reaps every child of this process was faster.
+            Ok(_) | Err(Errno::CHILD) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
