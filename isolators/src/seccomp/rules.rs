@@ -1,0 +1,204 @@
+//! From a profile to one decision table an architecture.
+//!
+//! The semantics are libseccomp's, as runc drives it, because that is what profile authors have tested against:
+//!
+//! - a rule whose action is the default action says nothing and is skipped;
+//! - an unconditional rule beats every conditional rule on the same call, whatever the order; the first of several wins;
+//! - the conditions of one rule must all hold, unless two of them look at the same argument: then each is a rule of its own;
+//! - several conditional rules on one call are alternatives. Where alternatives with different actions overlap, the one on the
+//!   higher argument index is asked first, then equality before bounds, then the tighter bound.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BTreeMap;
+
+use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
+
+use super::action::{self, Action};
+use super::architecture::Architecture;
+use super::{Error, multiplex, syscalls};
+
+/// How many arguments a system call has.
+const ARGUMENTS: usize = 6;
+
+/// One comparison of one argument, 64-bit and unsigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Condition {
+    pub(super) argument: u8,
+    pub(super) comparison: Comparison,
+}
+
+/// What an argument is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Comparison {
+    NotEqual(u64),
+    Less(u64),
+    LessOrEqual(u64),
+    Equal(u64),
+    GreaterOrEqual(u64),
+    Greater(u64),
+    MaskedEqual { mask: u64, value: u64 },
+}
+
+/// Conditions that must all hold, and what then happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Alternative {
+    pub(super) conditions: Vec<Condition>,
+    pub(super) action: Action,
+}
+
+/// What happens to one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// The same whatever the arguments are.
+    Always(Action),
+    /// The first alternative that holds; the default action if none does.
+    Alternatives(Vec<Alternative>),
+}
+
+/// The decisions for one architecture, by call number as a filter sees it.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) architecture: Architecture,
+    pub(super) decisions: BTreeMap<u32, Decision>,
+    /// The highest call number the profile mentions, whether a decision came of it or not.
+    pub(super) newest: Option<u32>,
+}
+
+impl Table {
+    /// Gathers what `rules` say about calls of `architecture`.
+    pub(super) fn build(
+        architecture: Architecture,
+        rules: &[LinuxSyscall],
+        default: Action,
+    ) -> Result<Self, Error> {
+        let mut table = Self { architecture, decisions: BTreeMap::new(), newest: None };
+        for (index, rule) in rules.iter().enumerate() {
+            let pointer = || format!("/linux/seccomp/syscalls/{index}");
+            let action = action::parse(rule.action(), rule.errno_ret(), &pointer)?;
+            let alternatives = conditions(rule.args().as_deref().unwrap_or_default(), &pointer)?;
+            for name in rule.names() {
+                table.mention(name);
+                if action != default {
+                    table.add(name, &alternatives, action, &pointer)?;
+                }
+            }
+        }
+        Ok(table)
+    }
+
+    /// Remembers the highest number. ARM's private calls lie far above the table and say nothing about a kernel's age.
+    fn mention(&mut self, name: &str) {
+        const ARM_PRIVATE: u32 = 0x000f_0000;
+        let number = syscalls::number(name, self.architecture);
+        let ordinary = number.filter(|n| self.architecture != Architecture::Arm || *n < ARM_PRIVATE);
+        self.newest = self.newest.max(ordinary);
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        alternatives: &[Vec<Condition>],
+        action: Action,
+        pointer: &dyn Fn() -> String,
+    ) -> Result<(), Error> {
+        if let Some(number) = syscalls::number(name, self.architecture) {
+            for conditions in alternatives {
+                self.decide(number, conditions.clone(), action, name, pointer)?;
+            }
+        }
+        if !self.architecture.multiplexes() {
+            return Ok(());
+        }
+        let Some((door, operation)) = multiplex::door(name) else { return Ok(()) };
+        let Some(number) = syscalls::number(door, self.architecture) else { return Ok(()) };
+        for conditions in alternatives {
+            let first = Condition { argument: 0, comparison: Comparison::Equal(operation) };
+            let rest = conditions.iter().copied().filter(|condition| condition.argument != 0);
+            self.decide(number, std::iter::once(first).chain(rest).collect(), action, name, pointer)?;
+        }
+        Ok(())
+    }
+
+    fn decide(
+        &mut self,
+        number: u32,
+        conditions: Vec<Condition>,
+        action: Action,
+        name: &str,
+        pointer: &dyn Fn() -> String,
+    ) -> Result<(), Error> {
+        let entry = self.decisions.entry(number).or_insert_with(|| Decision::Alternatives(Vec::new()));
+        let Decision::Alternatives(list) = entry else { return Ok(()) };
+        if conditions.is_empty() {
+            *entry = Decision::Always(action);
+            return Ok(());
+        }
+        match list.binary_search_by(|known| precedence(&known.conditions, &conditions)) {
+            Err(place) => list.insert(place, Alternative { conditions, action }),
+            Ok(place) if list[place].action == action => {}
+            Ok(_) => return Err(Error::Contradiction { pointer: pointer(), syscall: name.to_owned() }),
+        }
+        Ok(())
+    }
+}
+
+/// The alternatives that a rule's arguments stand for; one without conditions where it has none.
+fn conditions(args: &[LinuxSeccompArg], pointer: &dyn Fn() -> String) -> Result<Vec<Vec<Condition>>, Error> {
+    let mut parsed = Vec::with_capacity(args.len());
+    for (index, arg) in args.iter().enumerate() {
+        parsed.push(condition(arg).ok_or_else(|| Error::ArgumentIndex {
+            pointer: format!("{}/args/{index}/index", pointer()),
+            index: arg.index(),
+        })?);
+    }
+    parsed.sort_by_key(|condition| condition.argument);
+    let repeated = parsed.windows(2).any(|pair| pair[0].argument == pair[1].argument);
+    Ok(if repeated { parsed.into_iter().map(|one| vec![one]).collect() } else { vec![parsed] })
+}
+
+fn condition(arg: &LinuxSeccompArg) -> Option<Condition> {
+    let argument = u8::try_from(arg.index()).ok().filter(|index| usize::from(*index) < ARGUMENTS)?;
+    let value = arg.value();
+    let comparison = match arg.op() {
+        LinuxSeccompOperator::ScmpCmpNe => Comparison::NotEqual(value),
+        LinuxSeccompOperator::ScmpCmpLt => Comparison::Less(value),
+        LinuxSeccompOperator::ScmpCmpLe => Comparison::LessOrEqual(value),
+        LinuxSeccompOperator::ScmpCmpEq => Comparison::Equal(value),
+        LinuxSeccompOperator::ScmpCmpGe => Comparison::GreaterOrEqual(value),
+        LinuxSeccompOperator::ScmpCmpGt => Comparison::Greater(value),
+        // An absent valueTwo means zero: Docker's own profile writes its clone rule that way.
+        LinuxSeccompOperator::ScmpCmpMaskedEq => {
+            Comparison::MaskedEqual { mask: value, value: arg.value_two().unwrap_or(0) }
+        }
+    };
+    Some(Condition { argument, comparison })
+}
+
+/// Which of two alternatives is asked first; equal only if they hold for the same arguments by the same words.
+fn precedence(left: &[Condition], right: &[Condition]) -> Ordering {
+    for (a, b) in left.iter().zip(right) {
+        let order = condition_precedence(a, b);
+        if order.is_ne() {
+            return order;
+        }
+    }
+    left.len().cmp(&right.len())
+}
+
+fn condition_precedence(left: &Condition, right: &Condition) -> Ordering {
+    key(left).cmp(&key(right))
+}
+
+/// Sorts higher arguments first, then equality, upper bounds, lower bounds; within a kind the tighter first.
+fn key(condition: &Condition) -> (Reverse<u8>, u8, u64, u64) {
+    let (kind, value, mask) = match condition.comparison {
+        Comparison::Equal(value) => (0, !value, u64::MAX),
+        Comparison::MaskedEqual { mask, value } => (1, !value, !mask),
+        Comparison::NotEqual(value) => (2, !value, 0),
+        Comparison::Less(value) => (3, value, 0),
+        Comparison::LessOrEqual(value) => (3, value, 1),
+        Comparison::Greater(value) => (4, !value, 0),
+        Comparison::GreaterOrEqual(value) => (4, !value, 1),
+    };
+    (Reverse(condition.argument), kind, value, mask)
+}
