@@ -1,1 +1,20 @@
-//! Harness: host census, fixtures, probes.
+//! What the host suites stand on: a census of the host, a private world to act in, images and a registry that other
+//! programs made, and our own programs.
+//!
+//! - [`census`]: what the host holds (mounts, cgroups, namespaces, links, rules, descriptors, processes, files), and
+//!   the difference between two moments. Read this first.
+//! - [`world`]: private mount and network namespaces, so that a suite leaves the machine's own alone.
+//! - [`programs`]: where `cofferdam` and `cofferdam-oci` are.
+//! - [`images`]: a Debian, a busybox and an nginx image, made by debootstrap, umoci and skopeo and kept in a cache.
+//! - [`registry`]: Debian's docker-registry on a loopback port, plain, with passwords, or with TLS.
+//! - [`needs`]: how a test says that it cannot run here.
+//!
+//! The harness judges the product, so it uses none of the product's crates. Nearly everything needs root.
+
+pub mod census;
+pub mod images;
+pub mod needs;
+pub mod process;
+pub mod programs;
+pub mod registry;
+pub mod world;

@@ -19,6 +19,9 @@ pub(crate) const SKIP: &str = "skipped: ";
 /// The crate whose tests compare the whole host before and after, and so run alone.
 const HOST_SUITES: &str = "cofferdam-tests";
 
+/// Tells the host suites where the programs are, which would build them otherwise.
+const PROGRAMS_VARIABLE: &str = "COFFERDAM_BIN_DIR";
+
 /// `cargo xtask test`: quick, for the person who is editing.
 pub(crate) fn quick(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
     let words =
@@ -49,13 +52,9 @@ pub(crate) fn host(workspace: &Workspace) -> Result<Tally> {
     if has_nextest(workspace) {
         return nextest(workspace, &format!("package({HOST_SUITES})"));
     }
-    libtest(workspace.cargo("test --lib --bins --tests --no-fail-fast").args([
-        "--package",
-        HOST_SUITES,
-        "--",
-        "--show-output",
-        "--test-threads=1",
-    ]))
+    let mut run = workspace.cargo("test --lib --bins --tests --no-fail-fast");
+    run.args(["--package", HOST_SUITES, "--", "--show-output", "--test-threads=1"]);
+    libtest(run.env(PROGRAMS_VARIABLE, workspace.programs()))
 }
 
 /// Documentation tests, which nextest does not run.
@@ -73,6 +72,7 @@ fn nextest(workspace: &Workspace, filter: &str) -> Result<Tally> {
     // A stale report would be counted if the build failed.
     let _ = std::fs::remove_file(&report);
     let mut run = workspace.cargo("nextest run --workspace --profile ci --no-tests pass --filterset");
+    run.env(PROGRAMS_VARIABLE, workspace.programs());
     let succeeded = command::succeeds(run.arg(filter))?;
     let tally = if report.exists() { read_report(&report)? } else { Tally::default() };
     Ok(with_exit(tally, succeeded))

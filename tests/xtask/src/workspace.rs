@@ -84,6 +84,11 @@ impl Workspace {
         &self.target
     }
 
+    /// Where cargo puts the programs of the development build: the workspace's configuration names an explicit target.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.target.join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH)).join("debug")
+    }
+
     /// Builds everything in the development profile and returns the executables, tests and programs.
     pub(crate) fn executables(&self) -> Result<Vec<Executable>> {
         let text = command::read(&mut self.cargo(BUILD_JSON))?;
