@@ -1,3 +1,60 @@
-//! Launch, pull and network benchmarks beside peers and the floor.
+//! `cofferdam-benches launch`: see the library's documentation.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use cofferdam_benches::{contestant::Contestant, launch, worker};
+use lexopt::prelude::*;
+
+const USAGE: &str = "\
+usage: cofferdam-benches launch [--rounds N] [--only NAME]… [--record]
+       cofferdam-benches worker NAME BUNDLE     (used by launch: one launch for every line on standard input)
+       cofferdam-benches once NAME BUNDLE       (used by launch: one launch, to be traced)
+";
+
+fn main() -> ExitCode {
+    match dispatch(lexopt::Parser::from_env()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cofferdam-benches: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
+    let Some(Value(verb)) = arguments.next()? else { bail!("no command given\n\n{USAGE}") };
+    match verb.string()?.as_str() {
+        "launch" => launch::run(&options(arguments)?),
+        "worker" => {
+            let (contestant, bundle) = subject(arguments)?;
+            worker::serve(contestant, &bundle)
+        }
+        "once" => {
+            let (contestant, bundle) = subject(arguments)?;
+            worker::once(contestant, &bundle)
+        }
+        other => bail!("unknown command {other:?}\n\n{USAGE}"),
+    }
+}
+
+fn options(mut arguments: lexopt::Parser) -> Result<launch::Options> {
+    let mut options = launch::Options::default();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("rounds") => options.rounds = arguments.value()?.parse()?,
+            Long("only") => options.only.push(arguments.value()?.string()?),
+            Long("record") => options.record = launch::Record::Yes,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(options)
+}
+
+fn subject(mut arguments: lexopt::Parser) -> Result<(Contestant, PathBuf)> {
+    let name = arguments.value().context("no contestant named")?.string()?;
+    let bundle = PathBuf::from(arguments.value().context("no bundle given")?);
+    let contestant = Contestant::find(&name).with_context(|| format!("no contestant {name:?}"))?;
+    Ok((contestant, bundle))
+}

@@ -9,6 +9,10 @@ use crate::command;
 use crate::workspace::Workspace;
 
 pub(crate) fn run(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
+    // What is measured lies beside the program that measures.
+    if !command::succeeds(&mut workspace.cargo("build --release --package cofferdam-oci"))? {
+        return Ok(ExitCode::FAILURE);
+    }
     let mut bench = workspace.cargo("run --release --package cofferdam-benches --");
     let succeeded = command::succeeds(bench.args(arguments))?;
     Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })

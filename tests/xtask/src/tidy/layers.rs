@@ -21,7 +21,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("cofferdam-mesos", 4),
     ("cofferdam", 5),
     ("cofferdam-oci", 5),
-    ("cofferdam-guest", 5),
+    ("cofferdam-guest", 0),
     ("cofferdam-benches", TOOLS),
     ("cofferdam-tests", TOOLS),
     ("xtask", TOOLS),

@@ -30,6 +30,7 @@ const SUPPORT: &[&str] = &["cofferdam-tests", "cofferdam-benches", "xtask"];
 /// Folders of a package that hold Rust code, and whether it ships.
 const FOLDERS: &[(&str, Role)] = &[
     ("src", Role::Product),
+    ("program", Role::Product),
     ("tests", Role::Support),
     ("examples", Role::Support),
     ("benches", Role::Support),

@@ -1,0 +1,57 @@
+//! The budgets of what can be counted exactly, and how a count is held against them.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::counters::Counters;
+
+/// `benches/budgets.json`: contestant to the most that one launch may use.
+const BUDGETS: &str = include_str!("../budgets.json");
+
+#[derive(Debug, Deserialize)]
+struct File {
+    launch: BTreeMap<String, Counters>,
+}
+
+/// The budgets of a launch, by contestant.
+pub fn launch() -> Result<BTreeMap<String, Counters>> {
+    let file: File = serde_json::from_str(BUDGETS).context("reading budgets.json")?;
+    Ok(file.launch)
+}
+
+/// What exceeds its budget, in words.
+pub fn excess(name: &str, counted: Counters, budget: Counters) -> Vec<String> {
+    [
+        ("system calls", counted.syscalls, budget.syscalls),
+        ("processes", counted.processes, budget.processes),
+        ("threads", counted.threads, budget.threads),
+        ("execs", counted.execs, budget.execs),
+    ]
+    .into_iter()
+    .filter(|(_, counted, budget)| counted > budget)
+    .map(|(what, counted, budget)| format!("{name}: {counted} {what}, the budget is {budget}"))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_exceeds_its_budget_is_named() {
+        let budget = Counters { syscalls: 10, processes: 1, threads: 0, execs: 1 };
+        assert!(excess("x", budget, budget).is_empty());
+        let more = Counters { syscalls: 11, threads: 2, ..budget };
+        assert_eq!(
+            excess("x", more, budget),
+            ["x: 11 system calls, the budget is 10", "x: 2 threads, the budget is 0"]
+        );
+    }
+
+    #[test]
+    fn the_budget_file_is_readable() {
+        assert!(launch().expect("readable").contains_key("floor"));
+    }
+}
