@@ -1,11 +1,14 @@
 //! The bundle that everybody launches: one static program, and what `runc spec` writes, without a terminal, with a cgroup
-//! namespace.
+//! namespace and Docker's default seccomp profile.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use cofferdam_isolators::capabilities::CapSet;
+use cofferdam_isolators::seccomp::{Architecture, default};
+use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
@@ -32,6 +35,7 @@ impl Bundle {
         fs::set_permissions(&program, Permissions::from_mode(0o755))?;
         let mut configuration: Value =
             serde_json::from_str(CONFIGURATION).context("reading the configuration")?;
+        configuration["linux"]["seccomp"] = serde_json::to_value(profile(&configuration)?)?;
         write(&folder, "config.json", &configuration)?;
         configuration["linux"]["resources"] = Value::Object(Map::new());
         write(&folder, WITHOUT_DEVICE_RULES, &configuration)?;
@@ -42,6 +46,21 @@ impl Bundle {
     pub fn path(&self) -> &Path {
         self.0.path()
     }
+}
+
+/// The effect of Docker's default profile, for the capabilities that the configuration grants.
+pub fn seccomp() -> Result<LinuxSeccomp> {
+    let configuration: Value = serde_json::from_str(CONFIGURATION).context("reading the configuration")?;
+    profile(&configuration)
+}
+
+fn profile(configuration: &Value) -> Result<LinuxSeccomp> {
+    let names =
+        configuration["process"]["capabilities"]["effective"].as_array().context("no capabilities")?;
+    let (granted, unknown) = CapSet::parse(names.iter().filter_map(Value::as_str));
+    ensure!(unknown.is_empty(), "unknown capabilities: {unknown:?}");
+    let native = Architecture::native().context("no system call table for this architecture")?;
+    Ok(default::profile(default::Style::Docker, granted, native))
 }
 
 fn write(folder: &TempDir, name: &str, configuration: &Value) -> Result<()> {

@@ -3,8 +3,10 @@
 use std::ffi::{CStr, CString};
 
 use anyhow::Result;
+use cofferdam_isolators::seccomp::compile;
 use cofferdam_linux::mount::set_attributes_at;
 use cofferdam_linux::process::{Vector, close_all_from, exec, set_limit, unshare};
+use cofferdam_linux::seccomp::{SockFilter, load};
 use rustix::fs::{CWD, FileType, Mode, makedev, mkdirat, mknodat, symlinkat};
 use rustix::io::{self, Errno};
 use rustix::mount::{
@@ -61,6 +63,8 @@ pub(super) struct Prepared {
     cgroups: Cgroups,
     arguments: Vector,
     environment: Vector,
+    filter: Vec<SockFilter>,
+    filter_flags: u32,
 }
 
 /// What goes to `/sys/fs/cgroup`: for each v1 hierarchy its folder and its option, or nothing for v2.
@@ -78,12 +82,16 @@ impl Prepared {
             }
         }
         let (arguments, environment) = (Vector::new([c"/true"]), Vector::new([c"PATH=/bin"]));
-        Ok(Prepared { rootfs, cgroups: Cgroups(cgroups), arguments, environment })
+        let filter = compile(&crate::bundle::seccomp()?)?;
+        let filter_flags = filter.flags;
+        let filter =
+            filter.program.iter().map(|i| SockFilter { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect();
+        Ok(Prepared { rootfs, cgroups: Cgroups(cgroups), arguments, environment, filter, filter_flags })
     }
 
     /// Runs in the child; gives the exit status if something failed.
     pub(super) fn run(&self, gate: &mut PassOnce<'_>) -> i32 {
-        match self.enter(gate).and_then(|()| confine()) {
+        match self.enter(gate).and_then(|()| self.confine()) {
             Ok(()) => exec(c"/true", &self.arguments, &self.environment).raw_os_error(),
             Err(errno) => errno.raw_os_error(),
         }
@@ -106,6 +114,27 @@ impl Prepared {
         unmount(".", UnmountFlags::DETACH)?;
         chdir("/")?;
         set_attributes_at(CWD, c"/", READ_ONLY, 0, 0, false, None)
+    }
+
+    /// The bundle's three capabilities, no new privileges, the descriptor limit, no descriptor but three, and the filter.
+    fn confine(&self) -> io::Result<()> {
+        const HIGHEST: u32 = 40;
+        let keep = CapabilitySet::KILL | CapabilitySet::NET_BIND_SERVICE | CapabilitySet::AUDIT_WRITE;
+        set_limit(RLIMIT_NOFILE, 1024, 1024)?;
+        for number in 0..=HIGHEST {
+            let capability = CapabilitySet::from_bits_retain(1 << number);
+            if !keep.contains(capability) {
+                remove_capability_from_bounding_set(capability)?;
+            }
+        }
+        clear_ambient_capability_set()?;
+        set_capabilities(None, CapabilitySets { effective: keep, permitted: keep, inheritable: keep })?;
+        for capability in keep {
+            configure_capability_in_ambient_set(capability, true)?;
+        }
+        set_no_new_privs(true)?;
+        close_all_from(3, [-1; 3])?;
+        load(&self.filter, self.filter_flags).map(drop)
     }
 
     fn mount_kernel_file_systems(&self) -> io::Result<()> {
@@ -172,24 +201,4 @@ fn unless_missing(result: io::Result<()>) -> io::Result<()> {
         Err(Errno::NOENT) => Ok(()),
         other => other,
     }
-}
-
-/// The bundle's three capabilities, no new privileges, the descriptor limit, and no descriptor but three.
-fn confine() -> io::Result<()> {
-    const HIGHEST: u32 = 40;
-    let keep = CapabilitySet::KILL | CapabilitySet::NET_BIND_SERVICE | CapabilitySet::AUDIT_WRITE;
-    set_limit(RLIMIT_NOFILE, 1024, 1024)?;
-    for number in 0..=HIGHEST {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        if !keep.contains(capability) {
-            remove_capability_from_bounding_set(capability)?;
-        }
-    }
-    clear_ambient_capability_set()?;
-    set_capabilities(None, CapabilitySets { effective: keep, permitted: keep, inheritable: keep })?;
-    for capability in keep {
-        configure_capability_in_ambient_set(capability, true)?;
-    }
-    set_no_new_privs(true)?;
-    close_all_from(3, [-1; 3])
 }
