@@ -1,5 +1,6 @@
 //! Task engine: launch, watch, exec, attach, stats, kill, recover.
 
+pub mod doctor;
 pub mod id;
 pub mod passwd;
 pub mod request;

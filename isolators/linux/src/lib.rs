@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 pub mod cgroup;
+pub mod feature;
 pub mod fork;
 pub mod guest;
 pub mod keyring;
