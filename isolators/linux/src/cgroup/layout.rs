@@ -1,0 +1,260 @@
+//! Where this host keeps its control groups.
+//!
+//! ```text
+//! version 1   one hierarchy a controller (or several mounted together), each with a tree of its own
+//! version 2   one tree; controllers are switched on level by level
+//! hybrid      version 1, and a version 2 tree beside it with the controllers that version 1 left over
+//! ```
+//!
+//! Read from `/proc/self/mountinfo` and `/proc/self/cgroup` (cgroups(7), proc_pid_mountinfo(5)).
+
+use std::path::{Path, PathBuf};
+
+use super::Error;
+
+/// One mounted version 1 hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its controllers, such as `cpu` and `cpuacct` together; `name=systemd` for a named one.
+    pub controllers: Vec<String>,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+    /// Our own cgroup in it, seen from the mount point; starts with `/`.
+    pub own_path: String,
+}
+
+/// The version 2 tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unified {
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+    /// Our own cgroup in it, seen from the mount point; starts with `/`.
+    pub own_path: String,
+    /// What it can control: `cgroup.controllers` at the mount point. Empty until [`Layout::probe`] has read it.
+    pub controllers: Vec<String>,
+}
+
+/// The cgroup world of this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Version 1 hierarchies, in the order of their mounts.
+    pub v1: Vec<Hierarchy>,
+    /// The version 2 tree, alone or beside them.
+    pub unified: Option<Unified>,
+}
+
+impl Layout {
+    /// Asks the host.
+    ///
+    /// # Errors
+    /// Where `/proc` cannot be read. A host without cgroups is an empty layout.
+    pub fn probe() -> Result<Self, Error> {
+        let read =
+            |path: &str| std::fs::read_to_string(path).map_err(|error| Error::io("read", path, &error));
+        let mut layout = Self::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
+        if let Some(unified) = &mut layout.unified {
+            let path = unified.mount_point.join("cgroup.controllers");
+            let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, &error))?;
+            unified.controllers = text.split_whitespace().map(str::to_owned).collect();
+        }
+        Ok(layout)
+    }
+
+    /// Reads the texts of the two files. Lines that make no sense are passed over.
+    #[must_use]
+    pub fn parse(mountinfo: &str, cgroup: &str) -> Self {
+        let own = OwnCgroups::parse(cgroup);
+        let mut layout = Self::default();
+        for mount in mountinfo.lines().filter_map(Mount::parse) {
+            layout.cover(&mount.mount_point);
+            match mount.filesystem {
+                "cgroup" => layout.add_v1(&mount, &own),
+                "cgroup2" if layout.unified.is_none() => {
+                    layout.unified = Some(Unified {
+                        own_path: below(&own.unified, &mount.root),
+                        mount_point: mount.mount_point,
+                        controllers: Vec::new(),
+                    });
+                }
+                _ => {}
+            }
+        }
+        layout
+    }
+
+    /// Whether the only hierarchy is the version 2 tree.
+    #[must_use]
+    pub fn is_v2(&self) -> bool {
+        self.v1.is_empty() && self.unified.is_some()
+    }
+
+    /// Forgets what a later mount at or above its mount point hides.
+    fn cover(&mut self, mount_point: &Path) {
+        self.v1.retain(|hierarchy| !hierarchy.mount_point.starts_with(mount_point));
+        self.unified = self.unified.take().filter(|unified| !unified.mount_point.starts_with(mount_point));
+    }
+
+    fn add_v1(&mut self, mount: &Mount<'_>, own: &OwnCgroups) {
+        let Some((controllers, path)) = own.v1.iter().find(|(controllers, _)| {
+            controllers.iter().all(|controller| mount.options.contains(&controller.as_str()))
+        }) else {
+            return;
+        };
+        if self.v1.iter().any(|known| known.controllers == *controllers) {
+            return; // mounted twice
+        }
+        self.v1.push(Hierarchy {
+            controllers: controllers.clone(),
+            mount_point: mount.mount_point.clone(),
+            own_path: below(path, &mount.root),
+        });
+    }
+}
+
+/// `/proc/self/cgroup`, by hierarchy.
+#[derive(Default)]
+struct OwnCgroups {
+    v1: Vec<(Vec<String>, String)>,
+    unified: String,
+}
+
+impl OwnCgroups {
+    fn parse(text: &str) -> Self {
+        let mut own = Self { unified: "/".to_owned(), ..Self::default() };
+        for line in text.lines() {
+            let mut fields = line.splitn(3, ':');
+            let (Some(id), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
+            if id == "0" && controllers.is_empty() {
+                own.unified = path.to_owned();
+            } else if !controllers.is_empty() {
+                let controllers = controllers.split(',').map(str::to_owned).collect();
+                own.v1.push((controllers, path.to_owned()));
+            }
+        }
+        own
+    }
+}
+
+/// One line of mountinfo, as far as we need it.
+struct Mount<'a> {
+    root: String,
+    mount_point: PathBuf,
+    filesystem: &'a str,
+    options: Vec<&'a str>,
+}
+
+impl<'a> Mount<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (fixed, typed) = line.split_once(" - ")?;
+        let mut fixed = fixed.split(' ').skip(3);
+        let (root, mount_point) = (fixed.next()?, fixed.next()?);
+        let mut typed = typed.split(' ');
+        let filesystem = typed.next()?;
+        let options = typed.nth(1)?.split(',').collect();
+        Some(Self { root: unescape(root), mount_point: unescape(mount_point).into(), filesystem, options })
+    }
+}
+
+/// Undoes the octal escapes of mountinfo: space, tab, newline, backslash.
+fn unescape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        plain.push_str(&rest[..at]);
+        let code = rest.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(byte) if byte.is_ascii() => {
+                plain.push(char::from(byte));
+                rest = &rest[at + 4..];
+            }
+            _ => {
+                plain.push('\\');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    plain + rest
+}
+
+/// A cgroup's path seen from a mount whose root lies deeper in the hierarchy, as in a container's own mount.
+fn below(path: &str, root: &str) -> String {
+    if root == "/" {
+        return path.to_owned();
+    }
+    match path.strip_prefix(root) {
+        Some("") => "/".to_owned(),
+        Some(rest) if rest.starts_with('/') => rest.to_owned(),
+        _ => "/".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+    const OWN: &str = "9:name=systemd:/user\n4:memory:/a/b\n1:cpu,cpuacct:/\n0::/me\n";
+
+    #[test]
+    fn a_hybrid_host_is_read() {
+        let layout = Layout::parse(HYBRID, OWN);
+        assert!(!layout.is_v2());
+        let seen: Vec<_> = layout
+            .v1
+            .iter()
+            .map(|h| (h.controllers.join(","), h.mount_point.to_str().unwrap(), h.own_path.as_str()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("cpu,cpuacct".to_owned(), "/sys/fs/cgroup/cpu,cpuacct", "/"),
+                ("memory".to_owned(), "/sys/fs/cgroup/memory", "/a/b"),
+                ("name=systemd".to_owned(), "/sys/fs/cgroup/systemd", "/user"),
+            ]
+        );
+        assert_eq!(layout.unified.unwrap().own_path, "/me");
+    }
+
+    #[test]
+    fn a_mount_over_the_folder_hides_what_lies_below() {
+        let covered = format!("{HYBRID}99 23 0:50 / /sys/fs/cgroup rw - cgroup2 none rw\n");
+        let layout = Layout::parse(&covered, OWN);
+        assert!(layout.is_v2());
+        assert_eq!(layout.unified.unwrap().mount_point, Path::new("/sys/fs/cgroup"));
+    }
+
+    #[test]
+    fn a_mount_of_a_subtree_is_the_root_of_what_we_see() {
+        let mountinfo = "5 1 0:9 /docker/x /cg\\040roup rw - cgroup2 cgroup2 rw\n";
+        let unified = Layout::parse(mountinfo, "0::/docker/x/inner\n").unified.unwrap();
+        assert_eq!(unified.mount_point, Path::new("/cg roup"));
+        assert_eq!(unified.own_path, "/inner");
+        assert_eq!(below("/docker/xy", "/docker/x"), "/");
+    }
+
+    #[test]
+    fn nonsense_is_an_empty_layout() {
+        for text in ["", "\n\n", "a b c", "1 2 3 - cgroup", " - ", "1 2 0:9 / /x rw - cgroup cgroup"] {
+            assert_eq!(Layout::parse(text, text), Layout::default(), "{text:?}");
+        }
+        assert_eq!(unescape("a\\"), "a\\");
+        assert_eq!(unescape("\\999\\04"), "\\999\\04");
+    }
+
+    #[test]
+    fn this_host_is_read() {
+        let layout = Layout::probe().unwrap();
+        for hierarchy in &layout.v1 {
+            assert!(hierarchy.mount_point.join("cgroup.procs").exists(), "{hierarchy:?}");
+        }
+    }
+}
