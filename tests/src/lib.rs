@@ -5,15 +5,18 @@
 //!   the difference between two moments. Read this first.
 //! - [`world`]: private mount and network namespaces, so that a suite leaves the machine's own alone.
 //! - [`programs`]: where `cofferdam` and `cofferdam-oci` are.
+//! - [`bundle`], [`oci`]: OCI bundles made in code, and the runtimes, ours and its peers, that run them.
 //! - [`images`]: a Debian, a busybox and an nginx image, made by debootstrap, umoci and skopeo and kept in a cache.
 //! - [`registry`]: Debian's docker-registry on a loopback port, plain, with passwords, or with TLS.
 //! - [`needs`]: how a test says that it cannot run here.
 //!
 //! The harness judges the product, so it uses none of the product's crates. Nearly everything needs root.
 
+pub mod bundle;
 pub mod census;
 pub mod images;
 pub mod needs;
+pub mod oci;
 pub mod process;
 pub mod programs;
 pub mod registry;

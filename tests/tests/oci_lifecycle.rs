@@ -1,0 +1,368 @@
+//! The OCI runtime's operations (runtime-spec 1.3, `runtime.md`), on our runtime and on a peer, with a census.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::Path;
+
+use cofferdam_tests::bundle::Bundle;
+use cofferdam_tests::needs;
+use cofferdam_tests::oci::Runtime;
+use cofferdam_tests::process;
+use cofferdam_tests::world::World;
+use serde_json::{Value, json};
+
+/// Runs a test's body for every runtime, and checks that each leaves the host as it was.
+fn on_every_runtime(body: impl Fn(&Runtime, &Path)) {
+    if !needs::root() || !needs::programs(&["busybox", "ip"]) {
+        return;
+    }
+    let world = World::enter().unwrap();
+    for runtime in Runtime::all(&world.state()) {
+        println!("on {}", runtime.name());
+        // Made before the census, so that its own folder is no difference.
+        let _ = runtime.call(&["list"]);
+        let bundles = world.files().join(runtime.name());
+        std::fs::create_dir(&bundles).unwrap();
+        let watch = world.watch();
+        body(&runtime, &bundles);
+        watch.end();
+    }
+}
+
+fn sleeper(bundles: &Path) -> Bundle {
+    Bundle::make(&bundles.join("sleeper"), &["sleep", "1000"], |_| {}).unwrap()
+}
+
+/// runtime.md, "Lifecycle": created, then running, then stopped, then gone.
+#[test]
+fn a_container_goes_from_created_to_running_to_stopped() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = sleeper(bundles);
+        runtime.create("c1", bundle.path()).unwrap();
+        let state = runtime.state("c1").unwrap();
+        assert_eq!(state["status"], "created");
+        assert_eq!(state["id"], "c1");
+        assert_eq!(state["bundle"], bundle.path().to_str().unwrap());
+        assert!(state["pid"].as_i64().unwrap() > 0);
+        assert!(state["ociVersion"].is_string());
+        runtime.succeed(&["start", "c1"]).unwrap();
+        assert_eq!(runtime.state("c1").unwrap()["status"], "running");
+        runtime.succeed(&["kill", "c1", "KILL"]).unwrap();
+        runtime.wait("c1", "stopped").unwrap();
+        runtime.succeed(&["delete", "c1"]).unwrap();
+        assert_ne!(runtime.call(&["state", "c1"]).unwrap().status, Some(0));
+    });
+}
+
+#[test]
+fn the_exit_status_of_run_is_the_process_s() {
+    on_every_runtime(|runtime, bundles| {
+        for (name, script, status) in
+            [("zero", "exit 0", 0), ("some", "exit 42", 42), ("signal", "kill -TERM $$; sleep 9", 128 + 15)]
+        {
+            // The shell is not pid 1: a first process ignores signals that it does not handle.
+            let script = format!("sh -c '{script}'; exit $?");
+            let bundle = Bundle::make(&bundles.join(name), &["sh", "-c", &script], |_| {}).unwrap();
+            let outcome = runtime.run(name, bundle.path()).unwrap();
+            assert_eq!(outcome.status, Some(status), "{name}: {outcome:?}");
+        }
+    });
+}
+
+#[test]
+fn a_process_sees_its_arguments_environment_folder_and_host_name() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = Bundle::make(
+            &bundles.join("see"),
+            &["sh", "-c", "echo $0:$1:$WORD; pwd; hostname", "a b", "c"],
+            |config| {
+                config["process"]["env"] = json!(["PATH=/bin", "WORD=two words"]);
+                config["process"]["cwd"] = json!("/tmp");
+            },
+        )
+        .unwrap();
+        let outcome = runtime.run("see", bundle.path()).unwrap();
+        assert_eq!(outcome.stdout, "a b:c:two words\n/tmp\nisolated\n", "{outcome:?}");
+    });
+}
+
+#[test]
+fn a_process_is_alone_in_its_namespaces() {
+    on_every_runtime(|runtime, bundles| {
+        let script = "echo $$; cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' \\n'; echo; ls /proc | grep -c '^[0-9]'";
+        let bundle = Bundle::make(&bundles.join("alone"), &["sh", "-c", script], |_| {}).unwrap();
+        let outcome = runtime.run("alone", bundle.path()).unwrap();
+        let lines: Vec<_> = outcome.stdout.lines().collect();
+        assert_eq!(lines[0], "1", "{outcome:?}");
+        assert!(lines[1].contains("lo") && !lines[1].contains("eth"), "{outcome:?}");
+        assert!(lines[2].parse::<u32>().unwrap() <= 4, "{outcome:?}");
+    });
+}
+
+#[test]
+fn masked_and_read_only_paths_are_so() {
+    on_every_runtime(|runtime, bundles| {
+        let script = "wc -c < /etc/group; ls /root | wc -l; echo 1 > /proc/sys/kernel/domainname; echo $?; touch /sys/x; echo $?";
+        let bundle = Bundle::make(&bundles.join("masked"), &["sh", "-c", script], |config| {
+            config["linux"]["maskedPaths"] = json!(["/etc/group", "/root", "/etc/absent"]);
+        })
+        .unwrap();
+        let outcome = runtime.run("masked", bundle.path()).unwrap();
+        assert_eq!(outcome.stdout, "0\n0\n1\n1\n", "{outcome:?}");
+    });
+}
+
+#[test]
+fn a_read_only_root_refuses_writes_and_a_mount_on_it_takes_them() {
+    on_every_runtime(|runtime, bundles| {
+        let script = "echo x > /file; echo $?; echo y > /tmp/file && cat /tmp/file";
+        let bundle = Bundle::make(&bundles.join("readonly"), &["sh", "-c", script], |config| {
+            config["root"]["readonly"] = json!(true);
+            let tmpfs =
+                json!({ "destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"] });
+            config["mounts"].as_array_mut().unwrap().push(tmpfs);
+        })
+        .unwrap();
+        let outcome = runtime.run("readonly", bundle.path()).unwrap();
+        assert_eq!(outcome.stdout, "1\ny\n", "{outcome:?}");
+    });
+}
+
+#[test]
+fn a_user_has_the_ids_and_no_capabilities() {
+    on_every_runtime(|runtime, bundles| {
+        let script = "id -u; id -g; grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status";
+        let bundle = Bundle::make(&bundles.join("user"), &["sh", "-c", script], |config| {
+            config["process"]["user"] = json!({ "uid": 1234, "gid": 2345, "additionalGids": [77] });
+        })
+        .unwrap();
+        let outcome = runtime.run("user", bundle.path()).unwrap();
+        let words: Vec<_> = outcome.stdout.split_whitespace().collect();
+        assert_eq!(words, ["1234", "2345", "CapEff:", "0000000000000000", "NoNewPrivs:", "1"], "{outcome:?}");
+    });
+}
+
+#[test]
+fn devices_are_the_default_ones_and_no_others_open() {
+    on_every_runtime(|runtime, bundles| {
+        let script = "head -c 4 /dev/zero | wc -c; echo x > /dev/null && echo null; mknod /dev/mem2 c 1 1 && head -c 1 /dev/mem2; echo $?";
+        let bundle = Bundle::make(&bundles.join("devices"), &["sh", "-c", script], |_| {}).unwrap();
+        let outcome = runtime.run("devices", bundle.path()).unwrap();
+        assert_eq!(outcome.stdout, "4\nnull\n1\n", "{outcome:?}");
+    });
+}
+
+#[test]
+fn limits_of_memory_and_processes_are_in_the_cgroup() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = Bundle::make(&bundles.join("limits"), &["sleep", "1000"], |config| {
+            config["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 });
+            config["linux"]["resources"]["pids"] = json!({ "limit": 33 });
+        })
+        .unwrap();
+        runtime.create("limits", bundle.path()).unwrap();
+        let pid = runtime.state("limits").unwrap()["pid"].as_i64().unwrap();
+        let read = |v1: (&str, &str), v2: &str| cgroup_value(pid, v1, v2);
+        assert_eq!(read(("memory", "memory.limit_in_bytes"), "memory.max"), (64 << 20).to_string());
+        assert_eq!(read(("pids", "pids.max"), "pids.max"), "33");
+        runtime.succeed(&["delete", "--force", "limits"]).unwrap();
+    });
+}
+
+/// Reads a value of a process's cgroup, in the v1 hierarchy of a controller, or in the v2 hierarchy.
+fn cgroup_value(pid: i64, (controller, v1_file): (&str, &str), v2_file: &str) -> String {
+    let membership = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let v1 = membership.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        (fields.next()?.split(',').any(|name| name == controller)).then(|| fields.next())?
+    });
+    let path = match v1 {
+        Some(path) => format!("/sys/fs/cgroup/{controller}{path}/{v1_file}"),
+        None => {
+            let path = membership.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+            format!("/sys/fs/cgroup{path}/{v2_file}")
+        }
+    };
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")).trim().to_owned()
+}
+
+#[test]
+fn exec_joins_the_container_and_returns_its_own_status() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = sleeper(bundles);
+        runtime.create("ex", bundle.path()).unwrap();
+        runtime.succeed(&["start", "ex"]).unwrap();
+        let outcome = runtime
+            .call(&["exec", "ex", "sh", "-c", "hostname; tr '\\0' ' ' < /proc/1/cmdline; exit 7"])
+            .unwrap();
+        assert_eq!(
+            (outcome.status, outcome.stdout.as_str()),
+            (Some(7), "isolated\nsleep 1000 "),
+            "{outcome:?}"
+        );
+        let outcome = runtime
+            .call(&[
+                "exec",
+                "--env",
+                "WORD=x",
+                "--cwd",
+                "/tmp",
+                "--user",
+                "5:6",
+                "ex",
+                "sh",
+                "-c",
+                "echo $WORD; pwd; id -u; id -g",
+            ])
+            .unwrap();
+        assert_eq!(outcome.stdout, "x\n/tmp\n5\n6\n", "{outcome:?}");
+        runtime.succeed(&["delete", "--force", "ex"]).unwrap();
+    });
+}
+
+#[test]
+fn delete_of_a_running_container_is_refused_without_force() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = sleeper(bundles);
+        runtime.create("busy", bundle.path()).unwrap();
+        runtime.succeed(&["start", "busy"]).unwrap();
+        let refused = runtime.call(&["delete", "busy"]).unwrap();
+        assert_ne!(refused.status, Some(0), "{refused:?}");
+        assert_eq!(runtime.state("busy").unwrap()["status"], "running");
+        runtime.succeed(&["delete", "--force", "busy"]).unwrap();
+    });
+}
+
+#[test]
+fn a_second_container_of_the_same_name_is_refused() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = sleeper(bundles);
+        runtime.create("twin", bundle.path()).unwrap();
+        let refused = runtime.call(&["create", "--bundle", bundle.path().to_str().unwrap(), "twin"]).unwrap();
+        assert_ne!(refused.status, Some(0), "{refused:?}");
+        assert_eq!(runtime.state("twin").unwrap()["status"], "created");
+        runtime.succeed(&["delete", "--force", "twin"]).unwrap();
+    });
+}
+
+#[test]
+fn a_container_that_was_never_started_can_be_deleted_by_force() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = sleeper(bundles);
+        runtime.create("waiting", bundle.path()).unwrap();
+        runtime.succeed(&["delete", "--force", "waiting"]).unwrap();
+    });
+}
+
+#[test]
+fn operations_on_an_unknown_container_fail() {
+    on_every_runtime(|runtime, _| {
+        for arguments in [
+            &["state", "nobody"][..],
+            &["start", "nobody"],
+            &["kill", "nobody", "KILL"],
+            &["delete", "nobody"],
+        ] {
+            let outcome = runtime.call(arguments).unwrap();
+            assert_ne!(outcome.status, Some(0), "{arguments:?}");
+            assert!(!outcome.stderr.is_empty(), "{arguments:?}");
+        }
+    });
+}
+
+#[test]
+fn a_command_that_does_not_exist_fails_create_and_leaves_nothing() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = Bundle::make(&bundles.join("absent"), &["/bin/absent"], |_| {}).unwrap();
+        let outcome = runtime.run("absent", bundle.path()).unwrap();
+        assert_ne!(outcome.status, Some(0), "{outcome:?}");
+        assert!(outcome.stderr.contains("/bin/absent"), "{outcome:?}");
+        let _ = runtime.call(&["delete", "--force", "absent"]);
+    });
+}
+
+#[test]
+fn hooks_run_at_their_moments_and_see_the_state() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = sleeper(bundles);
+        let log = bundle.path().join("log");
+        let hook = |moment: &str| -> Value {
+            let script = format!(
+                "echo {moment} $(grep -o '\"status\": *\"[a-z]*\"' | cut -d'\"' -f4) >> {}",
+                log.display()
+            );
+            json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }])
+        };
+        let mut config: Value =
+            serde_json::from_slice(&std::fs::read(bundle.path().join("config.json")).unwrap()).unwrap();
+        config["hooks"] = json!({
+            "createRuntime": hook("createRuntime"), "poststart": hook("poststart"), "poststop": hook("poststop")
+        });
+        bundle.configure(&config).unwrap();
+        runtime.create("hooked", bundle.path()).unwrap();
+        // runc 1.1 runs poststart when it creates, against the specification.
+        if runtime.is_ours() {
+            assert_eq!(std::fs::read_to_string(&log).unwrap(), "createRuntime creating\n");
+        }
+        runtime.succeed(&["start", "hooked"]).unwrap();
+        runtime.succeed(&["kill", "hooked", "KILL"]).unwrap();
+        runtime.wait("hooked", "stopped").unwrap();
+        runtime.succeed(&["delete", "hooked"]).unwrap();
+        let moments: Vec<_> = std::fs::read_to_string(&log)
+            .unwrap()
+            .lines()
+            .map(|line| line.split(' ').next().unwrap().to_owned())
+            .collect();
+        assert_eq!(moments, ["createRuntime", "poststart", "poststop"]);
+    });
+}
+
+#[test]
+fn pause_stops_the_processes_and_resume_continues_them() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = sleeper(bundles);
+        runtime.create("frozen", bundle.path()).unwrap();
+        runtime.succeed(&["start", "frozen"]).unwrap();
+        runtime.succeed(&["pause", "frozen"]).unwrap();
+        assert_eq!(runtime.state("frozen").unwrap()["status"], "paused");
+        runtime.succeed(&["resume", "frozen"]).unwrap();
+        assert_eq!(runtime.state("frozen").unwrap()["status"], "running");
+        runtime.succeed(&["delete", "--force", "frozen"]).unwrap();
+    });
+}
+
+#[test]
+fn the_pid_file_names_the_process() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = sleeper(bundles);
+        let file = bundle.path().join("pid");
+        runtime
+            .succeed(&[
+                "create",
+                "--bundle",
+                bundle.path().to_str().unwrap(),
+                "--pid-file",
+                file.to_str().unwrap(),
+                "p",
+            ])
+            .unwrap();
+        let pid: i64 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        assert_eq!(runtime.state("p").unwrap()["pid"], pid);
+        assert!(process::descendants().iter().any(|process| i64::from(process.pid) == pid));
+        runtime.succeed(&["delete", "--force", "p"]).unwrap();
+    });
+}
+
+#[test]
+fn a_configuration_that_is_not_json_is_refused_with_its_place() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = sleeper(bundles);
+        std::fs::write(bundle.path().join("config.json"), "{ \"ociVersion\": \"1.0.2\", \"process\": 7 }")
+            .unwrap();
+        let outcome = runtime.run("broken", bundle.path()).unwrap();
+        assert_ne!(outcome.status, Some(0));
+        if runtime.is_ours() {
+            assert!(outcome.stderr.contains("process"), "{outcome:?}");
+        }
+    });
+}
