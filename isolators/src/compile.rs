@@ -1,0 +1,136 @@
+//! The compiler: walks the isolators in order; each adds its steps to whatever stages it needs.
+
+use cofferdam_plan::{Barrier, Builder, HostFeatures, Namespace, Op, Plan, Refusal, Slot, Stage};
+use oci_spec::runtime::{Linux, Process, Spec};
+
+use crate::container::{CgroupManager, Container, Gate, Joining, Rootfs};
+use crate::namespaces::{self, Membership};
+use crate::{cgroups, devices, hooks, identity, mounts, process, rlimits, rootfs, sysctl};
+
+/// Slots that the interpreter's caller fills, in this order.
+pub const INPUTS: [&str; 5] = ["console", "stdin", "stdout", "stderr", "init"];
+/// The socket that takes the terminal's master.
+pub const CONSOLE: Slot = Slot(0);
+/// Standard input, output and error.
+pub const STDIO: [Slot; 3] = [Slot(1), Slot(2), Slot(3)];
+/// The pidfd of the container's first process, for a joining one.
+pub const INIT: Slot = Slot(4);
+
+/// What every isolator sees.
+pub struct Context<'a> {
+    /// The container.
+    pub container: &'a Container<'a>,
+    /// The host.
+    pub host: &'a HostFeatures,
+    /// Which namespaces it makes and which it joins.
+    pub membership: Membership,
+    /// The container's root directory.
+    pub root: Slot,
+    /// The instance of procfs that kernel parameters are written through.
+    pub proc: Slot,
+}
+
+impl<'a> Context<'a> {
+    /// The configuration.
+    pub fn spec(&self) -> &'a Spec {
+        self.container.spec
+    }
+
+    /// Its `linux` object.
+    pub fn linux(&self) -> Option<&'a Linux> {
+        self.container.spec.linux().as_ref()
+    }
+
+    /// Its `process` object.
+    pub fn process(&self) -> Option<&'a Process> {
+        self.container.spec.process().as_ref()
+    }
+
+    /// Whether the container has a root of its own.
+    pub fn has_root(&self) -> bool {
+        *self.container.rootfs != Rootfs::Host
+    }
+
+    /// Whether cgroups are ours to manage.
+    pub fn manages_cgroup(&self) -> bool {
+        self.container.cgroup_manager != CgroupManager::Disabled
+    }
+}
+
+/// An isolator: a name and what it adds to a plan.
+pub type Isolator = (&'static str, fn(&Context<'_>, &mut Builder) -> Result<(), Refusal>);
+
+/// Every isolator, in order. Within a stage, steps run in this order.
+pub const ISOLATORS: &[Isolator] = &[
+    ("version", version),
+    ("cgroups", cgroups::plan),
+    ("namespaces", namespaces::plan),
+    ("identity", identity::plan),
+    ("rootfs", rootfs::plan),
+    ("mounts", mounts::plan),
+    ("devices", devices::plan),
+    ("sysctl", sysctl::plan),
+    ("masks", mounts::plan_masks),
+    ("working directory", process::plan_directory),
+    ("cgroup namespace", cgroups::plan_namespace),
+    ("hooks", hooks::plan),
+    ("pivot", rootfs::plan_pivot),
+    ("rlimits", rlimits::plan),
+    ("process", process::plan),
+];
+
+/// Plans a container. Pure: the same container and host give the same plan.
+pub fn compile(container: &Container<'_>, host: &HostFeatures) -> Result<Plan, Refusal> {
+    let mut builder = Builder::with_inputs(&INPUTS);
+    let (root, proc) = (builder.slot("root"), builder.slot("proc"));
+    let membership = Membership::of(container.spec)?;
+    let context = Context { container, host, membership, root, proc };
+    for (_, isolator) in ISOLATORS {
+        isolator(&context, &mut builder)?;
+    }
+    Ok(builder.finish())
+}
+
+/// Plans one more process of a running container: it joins by pidfd and is confined as the container's configuration
+/// says, never looser.
+pub fn compile_joining(joining: &Joining<'_>, host: &HostFeatures) -> Result<Plan, Refusal> {
+    let mut builder = Builder::with_inputs(&INPUTS);
+    let root = builder.slot("root");
+    if joining.console != joining.process.terminal().unwrap_or(false) {
+        return Err(Refusal::invalid("/process/terminal", "a terminal needs a console socket, and only a terminal does"));
+    }
+    cgroups::plan_joining(joining, host, &mut builder)?;
+    namespaces::plan_joining(joining, &mut builder)?;
+    process::plan_joining(joining, host, root, &mut builder)?;
+    Ok(builder.finish())
+}
+
+/// runtime-spec config.md, "Specification version": SemVer, and ours is 1.x.
+fn version(context: &Context<'_>, _builder: &mut Builder) -> Result<(), Refusal> {
+    let version = context.spec().version();
+    let numbers: Vec<&str> = version.split(['-', '+']).next().unwrap_or_default().split('.').collect();
+    match numbers.as_slice() {
+        ["1", minor, patch] if minor.parse::<u32>().is_ok() && patch.parse::<u32>().is_ok() => Ok(()),
+        _ => Err(Refusal::invalid("/ociVersion", format!("{version:?} is not a version this runtime knows (1.x.y)"))),
+    }
+}
+
+/// Waits for the parent before the child goes on.
+pub(crate) fn pass(builder: &mut Builder, why: &str, barrier: Barrier) {
+    builder.step(Stage::Attach, why, Op::Release(barrier));
+    builder.step(Stage::Enter, why, Op::Pass(barrier));
+}
+
+/// The gate step of a container that waits for `start`.
+pub(crate) fn gate(container: &Container<'_>, builder: &mut Builder) {
+    if let Gate::Socket(path) = &container.gate {
+        let gate = builder.slot("gate");
+        builder.step(Stage::Host, "every container", Op::ListenGate { path: path.clone(), into: gate });
+        builder.step(Stage::Gate, "every container", Op::WaitStart { gate });
+    }
+}
+
+/// Whether a namespace kind is in a set of flags.
+pub(crate) fn has(kinds: &[Namespace], kind: Namespace) -> bool {
+    kinds.contains(&kind)
+}

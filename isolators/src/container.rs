@@ -1,0 +1,91 @@
+//! What the compiler takes: one container, or one more process of it, as values.
+
+use std::path::PathBuf;
+
+use cofferdam_plan::{ContainerId, HostPath};
+use oci_spec::runtime::{Process, Spec};
+
+/// Where the root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rootfs {
+    /// The directory that `root.path` names, relative to the bundle.
+    Bundle,
+    /// The layers of an image, uppermost first, under a writable layer.
+    Overlay {
+        /// Read-only layers, uppermost first.
+        lower: Vec<PathBuf>,
+        /// Writable layer.
+        upper: PathBuf,
+        /// Overlay's work directory, on the file system of `upper`.
+        work: PathBuf,
+        /// An empty directory on the host that the layers are stacked on, in the container's mount namespace alone.
+        onto: PathBuf,
+    },
+    /// The host's own root: a host command, isolated by cgroups and namespaces only.
+    Host,
+}
+
+/// What `start` has to wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gate {
+    /// Nothing: the process goes on to the program at once.
+    Open,
+    /// A knock on a socket at this path.
+    Socket(HostPath),
+}
+
+/// How the container's cgroup is managed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CgroupManager {
+    /// By the file system, here.
+    #[default]
+    Cgroupfs,
+    /// Not at all: the process stays where the caller is.
+    Disabled,
+}
+
+/// One container to be planned.
+#[derive(Debug, Clone)]
+pub struct Container<'a> {
+    /// Its id.
+    pub id: &'a ContainerId,
+    /// Its bundle directory, absolute.
+    pub bundle: &'a std::path::Path,
+    /// Its configuration.
+    pub spec: &'a Spec,
+    /// Where its root comes from.
+    pub rootfs: &'a Rootfs,
+    /// What it waits for.
+    pub gate: Gate,
+    /// Whether a socket for the terminal's master fills the console slot.
+    pub console: bool,
+    /// Whether descriptors for standard input, output and error fill their slots.
+    pub stdio: bool,
+    /// How many descriptors from 3 up the program keeps.
+    pub preserve_fds: u32,
+    /// Do not pivot: the host's root is an initramfs.
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// How cgroups are managed.
+    pub cgroup_manager: CgroupManager,
+}
+
+/// One more process of a running container.
+#[derive(Debug, Clone)]
+pub struct Joining<'a> {
+    /// The container's configuration, as it was created.
+    pub spec: &'a Spec,
+    /// Its id.
+    pub id: &'a ContainerId,
+    /// The process to start.
+    pub process: &'a Process,
+    /// As in [`Container`].
+    pub console: bool,
+    /// As in [`Container`].
+    pub stdio: bool,
+    /// As in [`Container`].
+    pub preserve_fds: u32,
+    /// The container's cgroup, as its state says; `None` leaves the process where the caller is.
+    pub cgroup: Option<&'a str>,
+}

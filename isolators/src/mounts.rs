@@ -1,0 +1,310 @@
+//! Mounts, masked and read-only paths. runtime-spec config.md, "Mounts"; config-linux.md, "Masked Paths".
+
+use cofferdam_plan::{
+    Builder, CgroupLayout, ContainerPath, Create, HostPath, MountAttributes, Namespace, Op, Propagation, Refusal, Slot,
+    Stage, Text,
+};
+use oci_spec::runtime::Mount;
+
+use crate::cgroups;
+use crate::compile::Context;
+use crate::mount_options::{Bind, MountOptions, parse};
+
+/// Most mounts of one container.
+const MOUNTS_MAX: usize = 1024;
+
+/// The files of procfs that may be bound over, as lxcfs does; anything else below /proc is a way to fool whoever reads it.
+const PROC_FILES: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// Every entry of `mounts`, in order.
+pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    let mounts = context.spec().mounts().as_deref().unwrap_or_default();
+    if !context.has_root() {
+        return if mounts.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::invalid("/mounts", "a host command keeps the host's root and takes no mounts"))
+        };
+    }
+    if mounts.len() > MOUNTS_MAX {
+        return Err(Refusal::invalid("/mounts", format!("{} mounts, at most {MOUNTS_MAX}", mounts.len())));
+    }
+    for (index, mount) in mounts.iter().enumerate() {
+        plan_one(context, builder, mount, &format!("/mounts/{index}"))?;
+    }
+    Ok(())
+}
+
+fn plan_one(context: &Context<'_>, builder: &mut Builder, mount: &Mount, pointer: &str) -> Result<(), Refusal> {
+    let options = parse(mount.options().as_deref().unwrap_or_default(), &format!("{pointer}/options"))?;
+    if mount.uid_mappings().as_ref().is_some_and(|map| !map.is_empty()) {
+        return Err(Refusal::unsupported(format!("{pointer}/uidMappings"), "idmapped mounts"));
+    }
+    let at = ContainerPath::new(mount.destination(), &format!("{pointer}/destination"))?;
+    let kind = mount.typ().as_deref().unwrap_or_default();
+    let bound = options.bind.or((kind == "bind").then_some(Bind::One));
+    check_destination(&at, kind, bound.is_some(), pointer)?;
+    if options.remount && bound.is_none() {
+        let attributes = options.attributes;
+        builder.step(Stage::Enter, pointer, Op::SetAttributesAt { root: context.root, at, attributes });
+        return Ok(());
+    }
+    match (bound, kind) {
+        (Some(bind), _) => plan_bind(context, builder, mount, &options, bind, at, pointer),
+        (None, "cgroup" | "cgroup2") => plan_cgroup(context, builder, &options, &at, pointer),
+        (None, "") => Err(Refusal::invalid(format!("{pointer}/type"), "a mount needs a type, or the option bind")),
+        (None, kind) => plan_new(context, builder, mount, &options, kind, at, pointer),
+    }
+}
+
+fn check_destination(at: &ContainerPath, kind: &str, bound: bool, pointer: &str) -> Result<(), Refusal> {
+    let pointer = format!("{pointer}/destination");
+    if at.as_bytes() == b"/" {
+        return Err(Refusal::invalid(pointer, "a mount cannot replace the container's root"));
+    }
+    let inside_proc = at.is_at_or_below("/proc") && at.as_bytes() != b"/proc";
+    if inside_proc && !PROC_FILES.contains(&at.to_string().as_str()) {
+        let problem = format!("{at} is inside /proc; only {} may be mounted there", PROC_FILES.join(" "));
+        return Err(Refusal::invalid(pointer, problem));
+    }
+    if at.as_bytes() == b"/proc" && !bound && kind != "proc" {
+        return Err(Refusal::invalid(pointer, format!("/proc takes a mount of type proc, not {kind:?}")));
+    }
+    Ok(())
+}
+
+fn plan_bind(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    mount: &Mount,
+    options: &MountOptions,
+    bind: Bind,
+    at: ContainerPath,
+    pointer: &str,
+) -> Result<(), Refusal> {
+    let source = mount.source().as_ref().filter(|source| !source.as_os_str().is_empty());
+    let source = source.ok_or_else(|| Refusal::invalid(format!("{pointer}/source"), "a bind mount needs a source"))?;
+    let source = HostPath::new(context.container.bundle.join(source), &format!("{pointer}/source"))?;
+    if !options.data.is_empty() {
+        builder.warn(format!("{pointer}/options: {} means nothing to a bind mount and is dropped", options.data.join(",")));
+    }
+    let tree = builder.slot(format!("{at}"));
+    let clone = Op::CloneTree { source, recursive: bind == Bind::Tree, no_follow: options.source_no_follow, into: tree };
+    builder.step(Stage::Host, pointer, clone);
+    // Without a word about propagation a bind follows its source one way, and never the other.
+    let (propagation, whole) = options.propagation.unwrap_or((Propagation::Slave, true));
+    let attributes =
+        MountAttributes { propagation: Some(propagation), recursive: whole, ..MountAttributes::default() };
+    builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
+    for attributes in [options.recursive, options.attributes] {
+        if !attributes.is_empty() {
+            builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
+        }
+    }
+    builder.step(Stage::Enter, pointer, Op::Place { tree, root: context.root, at, create: Create::LikeTree });
+    Ok(())
+}
+
+fn plan_new(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    mount: &Mount,
+    options: &MountOptions,
+    kind: &str,
+    at: ContainerPath,
+    pointer: &str,
+) -> Result<(), Refusal> {
+    let tree = if kind == "proc" && at.as_bytes() == b"/proc" { context.proc } else { builder.slot(format!("{at}")) };
+    let create = match kind {
+        "proc" | "sysfs" | "devpts" | "mqueue" => Create::RealDirectory,
+        _ => Create::Directory,
+    };
+    let source = mount.source().as_ref().filter(|source| !source.as_os_str().is_empty());
+    let source = source.map(|source| Text::new(source.as_os_str().as_encoded_bytes(), &format!("{pointer}/source"))).transpose()?;
+    let filesystem = Op::NewFilesystem {
+        kind: Text::new(kind, &format!("{pointer}/type"))?,
+        source,
+        options: data(&options.data, pointer)?,
+        attributes: options.attributes.set,
+        into: tree,
+    };
+    builder.step(Stage::Enter, pointer, filesystem);
+    place(context, builder, options, tree, at, create, pointer);
+    Ok(())
+}
+
+fn place(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    options: &MountOptions,
+    tree: Slot,
+    at: ContainerPath,
+    create: Create,
+    pointer: &str,
+) {
+    if let Some((propagation, recursive)) = options.propagation {
+        let attributes = MountAttributes { propagation: Some(propagation), recursive, ..MountAttributes::default() };
+        builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
+    }
+    builder.step(Stage::Enter, pointer, Op::Place { tree, root: context.root, at, create });
+}
+
+fn data(words: &[String], pointer: &str) -> Result<Vec<(Text, Option<Text>)>, Refusal> {
+    let pointer = format!("{pointer}/options");
+    let option = |word: &String| {
+        let (key, value) = word.split_once('=').map_or((word.as_str(), None), |(key, value)| (key, Some(value)));
+        Ok((Text::new(key, &pointer)?, value.map(|value| Text::new(value, &pointer)).transpose()?))
+    };
+    words.iter().map(option).collect()
+}
+
+/// A mount of type cgroup: the container's own view, in its cgroup namespace where it has one.
+fn plan_cgroup(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    options: &MountOptions,
+    at: &ContainerPath,
+    pointer: &str,
+) -> Result<(), Refusal> {
+    cgroups::plan_namespace(context, builder)?;
+    let namespaced = context.membership.has(Namespace::Cgroup);
+    match &context.host.cgroups {
+        CgroupLayout::V2 { mount_point, .. } => {
+            let tree = builder.slot(format!("{at}"));
+            if namespaced {
+                new_cgroup(builder, "cgroup2", Vec::new(), options.attributes.set, tree, pointer)?;
+            } else {
+                let own = cgroups::host_directory(context, mount_point)?;
+                bind_cgroup(builder, own, options.attributes, tree, pointer);
+            }
+            place(context, builder, options, tree, at.clone(), Create::RealDirectory, pointer);
+            Ok(())
+        }
+        CgroupLayout::V1 { hierarchies, .. } => {
+            let base = builder.slot(format!("{at}"));
+            let tmpfs = Op::NewFilesystem {
+                kind: Text::new("tmpfs", pointer)?,
+                source: Some(Text::new("tmpfs", pointer)?),
+                options: data(&["mode=755".into()], pointer)?,
+                attributes: MountAttributes::NO_SUID | MountAttributes::NO_DEV | MountAttributes::NO_EXEC,
+                into: base,
+            };
+            builder.step(Stage::Enter, pointer, tmpfs);
+            place(context, builder, options, base, at.clone(), Create::RealDirectory, pointer);
+            for hierarchy in hierarchies {
+                let joined = hierarchy.controllers.join(",");
+                let name = joined.trim_start_matches("name=");
+                let tree = builder.slot(format!("{at}/{name}"));
+                if namespaced {
+                    let words = cgroup_v1_words(&hierarchy.controllers);
+                    new_cgroup(builder, "cgroup", data(&words, pointer)?, options.attributes.set, tree, pointer)?;
+                } else {
+                    let own = cgroups::host_directory(context, &hierarchy.mount_point)?;
+                    bind_cgroup(builder, own, options.attributes, tree, pointer);
+                }
+                let path = ContainerPath::new(format!("{at}/{name}"), pointer)?;
+                builder.step(
+                    Stage::Enter,
+                    pointer,
+                    Op::Place { tree, root: context.root, at: path, create: Create::RealDirectory },
+                );
+                for controller in hierarchy.controllers.iter().filter(|_| hierarchy.controllers.len() > 1) {
+                    let link = ContainerPath::new(format!("{at}/{controller}"), pointer)?;
+                    let target = Text::new(joined.as_str(), pointer)?;
+                    builder.step(Stage::Enter, pointer, Op::MakeSymlink { root: context.root, target, at: link });
+                }
+            }
+            if options.attributes.set & MountAttributes::READ_ONLY != 0 {
+                let attributes = MountAttributes { set: MountAttributes::READ_ONLY, ..MountAttributes::default() };
+                builder.step(Stage::Enter, pointer, Op::SetAttributes { tree: base, attributes });
+            }
+            Ok(())
+        }
+        CgroupLayout::None => Err(Refusal::unsupported(pointer, "this host mounts no cgroup hierarchy")),
+    }
+}
+
+/// The options that pick an existing v1 hierarchy, cgroups(7).
+fn cgroup_v1_words(controllers: &[String]) -> Vec<String> {
+    let named = |controller: &String| controller.starts_with("name=");
+    let mut words: Vec<String> = controllers.to_vec();
+    if controllers.iter().all(named) {
+        words.push("none".into());
+    }
+    words
+}
+
+fn new_cgroup(
+    builder: &mut Builder,
+    kind: &str,
+    options: Vec<(Text, Option<Text>)>,
+    attributes: u64,
+    into: Slot,
+    pointer: &str,
+) -> Result<(), Refusal> {
+    let kind = Text::new(kind, pointer)?;
+    let source = Some(Text::new("cgroup", pointer)?);
+    builder.step(Stage::Enter, pointer, Op::NewFilesystem { kind, source, options, attributes, into });
+    Ok(())
+}
+
+fn bind_cgroup(builder: &mut Builder, source: HostPath, attributes: MountAttributes, into: Slot, pointer: &str) {
+    builder.step(Stage::Host, pointer, Op::CloneTree { source, recursive: false, no_follow: true, into });
+    let attributes = MountAttributes { propagation: Some(Propagation::Private), ..attributes };
+    builder.step(Stage::Enter, pointer, Op::SetAttributes { tree: into, attributes });
+}
+
+/// Masked and read-only paths.
+pub fn plan_masks(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    let linux = context.linux();
+    let masked = linux.and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default();
+    let read_only = linux.and_then(|linux| linux.readonly_paths().as_deref()).unwrap_or_default();
+    if !context.has_root() {
+        return Ok(());
+    }
+    let root = context.root;
+    for (index, path) in unique(read_only) {
+        let pointer = format!("/linux/readonlyPaths/{index}");
+        let at = ContainerPath::new(path, &pointer)?;
+        builder.step(Stage::Enter, pointer, Op::MakeReadOnly { root, at });
+    }
+    if masked.is_empty() {
+        return Ok(());
+    }
+    let (directory, file) = (builder.slot("empty"), builder.slot("null"));
+    let empty = Op::NewFilesystem {
+        kind: Text::new("tmpfs", "/linux/maskedPaths")?,
+        source: Some(Text::new("tmpfs", "/linux/maskedPaths")?),
+        options: data(&["nr_blocks=1".into(), "nr_inodes=1".into()], "/linux/maskedPaths")?,
+        attributes: MountAttributes::READ_ONLY
+            | MountAttributes::NO_SUID
+            | MountAttributes::NO_DEV
+            | MountAttributes::NO_EXEC,
+        into: directory,
+    };
+    builder.step(Stage::Enter, "/linux/maskedPaths", empty);
+    let null = HostPath::new("/dev/null", "/linux/maskedPaths")?;
+    builder.step(Stage::Enter, "/linux/maskedPaths", Op::OpenDevice { path: null, major: 1, minor: 3, into: file });
+    for (index, path) in unique(masked) {
+        let pointer = format!("/linux/maskedPaths/{index}");
+        let at = ContainerPath::new(path, &pointer)?;
+        builder.step(Stage::Enter, pointer, Op::Mask { root, at, directory, file });
+    }
+    Ok(())
+}
+
+/// The entries of a list with their index, a repeated one once.
+fn unique(paths: &[String]) -> impl Iterator<Item = (usize, &String)> {
+    paths.iter().enumerate().filter(|(index, path)| !paths[..*index].contains(path))
+}

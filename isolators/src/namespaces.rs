@@ -1,0 +1,193 @@
+//! Namespaces: which are made, which are joined, in which order. runtime-spec config-linux.md, "Namespaces".
+
+use std::collections::BTreeMap;
+
+use cofferdam_plan::{Barrier, Builder, HostPath, IdMapping, Namespace, Op, Refusal, Stage, Text};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+
+use crate::compile::{Context, INIT, pass};
+use crate::container::Joining;
+
+/// How a container comes to one namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// It makes a new one.
+    New,
+    /// It joins the one at this path.
+    Path(HostPath),
+}
+
+/// The namespaces of a container; what is not listed it shares with the runtime.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Membership(BTreeMap<Namespace, (Source, String)>);
+
+impl Membership {
+    /// Reads `linux.namespaces`.
+    pub fn of(spec: &Spec) -> Result<Self, Refusal> {
+        let listed = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let mut members = BTreeMap::new();
+        for (index, entry) in listed.into_iter().flatten().enumerate() {
+            let pointer = format!("/linux/namespaces/{index}");
+            let kind = kind_of(entry.typ());
+            let source = match entry.path() {
+                Some(path) if !path.as_os_str().is_empty() => Source::Path(HostPath::new(path, &format!("{pointer}/path"))?),
+                _ => Source::New,
+            };
+            if members.insert(kind, (source, pointer.clone())).is_some() {
+                return Err(Refusal::invalid(pointer, format!("namespace {:?} is listed twice", kind.file())));
+            }
+        }
+        Ok(Self(members))
+    }
+
+    /// Whether the container is in a namespace of this kind that is not the runtime's.
+    pub fn has(&self, kind: Namespace) -> bool {
+        self.0.contains_key(&kind)
+    }
+
+    /// Whether the container makes this namespace.
+    pub fn makes(&self, kind: Namespace) -> bool {
+        matches!(self.0.get(&kind), Some((Source::New, _)))
+    }
+
+    /// Whether anything is joined by path.
+    pub fn joins_any(&self) -> bool {
+        self.0.values().any(|(source, _)| *source != Source::New)
+    }
+
+    fn joined(&self) -> impl Iterator<Item = (Namespace, &HostPath, &str)> {
+        Namespace::ALL.into_iter().filter_map(|kind| match self.0.get(&kind) {
+            Some((Source::Path(path), pointer)) => Some((kind, path, pointer.as_str())),
+            _ => None,
+        })
+    }
+}
+
+fn kind_of(kind: LinuxNamespaceType) -> Namespace {
+    match kind {
+        LinuxNamespaceType::Mount => Namespace::Mount,
+        LinuxNamespaceType::Cgroup => Namespace::Cgroup,
+        LinuxNamespaceType::Uts => Namespace::Uts,
+        LinuxNamespaceType::Ipc => Namespace::Ipc,
+        LinuxNamespaceType::User => Namespace::User,
+        LinuxNamespaceType::Pid => Namespace::Pid,
+        LinuxNamespaceType::Network => Namespace::Network,
+        LinuxNamespaceType::Time => Namespace::Time,
+    }
+}
+
+/// The clone, the joins, the id maps and the clock offsets.
+pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    let members = &context.membership;
+    if context.has_root() && !members.has(Namespace::Mount) {
+        return Err(Refusal::invalid("/linux/namespaces", "a container with a root of its own needs a mount namespace"));
+    }
+    let mut pid_namespace = None;
+    let mut joins = Vec::new();
+    for (kind, path, pointer) in members.joined() {
+        let slot = builder.slot(format!("{}-namespace", kind.file()));
+        builder.step(Stage::Host, pointer, Op::OpenNamespace { kind, path: path.clone(), into: slot });
+        match kind {
+            Namespace::Pid => pid_namespace = Some(slot),
+            _ => joins.push((kind, slot, pointer)),
+        }
+    }
+    // The cgroup namespace is made when the cgroup is joined, the time namespace when its offsets are set.
+    let late = [Namespace::Cgroup, Namespace::Time];
+    let new = Namespace::ALL.into_iter().filter(|kind| members.makes(*kind) && !late.contains(kind)).collect();
+    let into_cgroup = context.manages_cgroup() && context.host.cgroups.is_v2();
+    builder.step(Stage::Clone, "/linux/namespaces", Op::Clone { namespaces: new, pid_namespace, into_cgroup });
+    if members.joins_any() {
+        // Processes that are already there must not see into this one.
+        builder.step(Stage::Enter, "/linux/namespaces", Op::ForbidDump);
+    }
+    plan_user(context, builder)?;
+    for (kind, from, pointer) in joins {
+        builder.step(Stage::Enter, pointer, Op::Join { kind, from });
+        if kind == Namespace::User {
+            builder.step(Stage::Enter, pointer, Op::BecomeRoot);
+        }
+    }
+    plan_time(context, builder)
+}
+
+fn plan_user(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    let linux = context.linux();
+    let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
+    let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
+    if !context.membership.makes(Namespace::User) {
+        if context.membership.has(Namespace::User) || (uids.is_empty() && gids.is_empty()) {
+            return Ok(());
+        }
+        return Err(Refusal::invalid("/linux/uidMappings", "id mappings need a user namespace in linux.namespaces"));
+    }
+    let (uids, gids) = (mappings(uids, "/linux/uidMappings")?, mappings(gids, "/linux/gidMappings")?);
+    let root = |map: &[IdMapping]| map.iter().any(|line| line.inside == 0);
+    let becomes_root = root(&uids) && root(&gids);
+    builder.step(Stage::Attach, "/linux/uidMappings", Op::MapIds { uids, gids });
+    pass(builder, "/linux/uidMappings", Barrier::Mapped);
+    if becomes_root {
+        builder.step(Stage::Enter, "/linux/uidMappings", Op::BecomeRoot);
+    }
+    Ok(())
+}
+
+/// Checks an id map: the kernel takes at most 340 lines, none empty, no overflow, user_namespaces(7).
+fn mappings(lines: &[LinuxIdMapping], pointer: &str) -> Result<Vec<IdMapping>, Refusal> {
+    const LINES_MAX: usize = 340;
+    if lines.is_empty() || lines.len() > LINES_MAX {
+        let problem = format!("a new user namespace needs 1 to {LINES_MAX} mappings, there are {}", lines.len());
+        return Err(Refusal::invalid(pointer, problem));
+    }
+    let line = |(index, line): (usize, &LinuxIdMapping)| {
+        let mapping = IdMapping { inside: line.container_id(), outside: line.host_id(), count: line.size() };
+        let fits = |first: u32| first.checked_add(mapping.count).is_some();
+        if mapping.count == 0 || !fits(mapping.inside) || !fits(mapping.outside) {
+            return Err(Refusal::invalid(format!("{pointer}/{index}"), "the mapping is empty or overflows"));
+        }
+        Ok(mapping)
+    };
+    lines.iter().enumerate().map(line).collect()
+}
+
+fn plan_time(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    let offsets = context.linux().and_then(|linux| linux.time_offsets().as_ref());
+    let makes = context.membership.makes(Namespace::Time);
+    let mut text = String::new();
+    for (clock, offset) in offsets.into_iter().flatten().collect::<BTreeMap<_, _>>() {
+        let pointer = format!("/linux/timeOffsets/{clock}");
+        if !makes {
+            return Err(Refusal::invalid(pointer, "time offsets need a new time namespace in linux.namespaces"));
+        }
+        if !["monotonic", "boottime"].contains(&clock.as_str()) {
+            return Err(Refusal::invalid(pointer, "only monotonic and boottime can be offset"));
+        }
+        let (seconds, nanoseconds) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+        if nanoseconds >= 1_000_000_000 {
+            return Err(Refusal::invalid(pointer, "nanosecs must be below 1000000000"));
+        }
+        text += &format!("{clock} {seconds} {nanoseconds}\n");
+    }
+    if makes {
+        let offsets = Text::new(text, "/linux/timeOffsets")?;
+        builder.step(Stage::Enter, "/linux/timeOffsets", Op::EnterTime { offsets });
+    }
+    Ok(())
+}
+
+/// A joining process enters, by one pidfd, every namespace that the container does not share with the runtime.
+pub fn plan_joining(joining: &Joining<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    let members = Membership::of(joining.spec)?;
+    let pid_namespace = members.has(Namespace::Pid).then_some(INIT);
+    let into_cgroup = joining.cgroup.is_some();
+    builder.step(Stage::Clone, "exec", Op::Clone { namespaces: Vec::new(), pid_namespace, into_cgroup });
+    builder.step(Stage::Enter, "exec", Op::ForbidDump);
+    let kinds = Namespace::ALL.into_iter().filter(|kind| members.has(*kind) && *kind != Namespace::Pid);
+    for kind in kinds {
+        builder.step(Stage::Enter, "/linux/namespaces", Op::Join { kind, from: INIT });
+        if kind == Namespace::User {
+            builder.step(Stage::Enter, "/linux/namespaces", Op::BecomeRoot);
+        }
+    }
+    Ok(())
+}
