@@ -1,6 +1,6 @@
 //! The compiler: walks the isolators in order; each adds its steps to whatever stages it needs.
 
-use cofferdam_plan::{Barrier, Builder, HostFeatures, Namespace, Op, Plan, Refusal, Slot, Stage};
+use cofferdam_plan::{Barrier, Builder, HostFeatures, Op, Plan, Refusal, Slot, Stage};
 use oci_spec::runtime::{Linux, Process, Spec};
 
 use crate::container::{CgroupManager, Container, Gate, Joining, Rootfs};
@@ -97,7 +97,10 @@ pub fn compile_joining(joining: &Joining<'_>, host: &HostFeatures) -> Result<Pla
     let mut builder = Builder::with_inputs(&INPUTS);
     let root = builder.slot("root");
     if joining.console != joining.process.terminal().unwrap_or(false) {
-        return Err(Refusal::invalid("/process/terminal", "a terminal needs a console socket, and only a terminal does"));
+        return Err(Refusal::invalid(
+            "/process/terminal",
+            "a terminal needs a console socket, and only a terminal does",
+        ));
     }
     cgroups::plan_joining(joining, host, &mut builder)?;
     namespaces::plan_joining(joining, &mut builder)?;
@@ -111,7 +114,10 @@ fn version(context: &Context<'_>, _builder: &mut Builder) -> Result<(), Refusal>
     let numbers: Vec<&str> = version.split(['-', '+']).next().unwrap_or_default().split('.').collect();
     match numbers.as_slice() {
         ["1", minor, patch] if minor.parse::<u32>().is_ok() && patch.parse::<u32>().is_ok() => Ok(()),
-        _ => Err(Refusal::invalid("/ociVersion", format!("{version:?} is not a version this runtime knows (1.x.y)"))),
+        _ => Err(Refusal::invalid(
+            "/ociVersion",
+            format!("{version:?} is not a version this runtime knows (1.x.y)"),
+        )),
     }
 }
 
@@ -128,9 +134,4 @@ pub(crate) fn gate(container: &Container<'_>, builder: &mut Builder) {
         builder.step(Stage::Host, "every container", Op::ListenGate { path: path.clone(), into: gate });
         builder.step(Stage::Gate, "every container", Op::WaitStart { gate });
     }
-}
-
-/// Whether a namespace kind is in a set of flags.
-pub(crate) fn has(kinds: &[Namespace], kind: Namespace) -> bool {
-    kinds.contains(&kind)
 }

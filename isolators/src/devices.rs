@@ -28,7 +28,13 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     if context.has_root() && !host_dev(context)? {
         for (index, (name, major, minor)) in DEFAULTS.iter().enumerate() {
             let _ = index;
-            node(context, builder, "every container", &format!("/dev/{name}"), Node::default_device(*major, *minor))?;
+            node(
+                context,
+                builder,
+                "every container",
+                &format!("/dev/{name}"),
+                Node::default_device(*major, *minor),
+            )?;
         }
         let listed = context.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
         for (index, device) in listed.iter().enumerate() {
@@ -84,7 +90,9 @@ impl Node {
             LinuxDeviceType::C | LinuxDeviceType::U => CHARACTER,
             LinuxDeviceType::B => BLOCK,
             LinuxDeviceType::P => FIFO,
-            other => return Err(Refusal::invalid(format!("{pointer}/type"), format!("device type {other:?}"))),
+            other => {
+                return Err(Refusal::invalid(format!("{pointer}/type"), format!("device type {other:?}")));
+            }
         };
         // Linux device numbers: 12 bits of major, 20 of minor, makedev(3).
         let number = |value: i64, bits: u32, name: &str| {
@@ -92,7 +100,10 @@ impl Node {
             match fits {
                 Some(value) => Ok(value),
                 None if kind == FIFO => Ok(0),
-                None => Err(Refusal::invalid(format!("{pointer}/{name}"), format!("{value} is not a device number"))),
+                None => Err(Refusal::invalid(
+                    format!("{pointer}/{name}"),
+                    format!("{value} is not a device number"),
+                )),
             }
         };
         let id = |value: Option<u32>, name: &str| match value {
@@ -111,13 +122,23 @@ impl Node {
 }
 
 /// A node is made, or, in a user namespace, which may not, bound from the host.
-fn node(context: &Context<'_>, builder: &mut Builder, why: &str, path: &str, node: Node) -> Result<(), Refusal> {
+fn node(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    why: &str,
+    path: &str,
+    node: Node,
+) -> Result<(), Refusal> {
     let at = ContainerPath::new(path, why)?;
     let root = context.root;
     if context.membership.has(Namespace::User) && node.kind == CHARACTER {
         let device = builder.slot(path);
         let path = HostPath::new(path, why)?;
-        builder.step(Stage::Enter, why, Op::OpenDevice { path, major: node.major, minor: node.minor, into: device });
+        builder.step(
+            Stage::Enter,
+            why,
+            Op::OpenDevice { path, major: node.major, minor: node.minor, into: device },
+        );
         builder.step(Stage::Enter, why, Op::BindDevice { root, device, at });
         return Ok(());
     }
@@ -137,15 +158,27 @@ fn terminal(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     let asked = context.process().and_then(|process| process.terminal()).unwrap_or(false);
     match (asked, context.container.console) {
         (true, false) => Err(Refusal::invalid("/process/terminal", "a terminal needs a console socket")),
-        (false, true) => Err(Refusal::invalid("/process/terminal", "a console socket was given, but no terminal is asked for")),
+        (false, true) => Err(Refusal::invalid(
+            "/process/terminal",
+            "a console socket was given, but no terminal is asked for",
+        )),
         (true, true) => {
             let process = context.process();
-            let size = process.and_then(|process| process.console_size().as_ref());
+            let size = process.and_then(|process| process.console_size());
             let small = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
             let (rows, columns) = size.map_or((0, 0), |size| (small(size.height()), small(size.width())));
             let (uid, gid) = process.map_or((0, 0), |process| (process.user().uid(), process.user().gid()));
             let devpts = ContainerPath::new("/dev/pts", "/process/terminal")?;
-            let op = Op::MakeTerminal { root: context.root, devpts, send: CONSOLE, console: true, rows, columns, uid, gid };
+            let op = Op::MakeTerminal {
+                root: context.root,
+                devpts,
+                send: CONSOLE,
+                console: true,
+                rows,
+                columns,
+                uid,
+                gid,
+            };
             builder.step(Stage::Enter, "/process/terminal", op);
             Ok(())
         }

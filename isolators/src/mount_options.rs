@@ -70,16 +70,29 @@ const PROPAGATIONS: &[(&str, Propagation, bool)] = &[
 ];
 
 /// Words of mount(8) that the kernel no longer heeds, or that are the default.
-const IGNORED: &[&str] =
-    &["defaults", "mand", "nomand", "loud", "iversion", "noiversion", "async", "silent", "nolazytime", "rasync"];
+const IGNORED: &[&str] = &[
+    "defaults",
+    "mand",
+    "nomand",
+    "loud",
+    "iversion",
+    "noiversion",
+    "async",
+    "silent",
+    "nolazytime",
+    "rasync",
+];
 
 /// Every word that [`parse`] knows, for `features`.
 pub fn known_words() -> Vec<String> {
     let attributes = ATTRIBUTES.iter().flat_map(|(word, _, _)| [(*word).to_owned(), format!("r{word}")]);
     let propagations = PROPAGATIONS.iter().map(|(word, _, _)| (*word).to_owned());
     let rest = ["bind", "rbind", "remount", "sync", "dirsync", "lazytime", "src-nofollow"].map(String::from);
-    let mut words: Vec<String> =
-        attributes.chain(propagations).chain(rest).chain(IGNORED.iter().map(|word| (*word).to_owned())).collect();
+    let mut words: Vec<String> = attributes
+        .chain(propagations)
+        .chain(rest)
+        .chain(IGNORED.iter().map(|word| (*word).to_owned()))
+        .collect();
     words.sort();
     words.dedup();
     words
@@ -169,7 +182,10 @@ mod tests {
         let words = known_words();
         assert!(words.windows(2).all(|pair| pair[0] != pair[1]));
         for word in words {
-            assert!(parsed(&word).data.is_empty() || ["sync", "dirsync", "lazytime"].contains(&word.as_str()), "{word}");
+            assert!(
+                parsed(&word).data.is_empty() || ["sync", "dirsync", "lazytime"].contains(&word.as_str()),
+                "{word}"
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Mounts, masked and read-only paths. runtime-spec config.md, "Mounts"; config-linux.md, "Masked Paths".
 
 use cofferdam_plan::{
-    Builder, CgroupLayout, ContainerPath, Create, HostPath, MountAttributes, Namespace, Op, Propagation, Refusal, Slot,
-    Stage, Text,
+    Builder, CgroupLayout, ContainerPath, Create, HostPath, MountAttributes, Namespace, Op, Propagation,
+    Refusal, Slot, Stage, Text,
 };
 use oci_spec::runtime::Mount;
 
@@ -46,7 +46,12 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     Ok(())
 }
 
-fn plan_one(context: &Context<'_>, builder: &mut Builder, mount: &Mount, pointer: &str) -> Result<(), Refusal> {
+fn plan_one(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    mount: &Mount,
+    pointer: &str,
+) -> Result<(), Refusal> {
     let options = parse(mount.options().as_deref().unwrap_or_default(), &format!("{pointer}/options"))?;
     if mount.uid_mappings().as_ref().is_some_and(|map| !map.is_empty()) {
         return Err(Refusal::unsupported(format!("{pointer}/uidMappings"), "idmapped mounts"));
@@ -63,7 +68,9 @@ fn plan_one(context: &Context<'_>, builder: &mut Builder, mount: &Mount, pointer
     match (bound, kind) {
         (Some(bind), _) => plan_bind(context, builder, mount, &options, bind, at, pointer),
         (None, "cgroup" | "cgroup2") => plan_cgroup(context, builder, &options, &at, pointer),
-        (None, "") => Err(Refusal::invalid(format!("{pointer}/type"), "a mount needs a type, or the option bind")),
+        (None, "") => {
+            Err(Refusal::invalid(format!("{pointer}/type"), "a mount needs a type, or the option bind"))
+        }
         (None, kind) => plan_new(context, builder, mount, &options, kind, at, pointer),
     }
 }
@@ -94,13 +101,22 @@ fn plan_bind(
     pointer: &str,
 ) -> Result<(), Refusal> {
     let source = mount.source().as_ref().filter(|source| !source.as_os_str().is_empty());
-    let source = source.ok_or_else(|| Refusal::invalid(format!("{pointer}/source"), "a bind mount needs a source"))?;
+    let source =
+        source.ok_or_else(|| Refusal::invalid(format!("{pointer}/source"), "a bind mount needs a source"))?;
     let source = HostPath::new(context.container.bundle.join(source), &format!("{pointer}/source"))?;
     if !options.data.is_empty() {
-        builder.warn(format!("{pointer}/options: {} means nothing to a bind mount and is dropped", options.data.join(",")));
+        builder.warn(format!(
+            "{pointer}/options: {} means nothing to a bind mount and is dropped",
+            options.data.join(",")
+        ));
     }
     let tree = builder.slot(format!("{at}"));
-    let clone = Op::CloneTree { source, recursive: bind == Bind::Tree, no_follow: options.source_no_follow, into: tree };
+    let clone = Op::CloneTree {
+        source,
+        recursive: bind == Bind::Tree,
+        no_follow: options.source_no_follow,
+        into: tree,
+    };
     builder.step(Stage::Host, pointer, clone);
     // Without a word about propagation a bind follows its source one way, and never the other.
     let (propagation, whole) = options.propagation.unwrap_or((Propagation::Slave, true));
@@ -125,13 +141,19 @@ fn plan_new(
     at: ContainerPath,
     pointer: &str,
 ) -> Result<(), Refusal> {
-    let tree = if kind == "proc" && at.as_bytes() == b"/proc" { context.proc } else { builder.slot(format!("{at}")) };
+    let tree = if kind == "proc" && at.as_bytes() == b"/proc" {
+        context.proc
+    } else {
+        builder.slot(format!("{at}"))
+    };
     let create = match kind {
         "proc" | "sysfs" | "devpts" | "mqueue" => Create::RealDirectory,
         _ => Create::Directory,
     };
     let source = mount.source().as_ref().filter(|source| !source.as_os_str().is_empty());
-    let source = source.map(|source| Text::new(source.as_os_str().as_encoded_bytes(), &format!("{pointer}/source"))).transpose()?;
+    let source = source
+        .map(|source| Text::new(source.as_os_str().as_encoded_bytes(), &format!("{pointer}/source")))
+        .transpose()?;
     let filesystem = Op::NewFilesystem {
         kind: Text::new(kind, &format!("{pointer}/type"))?,
         source,
@@ -154,7 +176,8 @@ fn place(
     pointer: &str,
 ) {
     if let Some((propagation, recursive)) = options.propagation {
-        let attributes = MountAttributes { propagation: Some(propagation), recursive, ..MountAttributes::default() };
+        let attributes =
+            MountAttributes { propagation: Some(propagation), recursive, ..MountAttributes::default() };
         builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
     }
     builder.step(Stage::Enter, pointer, Op::Place { tree, root: context.root, at, create });
@@ -163,7 +186,8 @@ fn place(
 fn data(words: &[String], pointer: &str) -> Result<Vec<(Text, Option<Text>)>, Refusal> {
     let pointer = format!("{pointer}/options");
     let option = |word: &String| {
-        let (key, value) = word.split_once('=').map_or((word.as_str(), None), |(key, value)| (key, Some(value)));
+        let (key, value) =
+            word.split_once('=').map_or((word.as_str(), None), |(key, value)| (key, Some(value)));
         Ok((Text::new(key, &pointer)?, value.map(|value| Text::new(value, &pointer)).transpose()?))
     };
     words.iter().map(option).collect()
@@ -208,7 +232,14 @@ fn plan_cgroup(
                 let tree = builder.slot(format!("{at}/{name}"));
                 if namespaced {
                     let words = cgroup_v1_words(&hierarchy.controllers);
-                    new_cgroup(builder, "cgroup", data(&words, pointer)?, options.attributes.set, tree, pointer)?;
+                    new_cgroup(
+                        builder,
+                        "cgroup",
+                        data(&words, pointer)?,
+                        options.attributes.set,
+                        tree,
+                        pointer,
+                    )?;
                 } else {
                     let own = cgroups::host_directory(context, &hierarchy.mount_point)?;
                     bind_cgroup(builder, own, options.attributes, tree, pointer);
@@ -222,11 +253,16 @@ fn plan_cgroup(
                 for controller in hierarchy.controllers.iter().filter(|_| hierarchy.controllers.len() > 1) {
                     let link = ContainerPath::new(format!("{at}/{controller}"), pointer)?;
                     let target = Text::new(joined.as_str(), pointer)?;
-                    builder.step(Stage::Enter, pointer, Op::MakeSymlink { root: context.root, target, at: link });
+                    builder.step(
+                        Stage::Enter,
+                        pointer,
+                        Op::MakeSymlink { root: context.root, target, at: link },
+                    );
                 }
             }
             if options.attributes.set & MountAttributes::READ_ONLY != 0 {
-                let attributes = MountAttributes { set: MountAttributes::READ_ONLY, ..MountAttributes::default() };
+                let attributes =
+                    MountAttributes { set: MountAttributes::READ_ONLY, ..MountAttributes::default() };
                 builder.step(Stage::Enter, pointer, Op::SetAttributes { tree: base, attributes });
             }
             Ok(())
@@ -259,7 +295,13 @@ fn new_cgroup(
     Ok(())
 }
 
-fn bind_cgroup(builder: &mut Builder, source: HostPath, attributes: MountAttributes, into: Slot, pointer: &str) {
+fn bind_cgroup(
+    builder: &mut Builder,
+    source: HostPath,
+    attributes: MountAttributes,
+    into: Slot,
+    pointer: &str,
+) {
     builder.step(Stage::Host, pointer, Op::CloneTree { source, recursive: false, no_follow: true, into });
     let attributes = MountAttributes { propagation: Some(Propagation::Private), ..attributes };
     builder.step(Stage::Enter, pointer, Op::SetAttributes { tree: into, attributes });
@@ -295,7 +337,11 @@ pub fn plan_masks(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
     };
     builder.step(Stage::Enter, "/linux/maskedPaths", empty);
     let null = HostPath::new("/dev/null", "/linux/maskedPaths")?;
-    builder.step(Stage::Enter, "/linux/maskedPaths", Op::OpenDevice { path: null, major: 1, minor: 3, into: file });
+    builder.step(
+        Stage::Enter,
+        "/linux/maskedPaths",
+        Op::OpenDevice { path: null, major: 1, minor: 3, into: file },
+    );
     for (index, path) in unique(masked) {
         let pointer = format!("/linux/maskedPaths/{index}");
         let at = ContainerPath::new(path, &pointer)?;

@@ -30,11 +30,16 @@ impl Membership {
             let pointer = format!("/linux/namespaces/{index}");
             let kind = kind_of(entry.typ());
             let source = match entry.path() {
-                Some(path) if !path.as_os_str().is_empty() => Source::Path(HostPath::new(path, &format!("{pointer}/path"))?),
+                Some(path) if !path.as_os_str().is_empty() => {
+                    Source::Path(HostPath::new(path, &format!("{pointer}/path"))?)
+                }
                 _ => Source::New,
             };
             if members.insert(kind, (source, pointer.clone())).is_some() {
-                return Err(Refusal::invalid(pointer, format!("namespace {:?} is listed twice", kind.file())));
+                return Err(Refusal::invalid(
+                    pointer,
+                    format!("namespace {:?} is listed twice", kind.file()),
+                ));
             }
         }
         Ok(Self(members))
@@ -80,7 +85,10 @@ fn kind_of(kind: LinuxNamespaceType) -> Namespace {
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     let members = &context.membership;
     if context.has_root() && !members.has(Namespace::Mount) {
-        return Err(Refusal::invalid("/linux/namespaces", "a container with a root of its own needs a mount namespace"));
+        return Err(Refusal::invalid(
+            "/linux/namespaces",
+            "a container with a root of its own needs a mount namespace",
+        ));
     }
     let mut pid_namespace = None;
     let mut joins = Vec::new();
@@ -94,9 +102,14 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     }
     // The cgroup namespace is made when the cgroup is joined, the time namespace when its offsets are set.
     let late = [Namespace::Cgroup, Namespace::Time];
-    let new = Namespace::ALL.into_iter().filter(|kind| members.makes(*kind) && !late.contains(kind)).collect();
+    let new =
+        Namespace::ALL.into_iter().filter(|kind| members.makes(*kind) && !late.contains(kind)).collect();
     let into_cgroup = context.manages_cgroup() && context.host.cgroups.is_v2();
-    builder.step(Stage::Clone, "/linux/namespaces", Op::Clone { namespaces: new, pid_namespace, into_cgroup });
+    builder.step(
+        Stage::Clone,
+        "/linux/namespaces",
+        Op::Clone { namespaces: new, pid_namespace, into_cgroup },
+    );
     if members.joins_any() {
         // Processes that are already there must not see into this one.
         builder.step(Stage::Enter, "/linux/namespaces", Op::ForbidDump);
@@ -119,7 +132,10 @@ fn plan_user(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal
         if context.membership.has(Namespace::User) || (uids.is_empty() && gids.is_empty()) {
             return Ok(());
         }
-        return Err(Refusal::invalid("/linux/uidMappings", "id mappings need a user namespace in linux.namespaces"));
+        return Err(Refusal::invalid(
+            "/linux/uidMappings",
+            "id mappings need a user namespace in linux.namespaces",
+        ));
     }
     let (uids, gids) = (mappings(uids, "/linux/uidMappings")?, mappings(gids, "/linux/gidMappings")?);
     let root = |map: &[IdMapping]| map.iter().any(|line| line.inside == 0);
@@ -136,7 +152,8 @@ fn plan_user(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal
 fn mappings(lines: &[LinuxIdMapping], pointer: &str) -> Result<Vec<IdMapping>, Refusal> {
     const LINES_MAX: usize = 340;
     if lines.is_empty() || lines.len() > LINES_MAX {
-        let problem = format!("a new user namespace needs 1 to {LINES_MAX} mappings, there are {}", lines.len());
+        let problem =
+            format!("a new user namespace needs 1 to {LINES_MAX} mappings, there are {}", lines.len());
         return Err(Refusal::invalid(pointer, problem));
     }
     let line = |(index, line): (usize, &LinuxIdMapping)| {
@@ -157,7 +174,10 @@ fn plan_time(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal
     for (clock, offset) in offsets.into_iter().flatten().collect::<BTreeMap<_, _>>() {
         let pointer = format!("/linux/timeOffsets/{clock}");
         if !makes {
-            return Err(Refusal::invalid(pointer, "time offsets need a new time namespace in linux.namespaces"));
+            return Err(Refusal::invalid(
+                pointer,
+                "time offsets need a new time namespace in linux.namespaces",
+            ));
         }
         if !["monotonic", "boottime"].contains(&clock.as_str()) {
             return Err(Refusal::invalid(pointer, "only monotonic and boottime can be offset"));

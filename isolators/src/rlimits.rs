@@ -24,7 +24,10 @@ pub fn add(limits: &[PosixRlimit], host: &HostFeatures, builder: &mut Builder) -
         let resource = number(limit.typ());
         let (mut soft, mut hard) = (limit.soft(), limit.hard());
         if soft > hard {
-            return Err(Refusal::invalid(pointer, format!("the soft limit {soft} is above the hard limit {hard}")));
+            return Err(Refusal::invalid(
+                pointer,
+                format!("the soft limit {soft} is above the hard limit {hard}"),
+            ));
         }
         let ceiling = host.hard_limits.get(resource as usize).copied().unwrap_or(u64::MAX);
         if hard > ceiling && !host.holds(SYS_RESOURCE) {

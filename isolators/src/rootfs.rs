@@ -38,8 +38,11 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
 }
 
 fn slave(tree: Slot) -> Op {
-    let attributes =
-        MountAttributes { propagation: Some(Propagation::Slave), recursive: true, ..MountAttributes::default() };
+    let attributes = MountAttributes {
+        propagation: Some(Propagation::Slave),
+        recursive: true,
+        ..MountAttributes::default()
+    };
     Op::SetAttributes { tree, attributes }
 }
 
@@ -70,17 +73,31 @@ fn overlay(
     let lower = lower.iter().map(|layer| path(layer)).collect::<Result<Vec<_>, _>>()?;
     let tree = context.root;
     if context.host.overlay == OverlayApi::Descriptors {
-        builder.step(Stage::Enter, "/root/path", Op::Overlay { lower, upper, work, options: Vec::new(), into: tree });
+        builder.step(
+            Stage::Enter,
+            "/root/path",
+            Op::Overlay { lower, upper, work, options: Vec::new(), into: tree },
+        );
         return attach(context, builder, tree, onto);
     }
     let layers = lower.iter().map(escaped).collect::<Vec<_>>().join(":");
     let data = format!("lowerdir={layers},upperdir={},workdir={}", escaped(&upper), escaped(&work));
     if data.len() > OPTION_STRING_MAX {
-        let problem = format!("{} layers make {} bytes of mount options, this kernel takes {OPTION_STRING_MAX}", lower.len(), data.len());
+        let problem = format!(
+            "{} layers make {} bytes of mount options, this kernel takes {OPTION_STRING_MAX}",
+            lower.len(),
+            data.len()
+        );
         return Err(Refusal::unsupported("/root/path", problem));
     }
     let text = |text: &str| Text::new(text, "/root/path");
-    let op = Op::MountClassic { kind: text("overlay")?, source: text("overlay")?, data: text(&data)?, at: onto, into: tree };
+    let op = Op::MountClassic {
+        kind: text("overlay")?,
+        source: text("overlay")?,
+        data: text(&data)?,
+        at: onto,
+        into: tree,
+    };
     builder.step(Stage::Enter, "/root/path", op);
     Ok(())
 }
@@ -100,7 +117,12 @@ fn propagation(context: &Context<'_>) -> Result<Option<Propagation>, Refusal> {
         "slave" | "rslave" => Some(Propagation::Slave),
         "private" | "rprivate" => Some(Propagation::Private),
         "unbindable" | "runbindable" => Some(Propagation::Unbindable),
-        other => return Err(Refusal::invalid("/linux/rootfsPropagation", format!("unknown propagation {other:?}"))),
+        other => {
+            return Err(Refusal::invalid(
+                "/linux/rootfsPropagation",
+                format!("unknown propagation {other:?}"),
+            ));
+        }
     })
 }
 
@@ -116,7 +138,8 @@ pub fn plan_pivot(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
     let propagation = propagation(context)?;
     if let Some(propagation) = propagation {
         let recursive = propagation != Propagation::Unbindable;
-        let attributes = MountAttributes { propagation: Some(propagation), recursive, ..MountAttributes::default() };
+        let attributes =
+            MountAttributes { propagation: Some(propagation), recursive, ..MountAttributes::default() };
         builder.step(Stage::Enter, "/linux/rootfsPropagation", Op::SetRootAttributes { attributes });
     }
     if read_only {

@@ -22,13 +22,15 @@ const IPC: &[&str] = &[
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     let listed = context.linux().and_then(|linux| linux.sysctl().as_ref());
     let sorted: BTreeMap<_, _> = listed.into_iter().flatten().collect();
-    let mounted = context.spec().mounts().iter().flatten().any(|mount| {
-        mount.typ().as_deref() == Some("proc") && mount.destination().as_os_str() == "/proc"
-    });
+    let mounted =
+        context.spec().mounts().iter().flatten().any(|mount| {
+            mount.typ().as_deref() == Some("proc") && mount.destination().as_os_str() == "/proc"
+        });
     if !sorted.is_empty() && !mounted {
         // None is mounted in the container: one of our own, which nobody else ever sees.
         let kind = Text::new("proc", "/linux/sysctl")?;
-        let op = Op::NewFilesystem { kind, source: None, options: Vec::new(), attributes: 0, into: context.proc };
+        let op =
+            Op::NewFilesystem { kind, source: None, options: Vec::new(), attributes: 0, into: context.proc };
         builder.step(Stage::Enter, "/linux/sysctl", op);
     }
     for (name, value) in sorted {
@@ -47,7 +49,17 @@ fn path(name: &str, pointer: &str) -> Result<String, Refusal> {
     let separator = name.chars().find(|c| matches!(c, '.' | '/')).unwrap_or('.');
     let path = if separator == '.' {
         // In the dotted form a `/` stands for a dot inside a component.
-        name.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect()
+        name.chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect()
     } else {
         name.to_owned()
     };
@@ -72,12 +84,18 @@ fn check_owner(context: &Context<'_>, name: &str, pointer: &str) -> Result<(), R
     } else if name.starts_with("user.") && context.membership.has(Namespace::User) {
         Namespace::User
     } else {
-        return Err(Refusal::invalid(pointer, format!("{name} is not in a namespace of its own: it would change the host")));
+        return Err(Refusal::invalid(
+            pointer,
+            format!("{name} is not in a namespace of its own: it would change the host"),
+        ));
     };
     if context.membership.has(owner) {
         return Ok(());
     }
-    Err(Refusal::invalid(pointer, format!("{name} belongs to the {} namespace, which the container shares with the host", owner.file())))
+    Err(Refusal::invalid(
+        pointer,
+        format!("{name} belongs to the {} namespace, which the container shares with the host", owner.file()),
+    ))
 }
 
 #[cfg(test)]

@@ -1,1 +1,53 @@
-//! OCI lifecycle: create, start, state, kill, delete, exec.
+//! The OCI lifecycle: create, start, state, kill, delete, exec, and what goes with them.
+//!
+//! One operation a file, synchronous, no async runtime, no global state. `create` compiles the configuration to a plan
+//! (`cofferdam-isolators`), writes the container's state with everything that will have to be undone, and has the plan
+//! applied (`cofferdam-apply`). Every door (the OCI command line, the shim, an agent) ends here, so what is proven through
+//! one is proven through all.
+//!
+//! ```text
+//! ROOT/ID/state.json   written before anything is touched, so that `delete` can always clean up
+//! ROOT/ID/start.sock   the gate: there while the container is created and not started
+//! ```
+//!
+//! Read first: [`runtime`] (the handle), [`state`] (what is on disk), [`create`].
+//!
+//! Privileges: root, or a user namespace in the configuration. Threads: any; the caller of [`Runtime::create`] becomes the
+//! parent of the container's first process, and reaps it.
+
+pub mod bundle;
+pub mod create;
+pub mod delete;
+pub mod error;
+pub mod example;
+pub mod exec;
+pub mod explain;
+pub mod foreground;
+pub mod hooks;
+pub mod kill;
+pub mod list;
+pub mod resources;
+pub mod runtime;
+pub mod signals;
+pub mod start;
+pub mod state;
+
+pub use cofferdam_apply::{Fault, StepTime};
+pub use cofferdam_isolators::{CgroupManager, Rootfs};
+pub use cofferdam_plan::{ContainerId, HostFeatures, Plan};
+pub use create::{Console, Create, Created, Stdio};
+pub use error::{Error, Kind};
+pub use exec::{Exec, Executed};
+pub use explain::explain;
+pub use oci_spec::runtime::{Process, Spec};
+pub use runtime::{Options, Runtime};
+pub use state::{State, Status, now_rfc3339};
+
+/// Version of the runtime-spec that this crate follows.
+pub const SPEC_VERSION: &str = "1.3.0";
+
+/// Goes on as a copy of this program that nothing in a container can overwrite; see [`cofferdam_linux::sealed`].
+pub fn become_sealed() -> Result<(), Error> {
+    cofferdam_linux::sealed::become_sealed()
+        .map_err(error::system("sealing this program against its containers"))
+}

@@ -27,6 +27,9 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
         Op::CreateCgroup { path } => {
             run.cgroup = Some(Cgroup::create(path).map_err(cgroup_words)?);
         }
+        Op::OpenCgroup { path } => {
+            run.cgroup = Some(Cgroup::open(path).map_err(cgroup_words)?);
+        }
         Op::WriteCgroup(write) => {
             let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
             cgroup

@@ -102,6 +102,12 @@ pub fn unshare(flags: u64) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)
 }
 
+/// Gives the calling thread a root and a working directory of its own, so that it may join a mount namespace.
+pub fn unshare_directory() -> Result<(), Errno> {
+    const CLONE_FS: u64 = 0x200;
+    unshare(CLONE_FS)
+}
+
 /// The `CLONE_NEW*` kind of a namespace file, `NS_GET_NSTYPE` of ioctl_nsfs(2). Fails with `ENOTTY` when `fd` is none.
 pub fn namespace_kind(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     const NS_GET_NSTYPE: libc::c_ulong = 0xb703;

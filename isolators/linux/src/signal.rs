@@ -1,5 +1,7 @@
 //! Signal masks and dispositions. sigprocmask(2), sigaction(2).
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use rustix::io::Errno;
 
 /// A saved signal mask.
@@ -22,6 +24,53 @@ pub fn restore(mask: &Mask) {
     // SAFETY: the set was filled in by pthread_sigmask.
     unsafe {
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask.0, std::ptr::null_mut());
+    }
+}
+
+/// Sends a signal by number, real-time ones included, to the process that a pidfd names. pidfd_send_signal(2).
+pub fn send(process: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: integers and a null pointer, which asks for the siginfo that kill(2) would send.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, no_info, 0) };
+    crate::process::check(result).map(drop)
+}
+
+/// Signals as they arrive, on a descriptor. signalfd(2).
+#[derive(Debug)]
+pub struct Watch(std::os::fd::OwnedFd);
+
+impl Watch {
+    /// Blocks every signal that can be blocked in the calling thread (and in what it spawns) and watches them all.
+    pub fn all() -> Result<Self, Errno> {
+        use std::os::fd::FromRawFd;
+        block_all();
+        // SAFETY: the set is live and initialised; the descriptor that comes back is ours alone.
+        let fd = unsafe {
+            let mut all = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+            crate::process::check(libc::c_long::from(libc::signalfd(-1, &raw const all, flags)))?
+        };
+        // SAFETY: as above.
+        Ok(Self(unsafe { std::os::fd::OwnedFd::from_raw_fd(fd as i32) }))
+    }
+
+    /// The next signal that has arrived, if any.
+    pub fn next(&self) -> Result<Option<i32>, Errno> {
+        let mut record = [0u8; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.0, &mut record) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(errno),
+            // ssi_signo is the first field, 32 bits.
+            Ok(_) => Ok(Some(i32::from_ne_bytes([record[0], record[1], record[2], record[3]]))),
+        }
+    }
+}
+
+impl std::os::fd::AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

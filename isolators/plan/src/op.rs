@@ -292,6 +292,8 @@ pub enum Op {
     OpenNamespace { kind: Namespace, path: HostPath, into: Slot },
     /// Make the container's cgroup in every hierarchy. `mkdir`
     CreateCgroup { path: String },
+    /// Open the cgroup that a container was created in.
+    OpenCgroup { path: String },
     /// Write one cgroup file.
     WriteCgroup(CgroupWrite),
     /// Attach the device program to the v2 cgroup. `bpf(BPF_PROG_LOAD)`, `bpf(BPF_PROG_ATTACH)`
@@ -393,6 +395,7 @@ pub enum Op {
         root: Slot,
         devpts: ContainerPath,
         send: Slot,
+        console: bool,
         rows: u16,
         columns: u16,
         uid: u32,
@@ -470,6 +473,7 @@ impl Op {
         match self {
             CloneTree { .. } | OpenNamespace { .. } => Undo::Nothing("a descriptor, closed with its table"),
             CreateCgroup { .. } => Undo::RemoveCgroup,
+            OpenCgroup { .. } => Undo::Nothing("the cgroup belongs to the container"),
             WriteCgroup(_) | FilterDevices { .. } => Undo::Nothing("goes with the cgroup"),
             ListenGate { path, .. } => Undo::RemoveFile(path.clone()),
             Clone { .. } => Undo::KillChild,

@@ -38,6 +38,7 @@ pub struct Builder {
     steps: Vec<Step>,
     slots: Vec<String>,
     warnings: Vec<String>,
+    marks: Vec<&'static str>,
 }
 
 impl Builder {
@@ -61,6 +62,20 @@ impl Builder {
     /// Records something that was asked for and cannot be given.
     pub fn warn(&mut self, text: impl Into<String>) {
         self.warnings.push(text.into());
+    }
+
+    /// Whether a step like this was added already.
+    pub fn contains(&self, test: impl FnMut(&Op) -> bool) -> bool {
+        self.steps.iter().map(|step| &step.op).any(test)
+    }
+
+    /// Marks something as planned; tells whether it was marked before.
+    pub fn marked(&mut self, mark: &'static str) -> bool {
+        let before = self.marks.contains(&mark);
+        if !before {
+            self.marks.push(mark);
+        }
+        before
     }
 
     /// The finished plan.

@@ -34,6 +34,7 @@ impl Plan {
                 format!("open-namespace {} <- {} {path}", n(into), kind.file())
             }
             CreateCgroup { path } => format!("create-cgroup {path}"),
+            OpenCgroup { path } => format!("open-cgroup {path}"),
             WriteCgroup(w) => {
                 let dot = if w.controller.is_empty() { "" } else { ":" };
                 format!(
@@ -104,7 +105,7 @@ impl Plan {
             }
             MakeSymlink { root, target, at } => format!("make-symlink {}:{at} -> {target}", n(root)),
             MakeDirectory { root, at } => format!("make-directory {}:{at}", n(root)),
-            MakeTerminal { root, devpts, send, rows, columns, uid, gid } => {
+            MakeTerminal { root, devpts, send, console: _, rows, columns, uid, gid } => {
                 format!(
                     "make-terminal {}:{devpts} {columns}x{rows} owner {uid}:{gid}, master to {}",
                     n(root),

@@ -53,8 +53,8 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
         Op::MakeDirectory { root, at } => Rootfs::new(table.get(*root)?)
             .open_or_make(at.as_c_str(), Missing::Directory, ResolveFlags::empty())
             .map(drop),
-        Op::MakeTerminal { root, devpts, send, rows, columns, uid, gid } => {
-            make_terminal(table, *root, devpts, *send, (*rows, *columns), (*uid, *gid))
+        Op::MakeTerminal { root, devpts, send, console, rows, columns, uid, gid } => {
+            make_terminal(table, *root, devpts, (*send, *console), (*rows, *columns), (*uid, *gid))
         }
         _ => Err(Errno::NOSYS),
     }
@@ -112,7 +112,7 @@ fn make_terminal(
     table: &Table,
     root: Slot,
     devpts: &ContainerPath,
-    send: Slot,
+    (send, console): (Slot, bool),
     (rows, columns): (u16, u16),
     (uid, gid): (u32, u32),
 ) -> Result<(), Errno> {
@@ -134,8 +134,10 @@ fn make_terminal(
         Err(Errno::INVAL) => {}
         result => result?,
     }
-    let console = rootfs.open_or_make(c"/dev/console", Missing::File, ResolveFlags::NO_SYMLINKS)?;
-    bind(slave.as_fd(), console.as_fd())?;
+    if console {
+        let console = rootfs.open_or_make(c"/dev/console", Missing::File, ResolveFlags::NO_SYMLINKS)?;
+        bind(slave.as_fd(), console.as_fd())?;
+    }
     terminal::send_descriptor(table.get(send)?, b"/dev/ptmx", master.as_fd())?;
     rustix::process::ioctl_tiocsctty(&slave)?;
     rustix::stdio::dup2_stdin(&slave)?;

@@ -1,0 +1,62 @@
+//! Reading a bundle. runtime-spec bundle.md, config.md.
+
+use std::io::Read;
+use std::path::Path;
+
+use oci_spec::runtime::Spec;
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+
+/// Largest configuration that is read, in bytes.
+pub const CONFIG_MAX_BYTES: u64 = 16 << 20;
+
+/// Reads `config.json` of a bundle. The error names the file, and the JSON path of what is wrong.
+pub fn load(bundle: &Path) -> Result<Spec, Error> {
+    read_json(&bundle.join("config.json"))
+}
+
+/// Reads a JSON file of a caller.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let problem = |problem: String| Error::Bundle { path: path.to_owned(), problem };
+    let file = std::fs::File::open(path).map_err(|error| problem(words(&error)))?;
+    let mut text = String::new();
+    let size =
+        file.take(CONFIG_MAX_BYTES + 1).read_to_string(&mut text).map_err(|error| problem(words(&error)))?;
+    if size as u64 > CONFIG_MAX_BYTES {
+        return Err(problem(format!("larger than {CONFIG_MAX_BYTES} bytes")));
+    }
+    parse_json(&text, path)
+}
+
+/// Parses JSON text that came from `path`.
+pub fn parse_json<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let at = error.path().to_string();
+        let at = if at == "." { String::new() } else { format!("at {at}: ") };
+        Error::Bundle { path: path.to_owned(), problem: format!("invalid JSON: {at}{}", error.inner()) }
+    })
+}
+
+fn words(error: &std::io::Error) -> String {
+    rustix::io::Errno::from_io_error(error).map_or_else(|| error.to_string(), cofferdam_apply::in_words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_type_is_named_by_its_path() {
+        let text = r#"{"ociVersion":"1.0.2","process":{"cwd":"/","user":{"uid":"zero"}}}"#;
+        let error = parse_json::<Spec>(text, Path::new("/b/config.json")).unwrap_err().to_string();
+        assert!(error.contains("/b/config.json") && error.contains("process.user.uid"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = load(Path::new("/nonexistent")).unwrap_err().to_string();
+        assert_eq!(error, "/nonexistent/config.json: no such file or directory");
+    }
+}

@@ -1,0 +1,320 @@
+//! create: everything up to the gate. runtime-spec runtime.md, "Create".
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use cofferdam_apply::{Attendant, Fault, Inputs, StepTime, apply};
+use cofferdam_isolators::compile::{CONSOLE, STDIO};
+use cofferdam_isolators::{Container, Gate, Rootfs, cgroups, compile};
+use cofferdam_linux::process::Child;
+use cofferdam_plan::op::HookPoint;
+use cofferdam_plan::{ContainerId, HostPath, Plan, Slot, Stage};
+use oci_spec::runtime::Spec;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::error::{Error, program_name, system};
+use crate::hooks;
+use crate::runtime::Runtime;
+use crate::state::{Locked, Record, STATE_VERSION, Status, boot_id, file_error, gate, stat};
+
+/// Where the process's standard input, output and error come from.
+#[derive(Debug, Default)]
+pub enum Stdio {
+    /// The caller's own.
+    #[default]
+    Inherit,
+    /// These descriptors.
+    Fds {
+        /// Descriptor 0.
+        stdin: OwnedFd,
+        /// Descriptor 1.
+        stdout: OwnedFd,
+        /// Descriptor 2.
+        stderr: OwnedFd,
+    },
+}
+
+/// Who receives the master of the process's terminal.
+#[derive(Debug, Default)]
+pub enum Console {
+    /// There is no terminal.
+    #[default]
+    None,
+    /// Whoever listens on this unix socket, as runc's `--console-socket`.
+    Socket(PathBuf),
+    /// The caller, in the answer.
+    Return,
+}
+
+/// A container to create.
+#[derive(Debug)]
+pub struct Create {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its bundle directory.
+    pub bundle: PathBuf,
+    /// Its configuration.
+    pub spec: Spec,
+    /// Where its root comes from.
+    pub rootfs: Rootfs,
+    /// Standard input, output and error.
+    pub stdio: Stdio,
+    /// The terminal's master.
+    pub console: Console,
+    /// How many descriptors from 3 up the program keeps.
+    pub preserve_fds: u32,
+    /// Move the root instead of pivoting, for hosts that run from an initramfs.
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Write the pid here, digits only, before create returns.
+    pub pid_file: Option<PathBuf>,
+    /// Do not wait for `start`: run the program at once.
+    pub start: bool,
+    /// Make one step fail (the fault sweep).
+    pub fault: Option<Fault>,
+}
+
+impl Create {
+    /// A container of a bundle, all else as it comes.
+    pub fn new(id: ContainerId, bundle: PathBuf, spec: Spec) -> Self {
+        Self {
+            id,
+            bundle,
+            spec,
+            rootfs: Rootfs::Bundle,
+            stdio: Stdio::Inherit,
+            console: Console::None,
+            preserve_fds: 0,
+            no_pivot: false,
+            no_new_keyring: false,
+            pid_file: None,
+            start: false,
+            fault: None,
+        }
+    }
+}
+
+/// A created container.
+#[derive(Debug)]
+pub struct Created {
+    /// Its first process.
+    pub pid: i32,
+    /// A descriptor of it.
+    pub pidfd: OwnedFd,
+    /// The terminal's master, when the caller asked for it.
+    pub console: Option<OwnedFd>,
+    /// What was asked for and could not be given.
+    pub warnings: Vec<String>,
+    /// When each step of the plan was done.
+    pub timings: Vec<StepTime>,
+    /// The plan that was applied.
+    pub plan: Plan,
+}
+
+impl Runtime {
+    /// The plan of a container, touching nothing.
+    pub fn plan(&self, create: &Create) -> Result<Plan, Error> {
+        let bundle = absolute(&create.bundle)?;
+        let gate = if create.start {
+            Gate::Open
+        } else {
+            Gate::Socket(HostPath::new(gate(&self.directory(&create.id)), "the state root")?)
+        };
+        let container = Container {
+            id: &create.id,
+            bundle: &bundle,
+            spec: &create.spec,
+            rootfs: &create.rootfs,
+            gate,
+            console: !matches!(create.console, Console::None),
+            stdio: matches!(create.stdio, Stdio::Fds { .. }),
+            preserve_fds: create.preserve_fds,
+            no_pivot: create.no_pivot,
+            no_new_keyring: create.no_new_keyring,
+            cgroup_manager: self.options.cgroup_manager,
+        };
+        Ok(compile(&container, &self.host)?)
+    }
+
+    /// Creates a container: afterwards its process waits at the gate (or runs, when `start` was asked for), or nothing is
+    /// there and the error says why.
+    pub fn create(&self, create: Create) -> Result<Created, Error> {
+        let plan = self.plan(&create)?;
+        let directory = self.directory(&create.id);
+        make_directory(&directory, &create.id)?;
+        let result = self.create_in(&directory, &plan, create);
+        if result.is_err() {
+            let _ = std::fs::remove_dir_all(&directory);
+        }
+        result
+    }
+
+    fn create_in(&self, directory: &Path, plan: &Plan, create: Create) -> Result<Created, Error> {
+        let _lock = Locked::open(directory, create.id.as_str())?;
+        let mut record = self.record(plan, &create)?;
+        record.store(directory)?;
+        let Create { stdio, console, pid_file, fault, start, .. } = create;
+        let (descriptors, returned) = descriptors(stdio, console)?;
+        let mut attendant = Hooks { record: &mut record, failed: None };
+        let applied = apply(plan, Inputs { descriptors, attendant: &mut attendant, fault });
+        let failed = attendant.failed.take();
+        let applied =
+            applied.map_err(|failure| failed.unwrap_or_else(|| Error::from_failure(plan, failure)))?;
+        let finish = || -> Result<Option<OwnedFd>, Error> {
+            record.store(directory)?;
+            if let Some(path) = &pid_file {
+                write_pid(path, record.pid)?;
+            }
+            if start {
+                hooks::run(&record, HookPoint::Poststart, Status::Running, None)?;
+            }
+            returned.map(|socket| receive(&socket)).transpose()
+        };
+        let console = finish().inspect_err(|_| self.abandon(&record, &applied.child))?;
+        Ok(Created {
+            pid: applied.child.pid,
+            pidfd: applied.child.pidfd,
+            console,
+            warnings: plan.warnings.clone(),
+            timings: applied.times,
+            plan: plan.clone(),
+        })
+    }
+
+    /// The process is there, but what belongs to it could not be finished: it goes again.
+    fn abandon(&self, record: &Record, child: &Child) {
+        use std::os::fd::AsFd;
+        let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
+        let _ = rustix::process::waitid(
+            rustix::process::WaitId::PidFd(child.pidfd.as_fd()),
+            rustix::process::WaitIdOptions::EXITED,
+        );
+        if let Some(cgroup) = &record.cgroup {
+            let _ = crate::resources::remove(cgroup);
+        }
+    }
+
+    /// The record with everything that `delete` will need, made before anything is touched.
+    fn record(&self, plan: &Plan, create: &Create) -> Result<Record, Error> {
+        let bundle = absolute(&create.bundle)?;
+        let root = create.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+        let managed = self.options.cgroup_manager != cofferdam_isolators::CgroupManager::Disabled;
+        let cgroup = managed.then(|| cgroups::path(&create.spec, &create.id)).transpose()?;
+        let late = plan.steps.iter().enumerate().filter(|(_, step)| step.stage > Stage::Gate);
+        Ok(Record {
+            version: STATE_VERSION,
+            id: create.id.to_string(),
+            rootfs: match &create.rootfs {
+                Rootfs::Bundle => bundle.join(root),
+                Rootfs::Overlay { onto, .. } => onto.clone(),
+                Rootfs::Host => PathBuf::from("/"),
+            },
+            bundle,
+            created: crate::state::now_rfc3339(),
+            owner: crate::state::user_name(rustix::process::getuid().as_raw()),
+            pid: 0,
+            start_time: 0,
+            boot_id: boot_id(),
+            cgroup,
+            late_steps: late.map(|(index, step)| (index, plan.describe(&step.op))).collect(),
+            program: program_name(plan).unwrap_or_default(),
+            spec: create.spec.clone(),
+        })
+    }
+}
+
+fn absolute(bundle: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(bundle)
+        .map_err(|error| Error::Bundle { path: bundle.to_owned(), problem: error.to_string() })
+}
+
+fn make_directory(directory: &Path, id: &ContainerId) -> Result<(), Error> {
+    std::fs::DirBuilder::new().mode(0o700).create(directory).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Error::AlreadyExists { id: id.to_string() },
+        _ => file_error("making", directory, &error),
+    })
+}
+
+/// Runs the hooks of the create operation on behalf of the interpreter.
+struct Hooks<'a> {
+    record: &'a mut Record,
+    failed: Option<Error>,
+}
+
+impl Attendant for Hooks<'_> {
+    fn cloned(&mut self, child: &Child) -> Result<(), String> {
+        self.record.pid = child.pid;
+        self.record.start_time = stat(child.pid).map_or(0, |(_, start)| start);
+        Ok(())
+    }
+
+    fn run_hooks(&mut self, point: HookPoint, child: &Child) -> Result<(), String> {
+        // createContainer hooks run in the container's namespaces, the others in ours.
+        let inside = (point == HookPoint::CreateContainer).then_some(&child.pidfd);
+        // The status is "creating", but for prestart hooks everybody expects "created" (runtime-tools, hooks_stdin).
+        let status = if point == HookPoint::Prestart { Status::Created } else { Status::Creating };
+        hooks::run(self.record, point, status, inside).map_err(|error| {
+            let words = error.to_string();
+            self.failed = Some(error);
+            words
+        })
+    }
+}
+
+/// The descriptors that fill the plan's input slots, and the socket on which a returned master will arrive.
+pub(crate) fn descriptors(
+    stdio: Stdio,
+    console: Console,
+) -> Result<(Vec<(Slot, OwnedFd)>, Option<OwnedFd>), Error> {
+    let mut filled = Vec::new();
+    let mut returned = None;
+    if let Stdio::Fds { stdin, stdout, stderr } = stdio {
+        filled.extend(STDIO.into_iter().zip([stdin, stdout, stderr]));
+    }
+    match console {
+        Console::None => {}
+        Console::Socket(path) => filled.push((CONSOLE, connect(&path)?)),
+        Console::Return => {
+            let (ours, theirs) =
+                rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                    .map_err(system("making a console socket"))?;
+            filled.push((CONSOLE, theirs));
+            returned = Some(ours);
+        }
+    }
+    Ok((filled, returned))
+}
+
+fn connect(path: &Path) -> Result<OwnedFd, Error> {
+    let failed = |errno| Error::System {
+        operation: format!("connecting to console socket {}", path.display()),
+        errno,
+    };
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(failed)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).map_err(failed)?).map_err(failed)?;
+    Ok(socket)
+}
+
+pub(crate) fn receive(socket: &OwnedFd) -> Result<OwnedFd, Error> {
+    use std::os::fd::AsFd;
+    let (_, master) = cofferdam_linux::terminal::receive_descriptor(socket.as_fd(), &mut [0; 64])
+        .map_err(system("receiving the terminal"))?;
+    master
+        .ok_or(Error::System { operation: "receiving the terminal".into(), errno: rustix::io::Errno::BADMSG })
+}
+
+/// Digits only: callers parse it with Atoi. Never through a link, and whole or not at all.
+pub(crate) fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{pid}"));
+    let written =
+        std::fs::write(&temporary, pid.to_string()).and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        file_error("writing the pid file", path, &error)
+    })
+}

@@ -1,0 +1,51 @@
+//! delete: remove what create made. runtime-spec runtime.md, "Delete".
+
+use cofferdam_plan::ContainerId;
+use cofferdam_plan::op::HookPoint;
+
+use crate::error::Error;
+use crate::hooks;
+use crate::kill::kill_all;
+use crate::runtime::Runtime;
+use crate::state::{Locked, Record, Status, file_error};
+
+impl Runtime {
+    /// Deletes a stopped or created container; with `force` also a running one. The state goes last: whatever cannot be
+    /// removed leaves it in place, so that delete can be tried again. A failing poststop hook is returned as a warning
+    /// (runtime-spec "Lifecycle" 13).
+    pub fn delete(&self, id: &ContainerId, force: bool) -> Result<Vec<String>, Error> {
+        let locked = match Locked::open(&self.directory(id), id.as_str()) {
+            Err(Error::NotFound { .. }) if force => return Ok(Vec::new()),
+            result => result?,
+        };
+        let record = match Record::load(&locked.directory, id.as_str()) {
+            Ok(record) => record,
+            // Killed before its first write, or torn: with force it goes, and there is nothing else to undo.
+            Err(_) if force => {
+                remove(&locked)?;
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error),
+        };
+        match record.status(&locked.directory) {
+            Status::Stopped | Status::Created => {}
+            _ if force => {}
+            status => {
+                let words = format!("cannot delete container {id} that is not stopped: {status}");
+                return Err(Error::Conflict(words));
+            }
+        }
+        kill_all(&record)?;
+        if let Some(cgroup) = &record.cgroup {
+            crate::resources::remove(cgroup)?;
+        }
+        let warning = hooks::run(&record, HookPoint::Poststop, Status::Stopped, None).err();
+        remove(&locked)?;
+        Ok(warning.map(|error| error.to_string()).into_iter().collect())
+    }
+}
+
+fn remove(locked: &Locked) -> Result<(), Error> {
+    std::fs::remove_dir_all(&locked.directory)
+        .map_err(|error| file_error("removing", &locked.directory, &error))
+}

@@ -1,0 +1,185 @@
+//! One error for the family of lifecycle operations. The words of the first lines are those that callers of runc parse.
+
+use std::path::PathBuf;
+
+use cofferdam_apply::{Failure, LateFailure, in_words};
+use cofferdam_plan::op::HookPoint;
+use cofferdam_plan::{Op, Plan, Refusal, Stage};
+
+/// What kind of failure it is: what an edge maps to exit codes, gRPC codes or reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // house-style.md, "Errors": the words say it
+pub enum Kind {
+    NotFound,
+    AlreadyExists,
+    InvalidInput,
+    Unsupported,
+    Conflict,
+    Denied,
+    Exhausted,
+    Interrupted,
+    Internal,
+}
+
+/// A lifecycle operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No container has this id.
+    #[error("container does not exist: {id}")]
+    NotFound {
+        /// The id.
+        id: String,
+    },
+    /// A container has this id already.
+    #[error("container with given ID already exists: {id}")]
+    AlreadyExists {
+        /// The id.
+        id: String,
+    },
+    /// The text is not an id.
+    #[error(transparent)]
+    InvalidId(#[from] cofferdam_plan::id::InvalidId),
+    /// The configuration cannot be read or is not one.
+    #[error("{path}: {problem}")]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the JSON path.
+        problem: String,
+    },
+    /// The configuration is refused.
+    #[error("invalid configuration: {0}")]
+    Refused(#[from] Refusal),
+    /// The container's program cannot be found or executed.
+    #[error("unable to start container process: exec: {name:?}: {problem}")]
+    Program {
+        /// As `process.args[0]` says it.
+        name: String,
+        /// Why, in the words that callers parse.
+        problem: String,
+        /// Whether it is there but may not be executed.
+        denied: bool,
+    },
+    /// A step failed; everything before it was undone.
+    #[error("unable to start container process: {0}")]
+    Step(#[from] Box<Failure>),
+    /// A step after the gate failed: the container is stopped.
+    #[error("unable to start container process: {description}: {}", in_words(failure.errno))]
+    Late {
+        /// The step, as the plan prints it.
+        description: String,
+        /// Its number and the kernel's answer.
+        failure: LateFailure,
+    },
+    /// The operation does not fit the container's status.
+    #[error("{0}")]
+    Conflict(String),
+    /// A hook failed.
+    #[error("error running {} hook #{index}: {problem}", point.key())]
+    Hook {
+        /// When it was run.
+        point: HookPoint,
+        /// Its index in the list.
+        index: usize,
+        /// How it failed, with what it said.
+        problem: String,
+    },
+    /// A file of the state root cannot be read, written or understood.
+    #[error("{operation} {path}: {problem}")]
+    StateFile {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
+    /// A system call on the container failed.
+    #[error("{operation}: {}", in_words(*errno))]
+    System {
+        /// What was tried, on what.
+        operation: String,
+        /// The kernel's answer.
+        errno: rustix::io::Errno,
+    },
+    /// The container's processes could not be brought to an end.
+    #[error("container {id} still has processes after {seconds} s: {pids:?}")]
+    StillRunning {
+        /// The container.
+        id: String,
+        /// How long it was tried.
+        seconds: u64,
+        /// Who is left.
+        pids: Vec<i32>,
+    },
+}
+
+impl Error {
+    /// The kind of failure.
+    pub fn kind(&self) -> Kind {
+        use rustix::io::Errno;
+        let of = |errno: Errno| match errno {
+            Errno::NOENT => Kind::NotFound,
+            Errno::PERM | Errno::ACCESS | Errno::ROFS => Kind::Denied,
+            Errno::NOSPC | Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::DQUOT => {
+                Kind::Exhausted
+            }
+            Errno::NOSYS | Errno::OPNOTSUPP => Kind::Unsupported,
+            Errno::INTR => Kind::Interrupted,
+            _ => Kind::Internal,
+        };
+        match self {
+            Self::NotFound { .. } => Kind::NotFound,
+            Self::AlreadyExists { .. } => Kind::AlreadyExists,
+            Self::InvalidId(_) | Self::Bundle { .. } | Self::Refused(Refusal::Invalid { .. }) => {
+                Kind::InvalidInput
+            }
+            Self::Refused(_) => Kind::Unsupported,
+            Self::Program { denied: true, .. } => Kind::Denied,
+            Self::Program { .. } => Kind::NotFound,
+            Self::Step(failure) => of(failure.errno),
+            Self::Late { failure, .. } => of(failure.errno),
+            Self::Conflict(_) | Self::StillRunning { .. } => Kind::Conflict,
+            Self::Hook { .. } | Self::StateFile { .. } => Kind::Internal,
+            Self::System { errno, .. } => of(*errno),
+        }
+    }
+
+    /// The failure of a plan, in the words that callers expect where it is the program that failed.
+    pub(crate) fn from_failure(plan: &Plan, failure: Box<Failure>) -> Self {
+        let by_program =
+            plan.steps.get(failure.step).is_some_and(|step| concerns_program(&step.op, step.stage));
+        let injected = failure.detail.as_deref() == Some("injected");
+        match program_name(plan) {
+            Some(name) if by_program && !injected => Self::program(name, failure.errno),
+            _ => Self::Step(failure),
+        }
+    }
+
+    pub(crate) fn program(name: String, errno: rustix::io::Errno) -> Self {
+        use rustix::io::Errno;
+        let problem = match errno {
+            Errno::NOENT if !name.contains('/') => "executable file not found in $PATH".into(),
+            Errno::NOENT => format!("stat {name}: no such file or directory"),
+            errno => in_words(errno),
+        };
+        Self::Program { name, problem, denied: errno != Errno::NOENT }
+    }
+}
+
+pub(crate) fn concerns_program(op: &Op, stage: Stage) -> bool {
+    matches!((op, stage), (Op::FindProgram { .. }, _) | (Op::Exec { .. }, Stage::Exec))
+}
+
+pub(crate) fn program_name(plan: &Plan) -> Option<String> {
+    plan.find(|op| match op {
+        Op::FindProgram { name, .. } => Some(name.to_string()),
+        _ => None,
+    })
+}
+
+/// A failed system call on `operation`.
+pub(crate) fn system(operation: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> Error {
+    move |errno| Error::System { operation: operation.into(), errno }
+}

@@ -1,0 +1,101 @@
+//! exec: one more process in a running container, confined as the container is.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use cofferdam_apply::{Inputs, apply};
+use cofferdam_isolators::compile::INIT;
+use cofferdam_isolators::{Joining, compile_joining};
+use cofferdam_plan::ContainerId;
+use oci_spec::runtime::Process;
+
+use crate::create::{Console, Stdio, descriptors, receive, write_pid};
+use crate::error::Error;
+use crate::runtime::Runtime;
+use crate::state::Status;
+
+/// A process to start in a container.
+#[derive(Debug)]
+pub struct Exec {
+    /// The process, as the specification writes it.
+    pub process: Process,
+    /// Standard input, output and error.
+    pub stdio: Stdio,
+    /// The terminal's master.
+    pub console: Console,
+    /// How many descriptors from 3 up the program keeps.
+    pub preserve_fds: u32,
+    /// Write the pid here before exec returns.
+    pub pid_file: Option<PathBuf>,
+    /// Also in a paused container.
+    pub ignore_paused: bool,
+}
+
+impl Exec {
+    /// A process with everything else as it comes.
+    pub fn new(process: Process) -> Self {
+        Self {
+            process,
+            stdio: Stdio::Inherit,
+            console: Console::None,
+            preserve_fds: 0,
+            pid_file: None,
+            ignore_paused: false,
+        }
+    }
+}
+
+/// A process that runs in a container.
+#[derive(Debug)]
+pub struct Executed {
+    /// Its pid as the caller sees it.
+    pub pid: i32,
+    /// A descriptor of it. The caller is its parent.
+    pub pidfd: OwnedFd,
+    /// The terminal's master, when the caller asked for it.
+    pub console: Option<OwnedFd>,
+    /// What was asked for and could not be given.
+    pub warnings: Vec<String>,
+}
+
+impl Runtime {
+    /// Starts a process in a running container.
+    pub fn exec(&self, id: &ContainerId, exec: Exec) -> Result<Executed, Error> {
+        let (locked, record) = self.lock(id)?;
+        match record.status(&locked.directory) {
+            Status::Running | Status::Created => {}
+            Status::Paused if exec.ignore_paused => {}
+            Status::Paused => {
+                return Err(Error::Conflict(
+                    "cannot exec in a paused container (use --ignore-paused to override)".into(),
+                ));
+            }
+            Status::Stopped | Status::Creating => {
+                return Err(Error::Conflict("cannot exec in a stopped container".into()));
+            }
+        }
+        let init =
+            record.process().ok_or_else(|| Error::Conflict("cannot exec in a stopped container".into()))?;
+        let container = ContainerId::parse(&record.id)?;
+        let joining = Joining {
+            spec: &record.spec,
+            id: &container,
+            process: &exec.process,
+            console: !matches!(exec.console, Console::None),
+            stdio: matches!(exec.stdio, Stdio::Fds { .. }),
+            preserve_fds: exec.preserve_fds,
+            cgroup: record.cgroup.as_deref(),
+        };
+        let plan = compile_joining(&joining, &self.host)?;
+        let (mut filled, returned) = descriptors(exec.stdio, exec.console)?;
+        filled.push((INIT, init));
+        let applied = apply(&plan, Inputs { descriptors: filled, attendant: &mut (), fault: None })
+            .map_err(|failure| Error::from_failure(&plan, failure))?;
+        drop(locked);
+        if let Some(path) = &exec.pid_file {
+            write_pid(path, applied.child.pid)?;
+        }
+        let console = returned.map(|socket| receive(&socket)).transpose()?;
+        Ok(Executed { pid: applied.child.pid, pidfd: applied.child.pidfd, console, warnings: plan.warnings })
+    }
+}

@@ -1,0 +1,65 @@
+//! Waiting for a process in the foreground: our signals are forwarded to it.
+
+use std::os::fd::BorrowedFd;
+
+use cofferdam_linux::signal::Watch;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By this signal.
+    Signalled(i32),
+}
+
+/// Waits until a child has ended, and forwards every signal that arrives meanwhile.
+pub fn wait(child: BorrowedFd<'_>) -> Result<Ended, Errno> {
+    let watch = Watch::all()?;
+    loop {
+        let mut descriptors =
+            [PollFd::from_borrowed_fd(child, PollFlags::IN), PollFd::new(&watch, PollFlags::IN)];
+        match poll(&mut descriptors, None) {
+            Err(Errno::INTR) => continue,
+            result => result?,
+        };
+        let ended = !descriptors[0].revents().is_empty();
+        while let Some(signal) = watch.next()? {
+            // Its own signals about children and about lost pipes are this process's own business.
+            if ![libc_sigchld(), libc_sigpipe()].contains(&signal) {
+                let _ = cofferdam_linux::signal::send(child, signal);
+            }
+        }
+        if ended {
+            return reap(child);
+        }
+    }
+}
+
+fn libc_sigchld() -> i32 {
+    rustix::process::Signal::CHILD.as_raw()
+}
+
+fn libc_sigpipe() -> i32 {
+    rustix::process::Signal::PIPE.as_raw()
+}
+
+/// Takes the status of a child that has ended.
+pub fn reap(child: BorrowedFd<'_>) -> Result<Ended, Errno> {
+    loop {
+        match waitid(WaitId::PidFd(child), WaitIdOptions::EXITED) {
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(None) => return Err(Errno::CHILD),
+            Ok(Some(status)) => {
+                return Ok(match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => Ended::Exited(code),
+                    (None, signal) => Ended::Signalled(signal.unwrap_or(0)),
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The handle: a state root and what was learnt of the host.
+
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cofferdam_isolators::CgroupManager;
+use cofferdam_plan::{ContainerId, HostFeatures};
+
+use crate::error::Error;
+use crate::state::{Locked, Record, file_error};
+
+/// How a runtime behaves.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Who manages cgroups.
+    pub cgroup_manager: CgroupManager,
+}
+
+/// An OCI runtime over one state root. Cheap to clone; many processes may use one root at a time.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    root: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) host: Arc<HostFeatures>,
+}
+
+impl Runtime {
+    /// Opens a state root, made 0700 if it is missing. A root that others can write to, or that is a symbolic link, is
+    /// refused.
+    pub fn open(root: &Path, options: Options) -> Result<Self, Error> {
+        Self::with_host(root, options, cofferdam_apply::probe::host())
+    }
+
+    /// As [`Runtime::open`], with a host that was probed before.
+    pub fn with_host(root: &Path, options: Options, host: HostFeatures) -> Result<Self, Error> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(|error| file_error("making the state root", root, &error))?;
+        let metadata = std::fs::symlink_metadata(root)
+            .map_err(|error| file_error("opening the state root", root, &error))?;
+        let unsafe_root = |problem: &str| Error::StateFile {
+            operation: "opening the state root",
+            path: root.to_owned(),
+            problem: problem.to_owned(),
+        };
+        if !metadata.is_dir() {
+            return Err(unsafe_root("not a directory"));
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(unsafe_root("owned by somebody else"));
+        }
+        if metadata.mode() & 0o022 != 0 {
+            return Err(unsafe_root("writable by others"));
+        }
+        let root =
+            std::path::absolute(root).map_err(|error| file_error("opening the state root", root, &error))?;
+        Ok(Self { root, options, host: Arc::new(host) })
+    }
+
+    /// What was learnt of the host.
+    pub fn host(&self) -> &HostFeatures {
+        &self.host
+    }
+
+    /// The state root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn directory(&self, id: &ContainerId) -> PathBuf {
+        self.root.join(id.as_str())
+    }
+
+    pub(crate) fn lock(&self, id: &ContainerId) -> Result<(Locked, Record), Error> {
+        let locked = Locked::open(&self.directory(id), id.as_str())?;
+        let record = Record::load(&locked.directory, id.as_str())?;
+        Ok((locked, record))
+    }
+}

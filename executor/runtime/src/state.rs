@@ -1,0 +1,301 @@
+//! The state of a container: what is on disk, and what its status is. runtime-spec runtime.md, "State".
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use rustix::fs::OFlags;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Version of the state file. A reader accepts this one and the one before.
+pub const STATE_VERSION: u32 = 1;
+
+/// Largest state file that is read, in bytes.
+const STATE_MAX_BYTES: u64 = 32 << 20;
+
+/// The status of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // the specification's own words
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// The state as the specification defines it, and as callers of runc read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Version of the specification that the container's configuration follows.
+    pub oci_version: String,
+    /// Container id.
+    pub id: String,
+    /// Its first process, 0 when stopped.
+    pub pid: i32,
+    /// Status.
+    pub status: Status,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root file system.
+    pub rootfs: PathBuf,
+    /// When it was created, RFC 3339.
+    pub created: String,
+    /// Name of the user who created it.
+    pub owner: String,
+    /// Annotations of the configuration.
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    pub annotations: HashMap<String, String>,
+}
+
+/// What is kept on disk of a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// [`STATE_VERSION`].
+    pub version: u32,
+    /// Container id.
+    pub id: String,
+    /// Bundle directory.
+    pub bundle: PathBuf,
+    /// Root file system.
+    pub rootfs: PathBuf,
+    /// When it was created, RFC 3339.
+    pub created: String,
+    /// Who created it.
+    pub owner: String,
+    /// First process; 0 while it is being created.
+    pub pid: i32,
+    /// Its start time in clock ticks after boot: with the pid, an identity.
+    pub start_time: u64,
+    /// The boot it belongs to.
+    pub boot_id: String,
+    /// The cgroup, below the root of every hierarchy; what `delete` must remove.
+    pub cgroup: Option<String>,
+    /// The steps after the gate, by number, in the words of the plan.
+    pub late_steps: Vec<(usize, String)>,
+    /// The program's name, for its errors.
+    pub program: String,
+    /// The configuration as it was at creation (later changes to config.json have no effect).
+    pub spec: Spec,
+}
+
+/// A container's directory, locked: one operation at a time, across processes; the lock dies with its holder.
+pub(crate) struct Locked {
+    pub directory: PathBuf,
+    _lock: OwnedFd,
+}
+
+impl Locked {
+    pub(crate) fn open(directory: &Path, id: &str) -> Result<Self, Error> {
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::DIRECTORY.bits().cast_signed() | OFlags::NOFOLLOW.bits().cast_signed())
+            .open(directory)
+            .map_err(|error| not_found(&error, directory, id))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|errno| file_error("locking", directory, &errno.into()))?;
+        // Whoever held the lock may have removed the directory meanwhile.
+        if !directory.exists() {
+            return Err(Error::NotFound { id: id.to_owned() });
+        }
+        Ok(Self { directory: directory.to_owned(), _lock: file.into() })
+    }
+}
+
+fn not_found(error: &std::io::Error, path: &Path, id: &str) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::NotFound { id: id.to_owned() },
+        _ => file_error("opening", path, error),
+    }
+}
+
+pub(crate) fn file_error(operation: &'static str, path: &Path, error: &std::io::Error) -> Error {
+    let problem =
+        rustix::io::Errno::from_io_error(error).map_or_else(|| error.to_string(), cofferdam_apply::in_words);
+    Error::StateFile { operation, path: path.to_owned(), problem }
+}
+
+/// The gate of a container.
+pub(crate) fn gate(directory: &Path) -> PathBuf {
+    directory.join("start.sock")
+}
+
+impl Record {
+    /// Reads the state of the container in `directory`. A file that is not ours, or torn, is an error that names it.
+    pub(crate) fn load(directory: &Path, id: &str) -> Result<Self, Error> {
+        let path = directory.join("state.json");
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed() | OFlags::NONBLOCK.bits().cast_signed())
+            .open(&path)
+            .map_err(|error| not_found(&error, &path, id))?;
+        let broken = |problem: String| Error::StateFile { operation: "reading", path: path.clone(), problem };
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return Err(broken("not a regular file".into()));
+        }
+        let mut text = String::new();
+        file.take(STATE_MAX_BYTES)
+            .read_to_string(&mut text)
+            .map_err(|error| file_error("reading", &path, &error))?;
+        let record: Self = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+        match record.version {
+            STATE_VERSION => Ok(record),
+            other => Err(broken(format!("version {other}, this program knows {STATE_VERSION}"))),
+        }
+    }
+
+    /// Writes the state: a temporary file, renamed. It belongs to one boot, so nothing is forced to disk.
+    pub(crate) fn store(&self, directory: &Path) -> Result<(), Error> {
+        let (path, temporary) = (directory.join("state.json"), directory.join("state.json.new"));
+        let text = serde_json::to_vec(self).map_err(|error| file_error("writing", &path, &error.into()))?;
+        std::fs::write(&temporary, text).map_err(|error| file_error("writing", &temporary, &error))?;
+        std::fs::rename(&temporary, &path).map_err(|error| file_error("renaming", &path, &error))
+    }
+
+    /// A descriptor of the container's first process, if it is still that process and not a zombie.
+    pub(crate) fn process(&self) -> Option<OwnedFd> {
+        if self.pid <= 1 || self.boot_id != boot_id() {
+            return None;
+        }
+        let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        // Checked after the descriptor is open: from here on it cannot become another process.
+        match stat(self.pid) {
+            Some((state, start_time)) if start_time == self.start_time && !matches!(state, 'Z' | 'X') => {
+                Some(pidfd)
+            }
+            _ => None,
+        }
+    }
+
+    /// The status now.
+    pub(crate) fn status(&self, directory: &Path) -> Status {
+        if self.pid == 0 && self.boot_id == boot_id() {
+            return Status::Creating;
+        }
+        if self.process().is_none() {
+            return Status::Stopped;
+        }
+        if gate(directory).exists() {
+            return Status::Created;
+        }
+        match self.cgroup.as_deref().map(crate::resources::frozen) {
+            Some(true) => Status::Paused,
+            _ => Status::Running,
+        }
+    }
+
+    /// The specification's view of it.
+    pub(crate) fn state(&self, status: Status) -> State {
+        State {
+            oci_version: self.spec.version().clone(),
+            id: self.id.clone(),
+            pid: if status == Status::Stopped { 0 } else { self.pid },
+            status,
+            bundle: self.bundle.clone(),
+            rootfs: self.rootfs.clone(),
+            created: self.created.clone(),
+            owner: self.owner.clone(),
+            annotations: self.spec.annotations().clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// State letter and start time of a process, proc_pid_stat(5). The name in parentheses may hold anything.
+pub(crate) fn stat(pid: i32) -> Option<(char, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// The id of this boot.
+pub(crate) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Waits until a process has ended, at most `seconds`.
+pub(crate) fn wait_ended(process: impl AsFd, seconds: u64) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let timeout =
+            Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
+        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Now, as RFC 3339 in UTC with nanoseconds.
+pub fn now_rfc3339() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
+}
+
+/// Days since 1970-01-01 to a date of the Gregorian calendar: years of 400-year cycles that begin on 1 March.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, of_year - (153 * shifted + 2) / 5 + 1)
+}
+
+/// The name of a user, from the host's passwd file; its number when it has none.
+pub(crate) fn user_name(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let owner = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    owner.unwrap_or_else(|| uid.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_become_dates() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(11_016), (2000, 2, 29));
+        assert_eq!(civil(20_779), (2026, 11, 22));
+    }
+
+    #[test]
+    fn our_own_process_has_a_start_time() {
+        let (state, start) = stat(std::process::id().cast_signed()).unwrap();
+        assert!(matches!(state, 'R' | 'S'));
+        assert!(start > 0);
+    }
+}

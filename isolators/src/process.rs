@@ -1,0 +1,288 @@
+//! The process: what it may do, where it stands, what it becomes. runtime-spec config.md, "Process".
+//!
+//! The order of confinement is fixed, and each line has its reason:
+//!
+//! ```text
+//! limits, scheduling     while the capabilities to raise them are still there
+//! descriptors closed     before any path of the container is used
+//! working directory      as root: a task's user may work where it could not go
+//! bounding set, ids, capabilities, no-new-privileges
+//! gate                   here a created container waits
+//! filter                 as late as possible; with CAP_SYS_ADMIN still held where no-new-privileges is off
+//! exec
+//! ```
+
+use cofferdam_plan::{Builder, ContainerPath, HostFeatures, Namespace, Op, Refusal, Slot, Stage, Text};
+use oci_spec::runtime::{Process, Spec};
+
+use crate::capabilities::{CapSet, CapabilitySets};
+use crate::compile::{CONSOLE, Context, STDIO, gate};
+use crate::container::Joining;
+use crate::{rlimits, seccomp};
+
+/// Where a program is looked for when the environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// First descriptor after standard input, output and error.
+const FIRST_FREE: u32 = 3;
+
+/// Makes the working directory, before the root may become read-only.
+pub fn plan_directory(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    let Some(process) = context.process().filter(|_| context.has_root()) else { return Ok(()) };
+    let at = directory(process)?;
+    if at.as_bytes() != b"/" {
+        builder.step(Stage::Enter, "/process/cwd", Op::MakeDirectory { root: context.root, at });
+    }
+    Ok(())
+}
+
+fn directory(process: &Process) -> Result<ContainerPath, Refusal> {
+    let cwd = process.cwd();
+    if !cwd.is_absolute() {
+        return Err(Refusal::invalid("/process/cwd", format!("{} is not absolute", cwd.display())));
+    }
+    ContainerPath::new(cwd, "/process/cwd")
+}
+
+/// Everything from the limits to exec.
+pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    let Some(process) = context.process() else {
+        // A container without a process can be created and deleted, never started (runtime-spec, "start").
+        return Err(Refusal::invalid("/process", "missing: there is nothing to run"));
+    };
+    gate(context.container, builder);
+    let confinement = Confinement {
+        spec: context.spec(),
+        process,
+        host: context.host,
+        own_user_namespace: context.membership.has(Namespace::User),
+        preserve_fds: context.container.preserve_fds,
+    };
+    confinement.plan(builder)
+}
+
+/// A joining process, confined as its container is.
+pub fn plan_joining(
+    joining: &Joining<'_>,
+    host: &HostFeatures,
+    root: Slot,
+    builder: &mut Builder,
+) -> Result<(), Refusal> {
+    let process = joining.process;
+    builder.step(Stage::Enter, "exec", Op::NewSession);
+    if joining.console {
+        let path = cofferdam_plan::HostPath::new("/", "exec")?;
+        builder.step(Stage::Enter, "/process/terminal", Op::OpenDirectory { path, into: root });
+        let size = process.console_size();
+        let small = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
+        let (rows, columns) = size.map_or((0, 0), |size| (small(size.height()), small(size.width())));
+        let (uid, gid) = (process.user().uid(), process.user().gid());
+        let devpts = ContainerPath::new("/dev/pts", "/process/terminal")?;
+        let op = Op::MakeTerminal { root, devpts, send: CONSOLE, console: false, rows, columns, uid, gid };
+        builder.step(Stage::Enter, "/process/terminal", op);
+    } else {
+        stdio(joining.stdio, builder);
+    }
+    rlimits::add(process.rlimits().as_deref().unwrap_or_default(), host, builder)?;
+    let user = crate::namespaces::Membership::of(joining.spec)?.has(Namespace::User);
+    let confinement = Confinement {
+        spec: joining.spec,
+        process,
+        host,
+        own_user_namespace: user,
+        preserve_fds: joining.preserve_fds,
+    };
+    confinement.plan(builder)
+}
+
+/// The caller's descriptors as standard input, output and error.
+pub(crate) fn stdio(given: bool, builder: &mut Builder) {
+    if given {
+        let [stdin, stdout, stderr] = STDIO;
+        builder.step(Stage::Enter, "every container", Op::SetStdio { stdin, stdout, stderr });
+    }
+}
+
+struct Confinement<'a> {
+    spec: &'a Spec,
+    process: &'a Process,
+    host: &'a HostFeatures,
+    own_user_namespace: bool,
+    preserve_fds: u32,
+}
+
+impl Confinement<'_> {
+    fn plan(&self, builder: &mut Builder) -> Result<(), Refusal> {
+        let process = self.process;
+        self.scheduling(builder)?;
+        if !builder.contains(|op| *op == Op::ForbidDump) {
+            builder.step(Stage::Confine, "every container", Op::ForbidDump);
+        }
+        let first = FIRST_FREE.saturating_add(self.preserve_fds);
+        builder.step(Stage::Confine, "every container", Op::CloseDescriptors { first });
+        let path = directory(process)?;
+        builder.step(Stage::Confine, "/process/cwd", Op::ChangeDirectory { path });
+        let mask = process.user().umask().unwrap_or(0o022);
+        builder.step(Stage::Confine, "/process/user/umask", Op::SetUmask { mask });
+
+        let sets = self.capabilities(builder);
+        builder.step(
+            Stage::Confine,
+            "/process/capabilities/bounding",
+            Op::BoundCapabilities { keep: sets.bounding.bits() },
+        );
+        let filter = self.filter(builder)?;
+        let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+        // Without no-new-privileges only CAP_SYS_ADMIN may load a filter: then the ids change after it.
+        let late_ids = filter.is_some() && !no_new_privileges;
+        let stage = if late_ids { Stage::Exec } else { Stage::Confine };
+        let program = self.program()?;
+        if late_ids {
+            builder.step(Stage::Confine, "/process/args", program);
+            builder.step(Stage::Exec, "every container", Op::ResetSignals);
+            self.load(filter, builder);
+            self.ids(stage, sets, builder)?;
+        } else {
+            self.ids(stage, sets, builder)?;
+            if no_new_privileges {
+                builder.step(Stage::Confine, "/process/noNewPrivileges", Op::ForbidNewPrivileges);
+            }
+            builder.step(Stage::Confine, "/process/args", program);
+            builder.step(Stage::Exec, "every container", Op::ResetSignals);
+            self.load(filter, builder);
+        }
+        self.exec(builder)
+    }
+
+    fn scheduling(&self, builder: &mut Builder) -> Result<(), Refusal> {
+        if let Some(domain) = self.spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) {
+            use oci_spec::runtime::LinuxPersonalityDomain::{PerLinux, PerLinux32};
+            let domain = match domain.domain() {
+                PerLinux => 0,
+                PerLinux32 => 8,
+            };
+            builder.step(Stage::Confine, "/linux/personality", Op::SetPersonality { domain });
+        }
+        if let Some(priority) = self.process.io_priority() {
+            use oci_spec::runtime::IOPriorityClass::{IoprioClassBe, IoprioClassIdle, IoprioClassRt};
+            let class = match priority.class() {
+                IoprioClassRt => 1,
+                IoprioClassBe => 2,
+                IoprioClassIdle => 3,
+            };
+            let level = u32::try_from(priority.priority()).ok().filter(|level| *level < 8);
+            let level = level.ok_or_else(|| {
+                Refusal::invalid(
+                    "/process/ioPriority/priority",
+                    format!("{} is not 0 to 7", priority.priority()),
+                )
+            })?;
+            builder.step(Stage::Confine, "/process/ioPriority", Op::SetIoPriority { class, level });
+        }
+        if self.process.scheduler().is_some() {
+            return Err(Refusal::unsupported("/process/scheduler", "scheduling policies"));
+        }
+        if self.process.apparmor_profile().as_ref().is_some_and(|profile| !profile.is_empty())
+            && !self.host.apparmor
+        {
+            return Err(Refusal::unsupported(
+                "/process/apparmorProfile",
+                "AppArmor is not enabled on this host",
+            ));
+        }
+        Ok(())
+    }
+
+    fn capabilities(&self, builder: &mut Builder) -> CapabilitySets {
+        let wanted = self.process.capabilities().as_ref().map(CapabilitySets::from_oci).unwrap_or_default();
+        // A new user namespace gives every capability inside it.
+        let available =
+            if self.own_user_namespace { CapSet::ALL } else { CapSet::from_bits(self.host.capabilities) };
+        let (sets, warnings) = wanted.grantable(available);
+        for warning in warnings {
+            builder.warn(format!("/process/capabilities: {warning}"));
+        }
+        sets
+    }
+
+    fn filter(&self, builder: &mut Builder) -> Result<Option<seccomp::Filter>, Refusal> {
+        let profile = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let Some(profile) = profile else { return Ok(None) };
+        let filter = seccomp::compile(profile)
+            .map_err(|error| Refusal::invalid(error.pointer(), error.to_string()))?;
+        if filter.notify.is_some() {
+            return Err(Refusal::unsupported("/linux/seccomp/listenerPath", "seccomp notification"));
+        }
+        let _ = builder;
+        Ok(Some(filter))
+    }
+
+    fn load(&self, filter: Option<seccomp::Filter>, builder: &mut Builder) {
+        if let Some(filter) = filter {
+            let op = Op::LoadFilter { program: filter.program, flags: filter.flags };
+            builder.step(Stage::Exec, "/linux/seccomp", op);
+        }
+    }
+
+    fn ids(&self, stage: Stage, sets: CapabilitySets, builder: &mut Builder) -> Result<(), Refusal> {
+        let user = self.process.user();
+        let groups = user.additional_gids().clone().unwrap_or_default();
+        let (uid, gid) = (user.uid(), user.gid());
+        // (uid_t)-1 means "leave as it is" to setresuid: whoever passes it on stays root.
+        if [uid, gid].iter().chain(&groups).any(|id| *id == u32::MAX) {
+            return Err(Refusal::invalid("/process/user", "4294967295 is not an id"));
+        }
+        builder.step(stage, "/process/user", Op::SetIds { uid, gid, groups });
+        builder.step(
+            stage,
+            "/process/capabilities",
+            Op::SetCapabilities {
+                effective: sets.effective.bits(),
+                permitted: sets.permitted.bits(),
+                inheritable: sets.inheritable.bits(),
+                ambient: sets.ambient.bits(),
+            },
+        );
+        Ok(())
+    }
+
+    fn arguments(&self) -> Result<&[String], Refusal> {
+        match self.process.args().as_deref() {
+            Some(arguments) if !arguments.is_empty() => Ok(arguments),
+            _ => Err(Refusal::invalid("/process/args", "empty: there is nothing to run")),
+        }
+    }
+
+    fn program(&self) -> Result<Op, Refusal> {
+        let name = &self.arguments()?[0];
+        if name.is_empty() {
+            return Err(Refusal::invalid("/process/args/0", "the program has no name"));
+        }
+        let text = |text: String| Text::new(text, "/process/args/0");
+        let candidates = if name.contains('/') {
+            vec![text(name.clone())?]
+        } else {
+            let environment = self.process.env().iter().flatten();
+            let path =
+                environment.filter_map(|pair| pair.strip_prefix("PATH=")).next_back().unwrap_or(DEFAULT_PATH);
+            let candidate = |directory: &str| {
+                let directory = if directory.is_empty() { "." } else { directory };
+                text(format!("{}/{name}", directory.trim_end_matches('/')))
+            };
+            path.split(':').map(candidate).collect::<Result<_, _>>()?
+        };
+        Ok(Op::FindProgram { name: text(name.clone())?, candidates })
+    }
+
+    fn exec(&self, builder: &mut Builder) -> Result<(), Refusal> {
+        let texts = |list: &[String], pointer: &str| {
+            let text =
+                |(index, text): (usize, &String)| Text::new(text.as_str(), &format!("{pointer}/{index}"));
+            list.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()
+        };
+        let arguments = texts(self.arguments()?, "/process/args")?;
+        let environment = texts(self.process.env().as_deref().unwrap_or_default(), "/process/env")?;
+        builder.step(Stage::Exec, "/process/args", Op::Exec { arguments, environment });
+        Ok(())
+    }
+}
