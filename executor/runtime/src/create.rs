@@ -263,11 +263,11 @@ impl Attendant for Hooks<'_> {
     }
 }
 
+/// Descriptors by slot, and the socket on which a returned master will arrive.
+type Descriptors = (Vec<(Slot, OwnedFd)>, Option<OwnedFd>);
+
 /// The descriptors that fill the plan's input slots, and the socket on which a returned master will arrive.
-pub(crate) fn descriptors(
-    stdio: Stdio,
-    console: Console,
-) -> Result<(Vec<(Slot, OwnedFd)>, Option<OwnedFd>), Error> {
+pub(crate) fn descriptors(stdio: Stdio, console: Console) -> Result<Descriptors, Error> {
     let mut filled = Vec::new();
     let mut returned = None;
     if let Stdio::Fds { stdin, stdout, stderr } = stdio {

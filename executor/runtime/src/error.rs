@@ -95,6 +95,9 @@ pub enum Error {
         /// Why not.
         problem: String,
     },
+    /// The container's cgroup could not be used.
+    #[error(transparent)]
+    Cgroup(#[from] cofferdam_linux::cgroup::Error),
     /// A system call on the container failed.
     #[error("{operation}: {}", in_words(*errno))]
     System {
@@ -143,6 +146,7 @@ impl Error {
             Self::Conflict(_) | Self::StillRunning { .. } => Kind::Conflict,
             Self::Hook { .. } | Self::StateFile { .. } => Kind::Internal,
             Self::System { errno, .. } => of(*errno),
+            Self::Cgroup(error) => of(error.errno()),
         }
     }
 

@@ -1,47 +1,107 @@
-//! The container's cgroup after create: processes, freezing, killing, limits, statistics.
+//! The container's cgroup after create: processes, freezing, killing, statistics.
 
-use cofferdam_linux::cgroup::Cgroup;
+use cofferdam_linux::cgroup::{Cgroup, Error as CgroupError, Statistics};
+use cofferdam_plan::ContainerId;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::os::fd::AsFd;
 
 use crate::error::Error;
-use crate::state::Record;
+use crate::runtime::Runtime;
+use crate::state::{Record, Status};
 
-pub(crate) fn frozen(_cgroup: &str) -> bool {
-    false
+fn failed(error: CgroupError) -> Error {
+    Error::Cgroup(error)
 }
 
-pub(crate) fn thaw(_record: &Record) -> Result<(), Error> {
+/// The cgroup, unless it is gone.
+fn existing(path: &str) -> Result<Option<Cgroup>, Error> {
+    match Cgroup::open(path) {
+        Err(error) if error.errno() == Errno::NOENT => Ok(None),
+        result => result.map(Some).map_err(failed),
+    }
+}
+
+pub(crate) fn frozen(path: &str) -> bool {
+    existing(path).ok().flatten().is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
+}
+
+pub(crate) fn thaw(record: &Record) -> Result<(), Error> {
+    let cgroup = record.cgroup.as_deref().map(existing).transpose()?.flatten();
+    cgroup.map_or(Ok(()), |cgroup| cgroup.thaw().map_err(failed))
+}
+
+/// Sends a signal to every process of a cgroup.
+pub(crate) fn signal_all(path: &str, signal: i32) -> Result<(), Error> {
+    let Some(cgroup) = existing(path)? else { return Ok(()) };
+    for pid in cgroup.processes().map_err(failed)? {
+        let Some(pid) = Pid::from_raw(pid) else { continue };
+        // Gone meanwhile, which is what signals are mostly for.
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        let _ = cofferdam_linux::signal::send(process.as_fd(), signal);
+    }
     Ok(())
 }
 
-pub(crate) fn signal_all(_cgroup: &str, _signal: i32) -> Result<(), Error> {
-    Ok(())
+pub(crate) fn kill(path: &str) -> Result<(), Error> {
+    existing(path)?.map_or(Ok(()), |cgroup| cgroup.kill().map_err(failed))
 }
 
-pub(crate) fn kill(_cgroup: &str) -> Result<(), Error> {
-    Ok(())
+pub(crate) fn remove(path: &str) -> Result<(), Error> {
+    existing(path)?.map_or(Ok(()), |cgroup| cgroup.remove().map_err(failed))
 }
 
-pub(crate) fn remove(cgroup: &str) -> Result<(), Error> {
-    let failed = |error: cofferdam_linux::cgroup::Error| Error::System {
-        operation: error.to_string(),
-        errno: error.errno(),
-    };
-    Cgroup::open(cgroup).map_err(failed)?.remove().map_err(failed)
-}
-
-impl crate::Runtime {
+impl Runtime {
     /// Freezes every process of a container.
-    pub fn pause(&self, _id: &cofferdam_plan::ContainerId) -> Result<(), Error> {
-        Ok(())
+    pub fn pause(&self, id: &ContainerId) -> Result<(), Error> {
+        self.with_cgroup(id, &[Status::Running, Status::Created], "pause", |cgroup| cgroup.freeze())
     }
 
     /// Thaws a paused container.
-    pub fn resume(&self, _id: &cofferdam_plan::ContainerId) -> Result<(), Error> {
-        Ok(())
+    pub fn resume(&self, id: &ContainerId) -> Result<(), Error> {
+        self.with_cgroup(id, &[Status::Paused], "resume", |cgroup| cgroup.thaw())
     }
 
     /// The processes of a container, by pid as the caller sees them.
-    pub fn pids(&self, _id: &cofferdam_plan::ContainerId) -> Result<Vec<i32>, Error> {
-        Ok(Vec::new())
+    pub fn pids(&self, id: &ContainerId) -> Result<Vec<i32>, Error> {
+        self.with_cgroup(
+            id,
+            &[Status::Created, Status::Running, Status::Paused],
+            "list the processes of",
+            Cgroup::processes,
+        )
     }
+
+    /// What a container has used.
+    pub fn stats(&self, id: &ContainerId) -> Result<Statistics, Error> {
+        let wanted = [Status::Created, Status::Running, Status::Paused];
+        self.with_cgroup(id, &wanted, "read the statistics of", |cgroup| Ok(cgroup.statistics()))
+    }
+
+    /// A container's cgroup, for whoever watches it.
+    pub fn cgroup(&self, id: &ContainerId) -> Result<Cgroup, Error> {
+        let record = Record::load(&self.directory(id), id.as_str())?;
+        open(&record, "watch")
+    }
+
+    fn with_cgroup<T>(
+        &self,
+        id: &ContainerId,
+        wanted: &[Status],
+        verb: &str,
+        act: impl FnOnce(&Cgroup) -> Result<T, CgroupError>,
+    ) -> Result<T, Error> {
+        let (locked, record) = self.lock(id)?;
+        let status = record.status(&locked.directory);
+        if !wanted.contains(&status) {
+            return Err(Error::Conflict(format!("cannot {verb} a container that is {status}")));
+        }
+        act(&open(&record, verb)?).map_err(failed)
+    }
+}
+
+fn open(record: &Record, verb: &str) -> Result<Cgroup, Error> {
+    let path = record.cgroup.as_deref();
+    let path = path.ok_or_else(|| Error::Conflict(format!("cannot {verb} a container without a cgroup")))?;
+    Cgroup::open(path).map_err(failed)
 }
