@@ -1,1 +1,62 @@
-//! Content store, layers, snapshots and image layouts.
+//! Images on disk: pulled or imported, unpacked in one pass, found again, stacked for a mount.
+//!
+//! What this crate does: it keeps a [`Store`], a folder that any number of processes share without a daemon. What it does
+//! not: it mounts nothing, runs nothing and knows nothing of containers; [`Store::prepare`] returns the directories that an
+//! overlay mount takes.
+//!
+//! ```no_run
+//! use cofferdam_image::{ImageRef, PullOptions, Store};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Store::open("/var/lib/cofferdam/images".as_ref())?;
+//! let image = store.pull(&ImageRef::parse("busybox:1.36")?, &PullOptions::default(), &|event| println!("{event:?}"))?;
+//! let snapshot = store.prepare("my-task", &image)?;
+//! println!("mount {:?} over {:?}", snapshot.upper, snapshot.lower);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Read first: `layout` (what is where), `ingest` (how an image comes in), `layer` (lock, unpack, publish), `extract` (what
+//! becomes of each entry), `fixup` (what depends on how layers are stacked). Everything is verified while it streams past:
+//! blob digest, size, DiffID; nothing is visible before all three match.
+//!
+//! Privileges: unpacking sets owners, device nodes and overlayfs's attributes, so it needs root. Threads: one a layer while
+//! an image comes in, and short-lived ones that delete and sync in the background.
+
+mod decode;
+mod directory;
+mod entry;
+mod error;
+mod event;
+mod extract;
+mod fixup;
+mod gc;
+mod identity;
+mod image;
+mod ingest;
+mod layer;
+mod layout;
+mod limits;
+mod lock;
+mod path;
+mod pull;
+mod record;
+mod snapshot;
+mod stack;
+mod store;
+mod tar;
+mod workspace;
+
+pub use cofferdam_registry::{
+    ClientOptions, Credential, CredentialSource, Digest, ImageRef, InvalidReference, Kind, PlainHttp,
+    Platform, RetryPolicy, Secret, Timeouts,
+};
+pub use error::{Error, LayerError};
+pub use event::{Cancel, PullEvent};
+pub use gc::Collected;
+pub use identity::{ChainId, DiffId};
+pub use image::{Image, ImageLayer};
+pub use limits::Limits;
+pub use pull::{PullOptions, PullPolicy};
+pub use snapshot::Snapshot;
+pub use store::{Removed, Store};

@@ -1,0 +1,301 @@
+//! One HTTP/1.1 exchange: connections that are kept alive, TLS, and a name for every time limit.
+//!
+//! Nothing here knows what a registry is. Redirects, authentication and retries are decided by [`crate::exchange`].
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::error::Error;
+use crate::trust::Trust;
+
+/// The time limits of one exchange. All are per operation, none is for a whole download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Looking a host name up.
+    pub resolve: Duration,
+    /// Making a TCP connection to one address.
+    pub connect: Duration,
+    /// The TLS handshake.
+    pub tls: Duration,
+    /// From the request to the response's headers; a registry may fetch from slow storage first.
+    pub headers: Duration,
+    /// Between two pieces of a body: a stalled transfer is cut off and resumed.
+    pub stall: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        let seconds = Duration::from_secs;
+        Timeouts {
+            resolve: seconds(10),
+            connect: seconds(10),
+            tls: seconds(10),
+            headers: seconds(60),
+            stall: seconds(30),
+        }
+    }
+}
+
+/// Idle connections kept for one origin; more than the layers that are fetched at once are not needed.
+const IDLE_LIMIT: usize = 8;
+/// The read buffer of a connection, in bytes: large enough for one system call per 256 KiB of a layer.
+const READ_BUFFER_LIMIT_BYTES: usize = 256 * 1024;
+
+/// Scheme, host and port: what a connection, a token and an Authorization header are valid for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Origin {
+    pub(crate) secure: bool,
+    /// Without the brackets of an IPv6 address.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Origin {
+    /// The origin of a registry named `host[:port]`.
+    pub(crate) fn of_registry(registry: &str, secure: bool) -> Origin {
+        let default = if secure { 443 } else { 80 };
+        let (host, port) = match registry.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port.parse().unwrap_or(default)),
+            _ => (registry, default),
+        };
+        Origin { secure, host: host.trim_matches(['[', ']']).to_owned(), port }
+    }
+
+    /// The origin of an absolute `http` or `https` URI.
+    pub(crate) fn of_uri(uri: &Uri) -> Option<Origin> {
+        let secure = match uri.scheme_str()? {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+        Some(Origin { secure, host, port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }) })
+    }
+
+    /// `host:port`, as the Host header and messages write it.
+    pub(crate) fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == if self.secure { 443 } else { 80 } { host } else { format!("{host}:{}", self.port) }
+    }
+
+    /// Whether the host is this machine by its very name.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// Whether the host is a link-local address, where clouds serve their instances' secrets.
+    pub(crate) fn is_link_local(&self) -> bool {
+        match self.host.parse::<IpAddr>() {
+            Ok(IpAddr::V4(address)) => address.is_link_local(),
+            Ok(IpAddr::V6(address)) => address.is_unicast_link_local(),
+            Err(_) => false,
+        }
+    }
+}
+
+/// A connection that requests are sent on.
+type Connection = SendRequest<Full<Bytes>>;
+
+/// Connections to every origin that was talked to.
+pub(crate) struct Transport {
+    timeouts: Timeouts,
+    trust: Trust,
+    idle: Arc<Mutex<HashMap<Origin, Vec<Connection>>>>,
+}
+
+impl Transport {
+    pub(crate) fn new(timeouts: Timeouts, trust: Trust) -> Transport {
+        Transport { timeouts, trust, idle: Arc::default() }
+    }
+
+    pub(crate) fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// Sends one request and waits for the response's headers. The request's URI is the path; `Host` is set here.
+    pub(crate) async fn send(
+        &self,
+        origin: &Origin,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Error> {
+        if let Ok(host) = origin.authority().parse() {
+            request.headers_mut().insert(hyper::header::HOST, host);
+        }
+        // A kept connection may have been closed by the other side meanwhile: then, and only then, a fresh one is tried.
+        while let Some(sender) = self.take_idle(origin) {
+            match self.exchange(origin, sender, request.clone()).await {
+                Err(Error::Transfer { .. }) => continue,
+                other => return other,
+            }
+        }
+        let sender = self.connect(origin).await?;
+        self.exchange(origin, sender, request).await
+    }
+
+    async fn exchange(
+        &self,
+        origin: &Origin,
+        mut sender: Connection,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Error> {
+        let response =
+            self.limit("the response", origin, self.timeouts.headers, sender.send_request(request));
+        let response = response.await?.map_err(|error| transfer("the request", origin, &error))?;
+        self.keep(origin.clone(), sender);
+        Ok(response)
+    }
+
+    /// Puts the connection back once its response has been read; a response dropped half-read closes it instead.
+    fn keep(&self, origin: Origin, mut sender: Connection) {
+        let idle = Arc::clone(&self.idle);
+        tokio::spawn(async move {
+            if sender.ready().await.is_err() {
+                return;
+            }
+            let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = idle.entry(origin).or_default();
+            if kept.len() < IDLE_LIMIT {
+                kept.push(sender);
+            }
+        });
+    }
+
+    fn take_idle(&self, origin: &Origin) -> Option<Connection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle.get_mut(origin)?;
+        while let Some(sender) = kept.pop() {
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    async fn connect(&self, origin: &Origin) -> Result<Connection, Error> {
+        let stream = self.connect_tcp(origin).await?;
+        if !origin.secure {
+            return self.handshake(origin, stream).await;
+        }
+        let connector = TlsConnector::from(self.trust.config_for(origin)?);
+        let tls = |reason: String| Error::Tls { host: origin.authority(), reason };
+        let name = ServerName::try_from(origin.host.clone()).map_err(|error| tls(error.to_string()))?;
+        let stream =
+            self.limit("the TLS handshake", origin, self.timeouts.tls, connector.connect(name, stream));
+        let stream = stream.await?.map_err(|error| match speaks_tls(&error) {
+            true => tls(error.to_string()),
+            false => Error::PlainHttpRefused { host: origin.authority() },
+        })?;
+        self.handshake(origin, stream).await
+    }
+
+    async fn connect_tcp(&self, origin: &Origin) -> Result<TcpStream, Error> {
+        let mut last = String::from("it has no address");
+        for address in self.addresses(origin).await? {
+            match tokio::time::timeout(self.timeouts.connect, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    // Requests are small and complete: waiting to merge them with later ones only adds delay.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => last = format!("no answer within {:?}", self.timeouts.connect),
+            }
+        }
+        Err(Error::Connect { host: format!("{}:{}", origin.host, origin.port), reason: last })
+    }
+
+    /// The standard library's resolver, on a thread of its own: the resolver's interface blocks.
+    async fn addresses(&self, origin: &Origin) -> Result<Vec<SocketAddr>, Error> {
+        if let Ok(address) = origin.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, origin.port)]);
+        }
+        let lookup = tokio::net::lookup_host((origin.host.clone(), origin.port));
+        match self.limit("the DNS lookup", origin, self.timeouts.resolve, lookup).await? {
+            Ok(addresses) => Ok(addresses.collect()),
+            Err(error) => Err(Error::UnknownHost { host: origin.host.clone(), reason: error.to_string() }),
+        }
+    }
+
+    async fn handshake<S>(&self, origin: &Origin, stream: S) -> Result<Connection, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let handshake =
+            http1::Builder::new().max_buf_size(READ_BUFFER_LIMIT_BYTES).handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(|error| transfer("the connection", origin, &error))?;
+        // Failures of the connection reach the request or the body that was using it.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(sender)
+    }
+
+    async fn limit<T>(
+        &self,
+        operation: &'static str,
+        origin: &Origin,
+        limit: Duration,
+        future: impl Future<Output = T>,
+    ) -> Result<T, Error> {
+        let result = tokio::time::timeout(limit, future).await;
+        result.map_err(|_| Error::Timeout { operation, host: origin.authority(), limit })
+    }
+}
+
+/// Whether a failed handshake failed between two sides that both speak TLS.
+fn speaks_tls(error: &std::io::Error) -> bool {
+    use tokio_rustls::rustls;
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidMessage(_)) => false,
+        Some(_) => true,
+        None => {
+            !matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset)
+        }
+    }
+}
+
+/// A broken exchange, with the innermost cause, which is the one that says something.
+pub(crate) fn transfer(operation: &'static str, origin: &Origin, error: &hyper::Error) -> Error {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    Error::Transfer { operation, host: origin.authority(), reason: cause.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_of_registries_and_uris() {
+        for (registry, secure, host, port, authority) in [
+            ("ghcr.io", true, "ghcr.io", 443, "ghcr.io"),
+            ("127.0.0.1:5000", false, "127.0.0.1", 5000, "127.0.0.1:5000"),
+            ("[::1]:5000", true, "::1", 5000, "[::1]:5000"),
+            ("[::1]", false, "::1", 80, "[::1]"),
+        ] {
+            let origin = Origin::of_registry(registry, secure);
+            assert_eq!(origin, Origin { secure, host: host.into(), port });
+            assert_eq!(origin.authority(), authority);
+            let scheme = if secure { "https" } else { "http" };
+            let uri: Uri = format!("{scheme}://{registry}/v2/").parse().unwrap();
+            assert_eq!(Origin::of_uri(&uri), Some(origin));
+        }
+        assert!(Origin::of_uri(&"ftp://x/y".parse().unwrap()).is_none());
+        assert!(Origin::of_registry("localhost:1", false).is_loopback());
+        assert!(Origin::of_registry("169.254.169.254", false).is_link_local());
+    }
+}

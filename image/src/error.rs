@@ -1,0 +1,264 @@
+//! What can go wrong in the store, while unpacking and while importing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cofferdam_registry::{Digest, Kind};
+
+/// A failed operation on images.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The registry or what it sent.
+    #[error(transparent)]
+    Registry(#[from] cofferdam_registry::Error),
+    /// A layer cannot be unpacked.
+    #[error("image {image}: layer {layer}: {source}")]
+    Layer {
+        /// The image.
+        image: String,
+        /// The layer's blob digest.
+        layer: String,
+        /// What is wrong with it.
+        source: Box<LayerError>,
+    },
+    /// A manifest, configuration or archive breaks a rule.
+    #[error("image {image}: invalid {what}: {reason}")]
+    Invalid {
+        /// The image or archive.
+        image: String,
+        /// Which document.
+        what: &'static str,
+        /// The rule that it breaks.
+        reason: String,
+    },
+    /// The image is for another platform.
+    #[error("wrong platform: {image} is for {actual}, not for {wanted}")]
+    WrongPlatform {
+        /// The image.
+        image: String,
+        /// What was asked for.
+        wanted: String,
+        /// What the image's configuration says.
+        actual: String,
+    },
+    /// No such image in the store.
+    #[error("no such image: {name}")]
+    UnknownImage {
+        /// What was asked for.
+        name: String,
+    },
+    /// A short id that several images begin with.
+    #[error("{name} is ambiguous: {} images match", .matches.len())]
+    Ambiguous {
+        /// What was asked for.
+        name: String,
+        /// The images' digests.
+        matches: Vec<Digest>,
+    },
+    /// The image cannot be removed.
+    #[error("image {image} is in use by {}", .users.join(", "))]
+    InUse {
+        /// The image.
+        image: String,
+        /// Snapshots, or further names.
+        users: Vec<String>,
+    },
+    /// A snapshot of that key exists.
+    #[error("snapshot {key} exists already")]
+    SnapshotExists {
+        /// The key.
+        key: String,
+    },
+    /// The name was to be set, but stands for something else (imports do not overwrite silently).
+    #[error("invalid {what} {input:?}: {reason}")]
+    InvalidInput {
+        /// Which argument.
+        what: &'static str,
+        /// The argument.
+        input: String,
+        /// The rule that it breaks.
+        reason: String,
+    },
+    /// A record on disk was written by a newer cofferdam, or is not what was written.
+    #[error("{}: {reason}", .path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A system call failed.
+    #[error("cannot {operation} {}: {source}", .path.display())]
+    Io {
+        /// What was to be done.
+        operation: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// The class of the failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Registry(error) => error.kind(),
+            Error::Layer { source, .. } => source.kind(),
+            Error::Invalid { .. } | Error::InvalidInput { .. } => Kind::InvalidInput,
+            Error::WrongPlatform { .. } | Error::UnknownImage { .. } => Kind::NotFound,
+            Error::Ambiguous { .. } | Error::InUse { .. } => Kind::Conflict,
+            Error::SnapshotExists { .. } => Kind::AlreadyExists,
+            Error::Record { .. } => Kind::Internal,
+            Error::Io { source, .. } => kind_of(source),
+            Error::Cancelled => Kind::Interrupted,
+        }
+    }
+
+    /// Wraps a failed system call; meant for `map_err`.
+    pub(crate) fn io<E: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { operation, path, source: source.into() }
+    }
+}
+
+/// What is wrong with a layer: its bytes, its archive or one entry.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerError {
+    /// The layer did not arrive.
+    #[error(transparent)]
+    Registry(#[from] cofferdam_registry::Error),
+    /// The blob's bytes are not those of its digest.
+    #[error("corrupt layer: the blob's digest is {actual}, expected {expected}")]
+    BlobDigest {
+        /// What the manifest says.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// The blob is shorter or longer than its descriptor says.
+    #[error("corrupt layer: the blob has {actual} bytes, its descriptor says {expected}")]
+    BlobSize {
+        /// What the manifest says, in bytes.
+        expected: u64,
+        /// What came, or one byte more than expected where reading stopped.
+        actual: u64,
+    },
+    /// The unpacked tar is not the one that the configuration names.
+    #[error("wrong DiffID: the layer's tar is {actual}, the configuration says {expected}")]
+    DiffId {
+        /// What the configuration says.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// The compressed stream is damaged.
+    #[error("corrupt layer: {format} stream: {reason}")]
+    Compression {
+        /// gzip or zstd.
+        format: &'static str,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// The archive is damaged.
+    #[error("corrupt layer: tar archive at byte {position}: {reason}")]
+    Tar {
+        /// How many bytes of the archive were read.
+        position: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An entry breaks a rule.
+    #[error("entry {path:?}: {rule}")]
+    Entry {
+        /// The entry's name, escaped where it is not text.
+        path: String,
+        /// The rule.
+        rule: String,
+    },
+    /// A limit was passed.
+    #[error("the layer is refused: {what} exceeds the limit of {limit}")]
+    Limit {
+        /// What was counted.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// A system call for an entry failed.
+    #[error("entry {path:?}: cannot {operation}: {source}")]
+    EntryIo {
+        /// The entry's name.
+        path: String,
+        /// What was to be done.
+        operation: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The blob could not be read.
+    #[error("cannot read the blob: {0}")]
+    Read(io::Error),
+    /// The store failed.
+    #[error(transparent)]
+    Store(Box<Error>),
+    /// The caller cancelled, or another layer failed.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl LayerError {
+    /// The class of the failure.
+    pub fn kind(&self) -> Kind {
+        match self {
+            LayerError::Registry(error) => error.kind(),
+            LayerError::Limit { .. } => Kind::Exhausted,
+            LayerError::EntryIo { source, .. } | LayerError::Read(source) => kind_of(source),
+            LayerError::Store(error) => error.kind(),
+            LayerError::Cancelled => Kind::Interrupted,
+            _ => Kind::InvalidInput,
+        }
+    }
+
+    pub(crate) fn entry(path: &[u8], rule: impl Into<String>) -> LayerError {
+        LayerError::Entry { path: printable(path), rule: rule.into() }
+    }
+
+    pub(crate) fn entry_io<E: Into<io::Error>>(
+        path: &[u8],
+        operation: &'static str,
+    ) -> impl FnOnce(E) -> LayerError + use<E> {
+        let path = printable(path);
+        move |source| LayerError::EntryIo { path, operation, source: source.into() }
+    }
+}
+
+impl From<Error> for LayerError {
+    fn from(error: Error) -> LayerError {
+        match error {
+            Error::Cancelled => LayerError::Cancelled,
+            error => LayerError::Store(Box::new(error)),
+        }
+    }
+}
+
+/// An entry's name as text, at most 256 characters; control characters are escaped by the messages' `{:?}`.
+fn printable(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).chars().take(256).collect()
+}
+
+fn kind_of(error: &io::Error) -> Kind {
+    match error.kind() {
+        io::ErrorKind::NotFound => Kind::NotFound,
+        io::ErrorKind::AlreadyExists => Kind::AlreadyExists,
+        io::ErrorKind::PermissionDenied => Kind::Denied,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory => {
+            Kind::Exhausted
+        }
+        io::ErrorKind::Interrupted | io::ErrorKind::TimedOut => Kind::Interrupted,
+        _ => Kind::Internal,
+    }
+}

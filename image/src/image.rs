@@ -1,0 +1,185 @@
+//! Images as the store knows them, and how they are found by name or id.
+
+use std::collections::BTreeMap;
+
+use cofferdam_registry::{Digest, ImageRef, Platform};
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::identity::DiffId;
+use crate::layout::{self, Layout};
+use crate::record::{self, Durable};
+use crate::workspace::Workspace;
+
+/// The fewest hexadecimal digits that may stand for an id.
+const SHORT_ID_MIN_DIGITS: usize = 4;
+
+/// An image in the store.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The references that stand for it; none if all were moved to newer images.
+    pub names: Vec<ImageRef>,
+    /// The image manifest's digest, which identifies the image.
+    pub digest: Digest,
+    /// The configuration's digest: what docker and podman call the image id.
+    pub id: Digest,
+    /// The platform that the configuration names.
+    pub platform: Platform,
+    /// The configuration: entry point, environment, user, history.
+    pub config: ImageConfiguration,
+    /// The layers, lowest first.
+    pub layers: Vec<ImageLayer>,
+    /// Bytes of all layers' tars: about what the image takes on disk, layers shared with other images included.
+    pub size_bytes: u64,
+    /// When the image was built, in RFC 3339, if its builder said so.
+    pub created: Option<String>,
+    /// When the image came into this store, in seconds since 1970.
+    pub stored_at: u64,
+}
+
+/// A layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageLayer {
+    /// The layer's identity.
+    pub diff_id: DiffId,
+    /// The blob that it came as, where that is known.
+    pub blob: Option<Digest>,
+    /// The blob's size in bytes.
+    pub blob_bytes: Option<u64>,
+    /// The tar's size in bytes.
+    pub unpacked_bytes: u64,
+}
+
+/// `images/<digest>.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    pub(crate) manifest: Digest,
+    pub(crate) config: Digest,
+    pub(crate) platform: Platform,
+    pub(crate) layers: Vec<ImageLayer>,
+    /// The fix-up layer, relative to the store.
+    pub(crate) fixup: Option<String>,
+    pub(crate) stored_at: u64,
+}
+
+/// `names/<hash>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NameRecord {
+    pub(crate) name: ImageRef,
+    pub(crate) image: Digest,
+    /// What the registry answered for the name: the index's digest, where there is one.
+    pub(crate) target: Digest,
+}
+
+impl ImageRecord {
+    /// What the garbage collector keeps for this image, relative to the store.
+    pub(crate) fn keeps(&self) -> Vec<String> {
+        let layers = self.layers.iter().map(|layer| layout::layer(&layer.diff_id));
+        let documents = [layout::blob(&self.manifest), layout::blob(&self.config)];
+        layers.chain(documents).chain(self.fixup.clone()).collect()
+    }
+
+    pub(crate) fn store(&self, layout: &Layout, workspace: &Workspace) -> Result<(), Error> {
+        record::store(&layout.at(&layout::image(&self.manifest)), workspace.path(), self, Durable::Now)
+    }
+}
+
+impl NameRecord {
+    pub(crate) fn store(&self, layout: &Layout, workspace: &Workspace) -> Result<(), Error> {
+        let path = layout.at(&layout::name(&self.name.to_string()));
+        record::store(&path, workspace.path(), self, Durable::Now)
+    }
+}
+
+/// The name's record, if the name stands for an image.
+pub(crate) fn load_name(layout: &Layout, name: &ImageRef) -> Result<Option<NameRecord>, Error> {
+    record::load(&layout.at(&layout::name(&name.to_string())))
+}
+
+pub(crate) fn load_record(layout: &Layout, manifest: &Digest) -> Result<Option<ImageRecord>, Error> {
+    record::load(&layout.at(&layout::image(manifest)))
+}
+
+/// Every name, by the image that it stands for.
+pub(crate) fn names(layout: &Layout) -> Result<BTreeMap<Digest, Vec<NameRecord>>, Error> {
+    let mut names: BTreeMap<Digest, Vec<NameRecord>> = BTreeMap::new();
+    for file in layout.list("names")? {
+        if let Some(record) = record::load::<NameRecord>(&layout.at("names").join(file))? {
+            names.entry(record.image.clone()).or_default().push(record);
+        }
+    }
+    Ok(names)
+}
+
+/// Every image's record.
+pub(crate) fn records(layout: &Layout) -> Result<Vec<ImageRecord>, Error> {
+    let mut records = Vec::new();
+    for file in layout.list("images")? {
+        records.extend(record::load::<ImageRecord>(&layout.at("images").join(file))?);
+    }
+    Ok(records)
+}
+
+/// Puts an image together from its record; `None` if its configuration is lost.
+pub(crate) fn assemble(
+    layout: &Layout,
+    record: ImageRecord,
+    names: &BTreeMap<Digest, Vec<NameRecord>>,
+) -> Result<Option<Image>, Error> {
+    let path = layout.at(&layout::blob(&record.config));
+    let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
+    let Ok(config) = serde_json::from_slice::<ImageConfiguration>(&bytes) else { return Ok(None) };
+    let own = names.get(&record.manifest).into_iter().flatten();
+    Ok(Some(Image {
+        names: own.map(|record| record.name.clone()).collect(),
+        digest: record.manifest,
+        id: record.config,
+        platform: record.platform,
+        created: config.created().clone(),
+        config,
+        size_bytes: record.layers.iter().map(|layer| layer.unpacked_bytes).sum(),
+        layers: record.layers,
+        stored_at: record.stored_at,
+    }))
+}
+
+/// Finds the image that a user means: a reference first, then the beginning of an image's digest or id.
+pub(crate) fn find(layout: &Layout, text: &str) -> Result<Option<Digest>, Error> {
+    if let Ok(name) = ImageRef::parse(text) {
+        if let Some(record) = load_name(layout, &name)? {
+            return Ok(Some(record.image));
+        }
+        if let Some(digest) = name.digest() {
+            return find_pinned(layout, &name, digest);
+        }
+    }
+    find_by_id(layout, text)
+}
+
+/// `name@digest` also means an image that was pulled by a tag of the same repository, but never one of another repository:
+/// who may read the one need not be allowed to read the other.
+fn find_pinned(layout: &Layout, name: &ImageRef, digest: &Digest) -> Result<Option<Digest>, Error> {
+    let all = names(layout)?;
+    let mut same = all.values().flatten().filter(|record| record.name.name() == name.name());
+    Ok(same
+        .find(|record| record.image == *digest || record.target == *digest)
+        .map(|record| record.image.clone()))
+}
+
+fn find_by_id(layout: &Layout, text: &str) -> Result<Option<Digest>, Error> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let is_hex = digits.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    if digits.len() < SHORT_ID_MIN_DIGITS || !is_hex {
+        return Ok(None);
+    }
+    let matching = |record: &ImageRecord| {
+        record.config.hex().starts_with(digits) || record.manifest.hex().starts_with(digits)
+    };
+    let mut matches: Vec<Digest> =
+        records(layout)?.into_iter().filter(matching).map(|record| record.manifest).collect();
+    if matches.len() > 1 {
+        return Err(Error::Ambiguous { name: text.to_owned(), matches });
+    }
+    Ok(matches.pop())
+}

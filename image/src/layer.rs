@@ -1,0 +1,248 @@
+//! Layers: unpacked once, stored under their DiffID, shared by every image that has them.
+//!
+//! ```text
+//! lock the DiffID ─▶ stored? ── its blob is known ─────────────────────────────▶ exists
+//!                      │   └── another blob ─▶ read it, compare digests, note it ─▶ exists
+//!                      └▶ unpack into the workspace ─▶ compare digests ─▶ rename ─▶ done
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use cofferdam_registry::{Descriptor, Digest};
+use rustix::fs::{Mode as FileMode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::decode::{Compression, Expected, TarStream};
+use crate::error::{Error, LayerError};
+use crate::event::PullEvent;
+use crate::extract::{Extracted, Extractor};
+use crate::identity::DiffId;
+use crate::layout::{self, Layout, make_private};
+use crate::limits::Limits;
+use crate::lock::{Lock, Mode};
+use crate::path::EntryPath;
+use crate::record::{self, Durable};
+use crate::tar::{Finished, TarReader};
+
+/// What a layer is to be and where its bytes come from.
+pub(crate) struct LayerPlan {
+    pub(crate) index: usize,
+    pub(crate) media_type: String,
+    /// `None` where the source is an archive that names no digest.
+    pub(crate) blob: Option<Digest>,
+    pub(crate) size: Option<u64>,
+    pub(crate) diff_id: DiffId,
+}
+
+impl LayerPlan {
+    pub(crate) fn new(index: usize, descriptor: &Descriptor, diff_id: &DiffId) -> LayerPlan {
+        LayerPlan {
+            index,
+            media_type: descriptor.media_type.clone(),
+            blob: Some(descriptor.digest.clone()),
+            size: Some(descriptor.size),
+            diff_id: diff_id.clone(),
+        }
+    }
+
+    /// The layer's name in messages and events.
+    pub(crate) fn digest(&self) -> &Digest {
+        self.blob.as_ref().unwrap_or_else(|| self.diff_id.digest())
+    }
+}
+
+/// A blob that was seen to unpack to a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+}
+
+/// `layer.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LayerRecord {
+    pub(crate) diff_id: DiffId,
+    pub(crate) tar_bytes: u64,
+    pub(crate) origins: Vec<Origin>,
+    pub(crate) opaque_root: bool,
+    pub(crate) implied: BTreeSet<EntryPath>,
+    pub(crate) links: Vec<(EntryPath, EntryPath)>,
+    #[serde(flatten)]
+    pub(crate) fence: Fence,
+}
+
+/// Whether something written without fsync can be trusted: in the boot that wrote it, or once it was settled. A crash of
+/// the process loses nothing of the page cache; a loss of power may, and is then known by the boot id.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Fence {
+    boot: String,
+    pub(crate) durable: bool,
+}
+
+impl Fence {
+    pub(crate) fn new() -> Fence {
+        Fence { boot: boot_id(), durable: false }
+    }
+
+    pub(crate) fn holds(&self) -> bool {
+        self.durable || (!self.boot.is_empty() && self.boot == boot_id())
+    }
+}
+
+fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+/// Everything that making a layer needs beside its plan.
+pub(crate) struct LayerContext<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) workspace: &'a Path,
+    pub(crate) limits: Limits,
+    pub(crate) report: &'a dyn Fn(PullEvent),
+}
+
+/// Loads a stored layer's record; `None` if the layer is not there or cannot be trusted.
+pub(crate) fn load(layout: &Layout, diff_id: &DiffId) -> Result<Option<LayerRecord>, Error> {
+    let path = layout.at(&layout::layer(diff_id)).join("layer.json");
+    let record: Option<LayerRecord> = record::load(&path)?;
+    Ok(record.filter(|record| record.fence.holds() && record.diff_id == *diff_id))
+}
+
+/// The directory to mount.
+pub(crate) fn tree(layout: &Layout, diff_id: &DiffId) -> PathBuf {
+    layout.at(&layout::layer(diff_id)).join("diff")
+}
+
+/// Makes sure that the layer is stored and that its blob is what the plan says.
+pub(crate) fn ensure<R: Read>(
+    context: &LayerContext<'_>,
+    plan: &LayerPlan,
+    open: impl FnOnce() -> Result<R, LayerError>,
+) -> Result<LayerRecord, LayerError> {
+    let lock_path = context.layout.lock(&layout::layer(&plan.diff_id).replace('/', "-"));
+    let _lock = match Lock::try_exclusive(&lock_path)? {
+        Some(lock) => lock,
+        None => {
+            (context.report)(PullEvent::LayerWaiting { layer: plan.index });
+            Lock::wait(&lock_path, Mode::Exclusive)?
+        }
+    };
+    let (layer, digest, total_bytes) = (plan.index, plan.digest().clone(), plan.size.unwrap_or(0));
+    match load(context.layout, &plan.diff_id)? {
+        Some(record) if is_known(&record, plan) => {
+            (context.report)(PullEvent::LayerExists { layer, digest, total_bytes });
+            Ok(record)
+        }
+        Some(mut record) => {
+            (context.report)(PullEvent::LayerStarted { layer, digest, total_bytes });
+            let finished = verify(context, plan, open()?)?;
+            record.origins.push(Origin { digest: finished.blob, size: finished.blob_bytes });
+            let path = context.layout.at(&layout::layer(&plan.diff_id)).join("layer.json");
+            record::store(&path, context.workspace, &record, Durable::Later)?;
+            done(context, plan, &record);
+            Ok(record)
+        }
+        None => {
+            (context.report)(PullEvent::LayerStarted { layer, digest, total_bytes });
+            let record = unpack(context, plan, open()?)?;
+            done(context, plan, &record);
+            Ok(record)
+        }
+    }
+}
+
+fn is_known(record: &LayerRecord, plan: &LayerPlan) -> bool {
+    match &plan.blob {
+        Some(blob) => record
+            .origins
+            .iter()
+            .any(|origin| origin.digest == *blob && plan.size.is_none_or(|size| size == origin.size)),
+        // An archive that names the layer by its DiffID alone is believed only after reading it.
+        None => record.origins.iter().any(|origin| origin.digest == *plan.diff_id.digest()),
+    }
+}
+
+fn done(context: &LayerContext<'_>, plan: &LayerPlan, record: &LayerRecord) {
+    (context.report)(PullEvent::LayerDone {
+        layer: plan.index,
+        diff_id: record.diff_id.clone(),
+        unpacked_bytes: record.tar_bytes,
+    });
+}
+
+fn unpack<R: Read>(
+    context: &LayerContext<'_>,
+    plan: &LayerPlan,
+    source: R,
+) -> Result<LayerRecord, LayerError> {
+    let stage = context.workspace.join(format!("layer-{}", plan.index));
+    let tree = stage.join("diff");
+    make_private(&tree)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&tree, flags, FileMode::empty()).map_err(Error::io("open", &tree))?;
+    let mut reader = open_tar(context, plan, source)?;
+    let extracted = match extract(Extractor::new(root), &mut reader) {
+        Ok(extracted) => extracted,
+        Err(error) => return Err(reader.explain(error)),
+    };
+    for warning in &extracted.warnings {
+        warn(context, plan, warning);
+    }
+    let finished = compare(plan, reader.finish()?)?;
+    let record = LayerRecord {
+        diff_id: plan.diff_id.clone(),
+        tar_bytes: finished.tar_bytes,
+        origins: vec![Origin { digest: finished.blob, size: finished.blob_bytes }],
+        opaque_root: extracted.opaque_root,
+        implied: extracted.implied.into_iter().map(EntryPath::new).collect(),
+        links: extracted.links.into_iter().map(|(a, b)| (EntryPath::new(a), EntryPath::new(b))).collect(),
+        fence: Fence::new(),
+    };
+    record::store(&stage.join("layer.json"), context.workspace, &record, Durable::Later)?;
+    let target = context.layout.at(&layout::layer(&plan.diff_id));
+    // What is there is torn or from before a loss of power: `load` did not accept it.
+    context.layout.discard(&target)?;
+    fs::rename(&stage, &target).map_err(Error::io("publish", &target))?;
+    Ok(record)
+}
+
+fn extract<R: Read>(mut extractor: Extractor, reader: &mut TarReader<R>) -> Result<Extracted, LayerError> {
+    while let Some(entry) = reader.next()? {
+        extractor.add(entry, reader)?;
+    }
+    extractor.finish()
+}
+
+/// Reads a blob for its digests alone: the layer is stored, but nobody has yet seen this blob unpack to it.
+fn verify<R: Read>(context: &LayerContext<'_>, plan: &LayerPlan, source: R) -> Result<Finished, LayerError> {
+    let reader = open_tar(context, plan, source)?;
+    compare(plan, reader.finish()?)
+}
+
+fn open_tar<R: Read>(
+    context: &LayerContext<'_>,
+    plan: &LayerPlan,
+    source: R,
+) -> Result<TarReader<R>, LayerError> {
+    let expected = Expected { digest: plan.blob.clone(), size: plan.size };
+    let stream = TarStream::open(source, expected, context.limits)?;
+    if stream.compression() != Compression::of_media_type(&plan.media_type) {
+        warn(context, plan, &format!("its media type {} does not match its contents", plan.media_type));
+    }
+    Ok(TarReader::new(stream, plan.diff_id.digest().algorithm(), context.limits))
+}
+
+fn compare(plan: &LayerPlan, finished: Finished) -> Result<Finished, LayerError> {
+    if finished.tar == *plan.diff_id.digest() {
+        return Ok(finished);
+    }
+    Err(LayerError::DiffId { expected: plan.diff_id.digest().clone(), actual: finished.tar })
+}
+
+fn warn(context: &LayerContext<'_>, plan: &LayerPlan, text: &str) {
+    (context.report)(PullEvent::Warning { message: format!("layer {}: {text}", plan.digest()) });
+}

@@ -1,0 +1,158 @@
+//! Where things are in a store.
+//!
+//! ```text
+//! version                        the format's version
+//! store.lock                     held exclusively for the short moments of sweeping and reaping
+//! blobs/<algorithm>/<hex>        manifests and configurations, as an OCI layout has them
+//! layers/<algorithm>-<hex>/      one a DiffID: diff/ (an overlay lower directory) and layer.json
+//! fixups/<algorithm>-<hex>/      one a ChainID that needs it: diff/ and fixup.json
+//! images/<algorithm>-<hex>.json  one a manifest
+//! names/<hex>.json               one a reference; the file name is the reference's SHA-256
+//! snapshots/<hex>/               one a key: upper/, work/, snapshot.json
+//! locks/<name>                   one a layer or fix-up
+//! tmp/<random>/                  one a running operation: lock (held while it lives), lease.json, staging
+//! trash/<random>                 what is to be deleted
+//! ```
+
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use cofferdam_registry::Digest;
+
+use crate::error::Error;
+use crate::identity::{ChainId, DiffId};
+use crate::lock::{Lock, Mode};
+use crate::record::{self, Durable};
+
+const FOLDERS: [&str; 9] =
+    ["blobs/sha256", "blobs/sha512", "layers", "fixups", "images", "names", "snapshots", "locks", "tmp"];
+
+/// The paths of one store.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Makes the folders that are missing, all for root alone: an image's set-user-id files must not be reachable by other
+    /// users of the host (CVE-2021-41103).
+    pub(crate) fn create(root: &Path) -> Result<Layout, Error> {
+        make_private(root)?;
+        // Paths go into mount options and records, where a later change of directory must not change their meaning.
+        let root = fs::canonicalize(root).map_err(Error::io("resolve", root))?;
+        for folder in FOLDERS.iter().chain(&["trash"]) {
+            make_private(&root.join(folder))?;
+        }
+        let layout = Layout { root };
+        layout.check_version()?;
+        Ok(layout)
+    }
+
+    fn check_version(&self) -> Result<(), Error> {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Format {}
+        let path = self.root.join("version");
+        match record::load::<Format>(&path)? {
+            Some(_) => Ok(()),
+            None => {
+                // Shared with whoever else opens the store for the first time; reaping waits.
+                let _store = Lock::wait(&self.store_lock(), Mode::Shared)?;
+                record::store(&path, &self.tmp(), &Format {}, Durable::Later)
+            }
+        }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The absolute path of a path within the store.
+    pub(crate) fn at(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    pub(crate) fn store_lock(&self) -> PathBuf {
+        self.at("store.lock")
+    }
+
+    pub(crate) fn lock(&self, name: &str) -> PathBuf {
+        self.at("locks").join(name)
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.at("tmp")
+    }
+
+    /// Moves something out of sight at once; deleting it may take longer and may be interrupted.
+    pub(crate) fn discard(&self, path: &Path) -> Result<(), Error> {
+        match fs::rename(path, self.at("trash").join(record::unique())) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("discard", path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes what was discarded, by this process or by one that died before it could. Others may do the same meanwhile.
+    pub(crate) fn empty_trash(&self) -> Result<(), Error> {
+        let trash = self.at("trash");
+        for entry in fs::read_dir(&trash).map_err(Error::io("read", &trash))?.flatten() {
+            let path = entry.path();
+            let result = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+                _ => fs::remove_file(&path),
+            };
+            match result {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Error::io("delete", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// File names in a folder of the store.
+    pub(crate) fn list(&self, folder: &str) -> Result<Vec<String>, Error> {
+        let path = self.at(folder);
+        let entries = fs::read_dir(&path).map_err(Error::io("read", &path))?;
+        let mut names: Vec<String> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// Paths relative to the store's root, as records and leases write them.
+pub(crate) fn blob(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
+}
+
+pub(crate) fn layer(diff_id: &DiffId) -> String {
+    format!("layers/{}", file_name(diff_id.digest()))
+}
+
+pub(crate) fn fixup(chain: &ChainId) -> String {
+    format!("fixups/{}", file_name(chain.digest()))
+}
+
+pub(crate) fn image(manifest: &Digest) -> String {
+    format!("images/{}.json", file_name(manifest))
+}
+
+pub(crate) fn name(reference: &str) -> String {
+    format!("names/{}.json", Digest::of(reference.as_bytes()).hex())
+}
+
+pub(crate) fn snapshot(key: &str) -> String {
+    format!("snapshots/{}", Digest::of(key.as_bytes()).hex())
+}
+
+fn file_name(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().as_str(), digest.hex())
+}
+
+/// Makes a directory, and its parents, with mode 0700. One that is there is left as it is.
+pub(crate) fn make_private(path: &Path) -> Result<(), Error> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("create", path))
+}

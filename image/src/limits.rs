@@ -1,0 +1,47 @@
+//! The named limits of one layer, each with its unit and its reason.
+
+/// How much a layer may ask of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the uncompressed tar. The largest known layers (models, toolchains) are below a third of it.
+    pub uncompressed_bytes: u64,
+    /// Uncompressed bytes for each compressed one, counted past `ratio_free_bytes`. Real layers stay below 20.
+    pub ratio: u64,
+    /// Uncompressed bytes that are free of the ratio: a small blob of zeros is no attack.
+    pub ratio_free_bytes: u64,
+    /// Entries of the archive. A Debian desktop has half a million files.
+    pub entries: u64,
+    /// Bytes of a sparse file's apparent size: what ext4 with 4 KiB blocks can hold.
+    pub sparse_bytes: u64,
+    /// Gzip members or zstd frames of one blob; parallel compressors write one for each 128 KiB.
+    pub members: u64,
+    /// Bytes of one entry's extended attributes altogether: ext4 holds less.
+    pub xattr_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            uncompressed_bytes: 64 << 30,
+            ratio: 200,
+            ratio_free_bytes: 64 << 20,
+            entries: 5_000_000,
+            sparse_bytes: 16 << 40,
+            members: 65_536,
+            xattr_bytes: 1 << 20,
+        }
+    }
+}
+
+/// The longest path of an entry, in bytes: PATH_MAX without its NUL.
+pub(crate) const PATH_LIMIT_BYTES: u32 = 4095;
+/// Sparse regions of one file (CVE-2025-58183).
+pub(crate) const SPARSE_REGION_LIMIT: usize = 10_000;
+/// Bytes of PAX records and long names before one entry.
+pub(crate) const METADATA_LIMIT_BYTES: u32 = 1 << 20;
+/// The largest zstd window, as a power of two: 128 MiB, which `zstd --ultra --long=27` needs.
+pub(crate) const ZSTD_WINDOW_LOG_LIMIT: u32 = 27;
+/// Symbolic links followed while resolving one path, as in the kernel.
+pub(crate) const SYMLINK_LIMIT: u32 = 40;
+/// Warnings kept of one layer; the rest is counted.
+pub(crate) const WARNING_LIMIT: usize = 32;

@@ -1,0 +1,166 @@
+//! A stack of layers, seen as overlayfs will see it: which directory or file a name means, and in which layer.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::directory::open_beneath;
+use crate::entry::Attributes;
+use crate::error::{Error, LayerError};
+use crate::layer::{self, LayerRecord};
+use crate::layout::Layout;
+use crate::path::EntryPath;
+
+/// One layer of a stack.
+pub(crate) struct StackedLayer {
+    pub(crate) root: OwnedFd,
+    pub(crate) record: LayerRecord,
+}
+
+/// The layers of an image that can be seen, lowest first.
+pub(crate) struct Stack {
+    pub(crate) layers: Vec<StackedLayer>,
+}
+
+/// What one layer says about a name.
+pub(crate) enum Found {
+    Directory(OwnedFd),
+    /// Anything else but a deletion: where it is, its last component, and what it is.
+    Node(OwnedFd, Vec<u8>, Box<Stat>),
+    /// Nothing, and lower layers are not asked: the name, or a directory on its way, is deleted or replaced here.
+    Hidden,
+    /// Nothing; lower layers are asked.
+    Absent,
+}
+
+impl Stack {
+    /// Opens the layers of `records` (lowest first) that the uppermost opaque root leaves visible.
+    pub(crate) fn open(layout: &Layout, records: &[LayerRecord]) -> Result<Stack, Error> {
+        let first = records.iter().rposition(|record| record.opaque_root).unwrap_or(0);
+        let open = |record: &LayerRecord| {
+            let tree = layer::tree(layout, &record.diff_id);
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let root = rustix::fs::open(&tree, flags, Mode::empty()).map_err(Error::io("open", &tree))?;
+            Ok(StackedLayer { root, record: record.clone() })
+        };
+        Ok(Stack { layers: records[first..].iter().map(open).collect::<Result<_, Error>>()? })
+    }
+
+    /// What the layer at `index` says about `path`, and whether it hides what lies below.
+    pub(crate) fn find(&self, index: usize, path: &[u8]) -> Result<Found, LayerError> {
+        let failed = |operation| LayerError::entry_io(path, operation);
+        let root = &self.layers[index].root;
+        let mut current = open_beneath(root, b"", OFlags::RDONLY).map_err(failed("open the layer of"))?;
+        let mut components = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();
+        let mut opaque = false;
+        while let Some(component) = components.next() {
+            let stat = match rustix::fs::statat(&current, component, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => return Ok(if opaque { Found::Hidden } else { Found::Absent }),
+                Err(error) => return Err(failed("look up")(error)),
+            };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    current = open_beneath(&current, component, OFlags::RDONLY).map_err(failed("open"))?;
+                    opaque |= is_opaque(&current);
+                }
+                FileType::CharacterDevice if stat.st_rdev == 0 => return Ok(Found::Hidden),
+                _ if components.peek().is_some() => return Ok(Found::Hidden),
+                _ => return Ok(Found::Node(current, component.to_vec(), Box::new(stat))),
+            }
+        }
+        Ok(Found::Directory(current))
+    }
+
+    /// The attributes that the directory `path` has in the mounted stack, and whether its uppermost layer has them too.
+    /// `None` if the stack shows no directory of that name.
+    pub(crate) fn directory(&self, path: &[u8]) -> Result<Option<(Attributes, Agreement)>, LayerError> {
+        let key = EntryPath::new(path.to_vec());
+        let mut uppermost = true;
+        for index in (0..self.layers.len()).rev() {
+            match self.find(index, path)? {
+                Found::Directory(directory) => {
+                    if !self.layers[index].record.implied.contains(&key) {
+                        let attributes = read_attributes(&directory, path)?;
+                        let agreement = if uppermost { Agreement::Same } else { Agreement::Differs };
+                        return Ok(Some((attributes, agreement)));
+                    }
+                    uppermost = false;
+                    if self.hides_below(index, path)? {
+                        break;
+                    }
+                }
+                Found::Absent => {}
+                Found::Hidden | Found::Node(..) => break,
+            }
+        }
+        Ok(if uppermost { None } else { Some((Attributes::implied(), Agreement::Same)) })
+    }
+
+    /// Whether a directory of `path` in the layer at `index` is opaque.
+    fn hides_below(&self, index: usize, path: &[u8]) -> Result<bool, LayerError> {
+        let mut current = open_beneath(&self.layers[index].root, b"", OFlags::RDONLY)
+            .map_err(LayerError::entry_io(path, "open"))?;
+        for component in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+            current = open_beneath(&current, component, OFlags::RDONLY)
+                .map_err(LayerError::entry_io(path, "open"))?;
+            if is_opaque(&current) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Whether the uppermost layer that has a directory also describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Agreement {
+    Same,
+    Differs,
+}
+
+fn is_opaque(directory: &OwnedFd) -> bool {
+    let mut value = [0; 2];
+    rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value[..])
+        .is_ok_and(|length| &value[..length] == b"y")
+}
+
+/// Owner, mode, time and attributes of an open file.
+pub(crate) fn read_attributes(file: &impl AsFd, path: &[u8]) -> Result<Attributes, LayerError> {
+    let stat = rustix::fs::fstat(file).map_err(LayerError::entry_io(path, "examine"))?;
+    let mut attributes = from_stat(&stat);
+    attributes.xattrs = read_xattrs(file).map_err(LayerError::entry_io(path, "read the attributes of"))?;
+    Ok(attributes)
+}
+
+/// Everything that a stat tells.
+pub(crate) fn from_stat(stat: &Stat) -> Attributes {
+    Attributes {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: rustix::fs::Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ },
+        xattrs: Vec::new(),
+    }
+}
+
+fn read_xattrs(file: &impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let size = match rustix::fs::flistxattr(file, &mut [0u8; 0][..]) {
+        Err(Errno::OPNOTSUPP) | Ok(0) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names = vec![0; size];
+    let length = rustix::fs::flistxattr(file, &mut names[..])?;
+    let mut xattrs = Vec::new();
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if name.starts_with(b"trusted.") {
+            continue;
+        }
+        let mut value = vec![0; rustix::fs::fgetxattr(file, name, &mut [0u8; 0][..])?];
+        let length = if value.is_empty() { 0 } else { rustix::fs::fgetxattr(file, name, &mut value[..])? };
+        value.truncate(length);
+        xattrs.push((name.to_vec(), value));
+    }
+    Ok(xattrs)
+}

@@ -1,0 +1,241 @@
+//! The store: the one door to images, layers and snapshots.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use cofferdam_registry::{Digest, ImageRef};
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::event::PullEvent;
+use crate::fixup::FixupRecord;
+use crate::gc::{self, Collected};
+use crate::image::{self, Image};
+use crate::layer::LayerRecord;
+use crate::layout::{self, Layout};
+use crate::lock::{Lock, Mode};
+use crate::pull::{self, PullOptions};
+use crate::record::{self, Durable};
+use crate::snapshot::{self, Snapshot};
+use crate::workspace::{self, Workspace};
+
+/// A folder with images, layers and snapshots. Any number of processes may have it open; none of them is a daemon.
+///
+/// Calls block, some for as long as a download takes, and must not be made from async code directly. Extracting layers
+/// needs root, or at least CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETFCAP and CAP_SYS_ADMIN (for
+/// overlayfs's own attributes).
+#[derive(Clone, Debug)]
+pub struct Store {
+    layout: Arc<Layout>,
+    background: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+/// What [`Store::remove`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Removed {
+    /// Names that no longer stand for anything.
+    pub untagged: Vec<ImageRef>,
+    /// The image's manifest digest, if the image itself went.
+    pub deleted: Option<Digest>,
+}
+
+impl Store {
+    /// Opens the store at `root`, making it if needed, and clears away what dead processes left half-made.
+    pub fn open(root: &Path) -> Result<Store, Error> {
+        let layout = Layout::create(root)?;
+        {
+            let store = Lock::wait(&layout.store_lock(), Mode::Exclusive)?;
+            workspace::reap(&layout, &store)?;
+        }
+        let store = Store { layout: Arc::new(layout), background: Arc::default() };
+        if !store.layout.list("trash")?.is_empty() {
+            store.in_background(|layout| drop(layout.empty_trash()));
+        }
+        Ok(store)
+    }
+
+    /// Where the store is.
+    pub fn root(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// Pulls an image. `progress` is called on this thread.
+    pub fn pull(
+        &self,
+        reference: &ImageRef,
+        options: &PullOptions,
+        progress: &dyn Fn(PullEvent),
+    ) -> Result<Image, Error> {
+        let digest = pull::pull(&self.layout, reference, options, progress)?;
+        self.in_background(|layout| drop(settle(layout)));
+        self.image(&digest)?.ok_or_else(|| Error::UnknownImage { name: reference.familiar() })
+    }
+
+    /// Finds an image by a reference, or by the beginning of its id or digest (at least four digits).
+    pub fn find(&self, name: &str) -> Result<Option<Image>, Error> {
+        match image::find(&self.layout, name)? {
+            Some(digest) => self.image(&digest),
+            None => Ok(None),
+        }
+    }
+
+    /// The image with that manifest digest.
+    pub fn image(&self, digest: &Digest) -> Result<Option<Image>, Error> {
+        let Some(record) = image::load_record(&self.layout, digest)? else { return Ok(None) };
+        image::assemble(&self.layout, record, &image::names(&self.layout)?)
+    }
+
+    /// Every image, the newest in the store first.
+    pub fn images(&self) -> Result<Vec<Image>, Error> {
+        let names = image::names(&self.layout)?;
+        let mut images = Vec::new();
+        for record in image::records(&self.layout)? {
+            images.extend(image::assemble(&self.layout, record, &names)?);
+        }
+        images.sort_by_key(|image| std::cmp::Reverse(image.stored_at));
+        Ok(images)
+    }
+
+    /// Makes a further name stand for an image.
+    pub fn tag(&self, image: &Image, name: &ImageRef) -> Result<(), Error> {
+        let workspace = Workspace::create(&self.layout)?;
+        let target = image.digest.clone();
+        image::NameRecord { name: name.clone(), image: image.digest.clone(), target }
+            .store(&self.layout, &workspace)
+    }
+
+    /// Takes a name away from its image, and the image with its last name. Given an id, all names go. An image that a
+    /// snapshot uses, or an id with several names, is removed only by `force`; the snapshot keeps the layers it needs.
+    pub fn remove(&self, name: &str, force: bool) -> Result<Removed, Error> {
+        let digest =
+            image::find(&self.layout, name)?.ok_or_else(|| Error::UnknownImage { name: name.to_owned() })?;
+        let all = image::names(&self.layout)?.remove(&digest).unwrap_or_default();
+        let own: Vec<ImageRef> = all.into_iter().map(|record| record.name).collect();
+        let named = ImageRef::parse(name).ok().filter(|reference| own.contains(reference));
+        let untagged = match named {
+            Some(reference) => vec![reference],
+            None if own.len() > 1 && !force => {
+                let users = own.iter().map(ImageRef::familiar).collect();
+                return Err(Error::InUse { image: name.to_owned(), users });
+            }
+            None => own.clone(),
+        };
+        let last = untagged.len() == own.len();
+        let mut removed = Removed { untagged, deleted: None };
+        if last {
+            self.refuse_if_used(name, &digest, force)?;
+        }
+        for reference in &removed.untagged {
+            self.layout.discard(&self.layout.at(&layout::name(&reference.to_string())))?;
+        }
+        if last {
+            self.layout.discard(&self.layout.at(&layout::image(&digest)))?;
+            removed.deleted = Some(digest);
+            self.gc()?;
+        }
+        Ok(removed)
+    }
+
+    fn refuse_if_used(&self, name: &str, digest: &Digest, force: bool) -> Result<(), Error> {
+        let snapshots = snapshot::records(&self.layout)?.into_iter();
+        let users: Vec<String> =
+            snapshots.filter(|record| record.image == *digest).map(|record| record.key).collect();
+        if users.is_empty() || force {
+            return Ok(());
+        }
+        Err(Error::InUse { image: name.to_owned(), users })
+    }
+
+    /// Removes layers and documents that no image, snapshot or running operation needs. Images stay, named or not.
+    pub fn gc(&self) -> Result<Collected, Error> {
+        let collected = gc::collect(&self.layout)?;
+        self.in_background(|layout| drop(layout.empty_trash()));
+        Ok(collected)
+    }
+
+    /// Prepares a writable snapshot of `image` and returns its directories; mounting them is the caller's.
+    pub fn prepare(&self, key: &str, image: &Image) -> Result<Snapshot, Error> {
+        snapshot::prepare(&self.layout, key, image)
+    }
+
+    /// The snapshot that was prepared under `key`.
+    pub fn snapshot(&self, key: &str) -> Result<Option<Snapshot>, Error> {
+        snapshot::load(&self.layout, key)
+    }
+
+    /// Every snapshot.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
+        snapshot::all(&self.layout)
+    }
+
+    /// Removes a snapshot with everything written to it; it must not be mounted. Returns whether there was one.
+    pub fn remove_snapshot(&self, key: &str) -> Result<bool, Error> {
+        let existed = snapshot::remove(&self.layout, key)?;
+        self.in_background(|layout| drop(layout.empty_trash()));
+        Ok(existed)
+    }
+
+    /// Waits until everything stored would survive a loss of power and everything removed has left the disk. Done in the
+    /// background otherwise; a process that ends earlier leaves it to the next.
+    pub fn settle(&self) -> Result<(), Error> {
+        for job in self.jobs().drain(..).collect::<Vec<_>>() {
+            // A job that panicked left its work undone, which is then done here.
+            drop(job.join());
+        }
+        settle(&self.layout)?;
+        self.layout.empty_trash()
+    }
+
+    fn in_background(&self, job: impl FnOnce(&Layout) + Send + 'static) {
+        let layout = Arc::clone(&self.layout);
+        let thread = thread::Builder::new().name("cofferdam-store".to_owned()).spawn(move || job(&layout));
+        let mut jobs = self.jobs();
+        jobs.retain(|job| !job.is_finished());
+        // Without a thread the work is left to the next opening of the store, as after a crash.
+        jobs.extend(thread.ok());
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.background.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes layers durable that were published without fsync: one syncfs for all, then their records say so.
+fn settle(layout: &Layout) -> Result<(), Error> {
+    let mut layers: Vec<(PathBuf, LayerRecord)> = Vec::new();
+    for name in layout.list("layers")? {
+        let path = layout.at("layers").join(&name).join("layer.json");
+        layers.extend(record::load::<LayerRecord>(&path)?.filter(|r| !r.fence.durable).map(|r| (path, r)));
+    }
+    let mut fixups: Vec<(PathBuf, FixupRecord)> = Vec::new();
+    for name in layout.list("fixups")? {
+        let path = layout.at("fixups").join(&name).join("fixup.json");
+        fixups.extend(record::load::<FixupRecord>(&path)?.filter(|r| !r.fence.durable).map(|r| (path, r)));
+    }
+    if layers.is_empty() && fixups.is_empty() {
+        return Ok(());
+    }
+    let workspace = Workspace::create(layout)?;
+    let root = std::fs::File::open(layout.root()).map_err(Error::io("open", layout.root()))?;
+    rustix::fs::syncfs(&root).map_err(Error::io("sync", layout.root()))?;
+    for (path, mut record) in layers {
+        if !path.exists() {
+            continue;
+        }
+        let lock = layout.lock(&layout::layer(&record.diff_id).replace('/', "-"));
+        // Somebody is about to rewrite this record; the next settling finds it.
+        let Some(_held) = Lock::try_exclusive(&lock)? else { continue };
+        if record.fence.holds() && path.exists() {
+            record.fence.durable = true;
+            record::store(&path, workspace.path(), &record, Durable::Now)?;
+        }
+    }
+    for (path, mut record) in fixups {
+        if record.fence.holds() && path.exists() {
+            record.fence.durable = true;
+            record::store(&path, workspace.path(), &record, Durable::Now)?;
+        }
+    }
+    Ok(())
+}
