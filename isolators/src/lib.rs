@@ -7,6 +7,7 @@
 //! Read first: [`container`] (what goes in), [`compile`] (the table), then any isolator.
 
 pub mod capabilities;
+pub mod cgroup;
 pub mod cgroups;
 pub mod compile;
 pub mod container;
