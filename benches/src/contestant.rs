@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
-use crate::floor;
+use crate::{floor, library};
 
 /// One that is measured.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,8 @@ enum Kind {
     Nothing,
     /// [`crate::floor`], in the worker's process.
     Floor,
+    /// cofferdam-runtime, in the worker's process.
+    Library,
     /// An OCI runtime's command line.
     Runtime { program: &'static str, view: View },
     /// podman, on the bundle's rootfs.
@@ -46,6 +48,11 @@ pub const ALL: &[Contestant] = &[
         name: "floor",
         note: "the same kernel work and nothing else, in process",
         kind: Kind::Floor,
+    },
+    Contestant {
+        name: "cofferdam-runtime",
+        note: "create with start, wait, delete: the library, in process",
+        kind: Kind::Library,
     },
     Contestant {
         name: "cofferdam-oci",
@@ -88,7 +95,7 @@ impl Contestant {
     /// Whether it can be measured on this machine; the reason if not.
     pub fn available(&self) -> Result<()> {
         match self.kind {
-            Kind::Nothing | Kind::Floor => Ok(()),
+            Kind::Nothing | Kind::Floor | Kind::Library => Ok(()),
             Kind::Runtime { program, .. } => locate(program).map(drop),
             Kind::Podman => locate("podman").map(drop),
         }
@@ -96,7 +103,7 @@ impl Contestant {
 
     /// Whether it is launched inside the worker's process, so that the worker's own costs must be subtracted from counts.
     pub fn is_in_process(&self) -> bool {
-        matches!(self.kind, Kind::Floor)
+        matches!(self.kind, Kind::Floor | Kind::Library)
     }
 
     /// Everything that is not part of a launch.
@@ -104,6 +111,7 @@ impl Contestant {
         Ok(match self.kind {
             Kind::Nothing => Box::new(Nothing),
             Kind::Floor => Box::new(floor::Floor::new(bundle)?),
+            Kind::Library => Box::new(library::Library::new(bundle)?),
             Kind::Runtime { program, view } => {
                 if view == View::PlainV2 {
                     see_plain_v2()?;

@@ -16,6 +16,7 @@ pub mod contestant;
 pub mod counters;
 pub mod floor;
 pub mod launch;
+pub mod library;
 pub mod record;
 pub mod statistics;
 pub mod worker;

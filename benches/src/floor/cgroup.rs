@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -27,6 +28,10 @@ pub(super) struct Cgroup {
     /// On v2: the child is cloned straight into it.
     directory: Option<OwnedFd>,
 }
+
+/// How often a cgroup of others is tried to be removed, and how long apart: together a second.
+const REMOVE_TRIES: u32 = 50;
+const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What every runtime lets through: nodes may be made, and these may be used.
 const DEVICES: [&str; 10] = [
@@ -87,7 +92,15 @@ pub(crate) fn remove_everywhere(name: &str) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mount_points = mounts.lines().filter_map(parse).filter(|(_, kind, _)| kind.starts_with("cgroup"));
     for (mount_point, ..) in mount_points {
-        remove_with_children(&Path::new(mount_point).join(name));
+        let directory = Path::new(mount_point).join(name);
+        // Whoever left it may have processes that are just ending.
+        for _ in 0..REMOVE_TRIES {
+            remove_with_children(&directory);
+            if !directory.exists() {
+                break;
+            }
+            std::thread::sleep(REMOVE_PAUSE);
+        }
     }
 }
 
