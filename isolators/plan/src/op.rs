@@ -182,10 +182,12 @@ impl fmt::Display for MountAttributes {
             let comma = if std::mem::take(&mut first) { "" } else { "," };
             write!(f, "{comma}{sign}{word}")
         };
+        // The access-time modes are one field: all of it is cleared to set one of them.
+        let clear = self.clear & !Self::ATIME_MASK;
         for (bit, name) in NAMES {
             if self.set & bit != 0 {
                 word(f, "", name)?;
-            } else if self.clear & bit != 0 {
+            } else if clear & bit != 0 {
                 word(f, "-", name)?;
             }
         }
