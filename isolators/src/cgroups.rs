@@ -4,36 +4,94 @@
 use cofferdam_plan::{
     Barrier, Builder, CgroupLayout, ContainerId, HostFeatures, HostPath, Namespace, Op, Refusal, Stage,
 };
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
+use crate::cgroup::cpu_list::CpuList;
+use crate::cgroup::devices::{Defaults, DevicePolicy};
+use crate::cgroup::path::CgroupPath;
+use crate::cgroup::{self, Controllers, Occasion};
 use crate::compile::{Context, pass};
 use crate::container::Joining;
 
 /// The container's path below the root of every hierarchy: `linux.cgroupsPath`, or one of our own.
 pub fn path(spec: &Spec, id: &ContainerId) -> Result<String, Refusal> {
     let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
-    let Some(given) = given.filter(|path| !path.as_os_str().is_empty()) else {
-        return Ok(format!("/cofferdam-{id}"));
-    };
-    let pointer = "/linux/cgroupsPath";
-    let text = given.to_str().ok_or_else(|| Refusal::invalid(pointer, "not UTF-8"))?;
-    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    if parts.iter().any(|part| *part == ".." || part.contains(['\n', '\0'])) || parts.is_empty() {
-        return Err(Refusal::invalid(pointer, format!("{text:?} is not a path below the cgroup root")));
-    }
-    Ok(format!("/{}", parts.join("/")))
+    let given =
+        given.map(|path| path.to_str().ok_or_else(|| Refusal::invalid("/linux/cgroupsPath", "not UTF-8")));
+    let path = CgroupPath::cgroupfs(given.transpose()?, &format!("/cofferdam-{id}"))?;
+    Ok(path.directory(""))
 }
 
 /// Makes the cgroup, sets its limits, attaches the child.
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     oom_score(context, builder);
+    let resources = context.linux().and_then(|linux| linux.resources().as_ref());
     if !context.manages_cgroup() {
+        if resources.is_some() {
+            builder.warn("/linux/resources: cgroups are not managed, nothing is limited");
+        }
         return Ok(());
     }
     let path = path(context.spec(), context.container.id)?;
     builder.step(Stage::Host, "/linux/cgroupsPath", Op::CreateCgroup { path });
+    if let Some(resources) = resources {
+        limits(context.host, resources, builder)?;
+    }
+    devices(context, resources, builder)?;
     if !context.host.cgroups.is_v2() {
         builder.step(Stage::Attach, "/linux/cgroupsPath", Op::AttachCgroup);
+    }
+    Ok(())
+}
+
+/// What the translation has to know of the host.
+fn translation_host(host: &HostFeatures) -> cgroup::Host {
+    cgroup::Host {
+        controllers: Controllers::from(&host.cgroups),
+        cpus: CpuList::parse(&host.online_cpus).ok(),
+        memory_nodes: CpuList::parse(&host.online_nodes).ok(),
+    }
+}
+
+fn limits(host: &HostFeatures, resources: &LinuxResources, builder: &mut Builder) -> Result<(), Refusal> {
+    let translation = cgroup::translate(resources, &translation_host(host), Occasion::Create)?;
+    for ignored in translation.ignored {
+        builder.warn(format!("{}: {}", ignored.pointer, ignored.reason));
+    }
+    for write in &translation.writes {
+        builder.step(Stage::Host, write.why.as_str(), Op::WriteCgroup(write.into()));
+    }
+    Ok(())
+}
+
+/// The writes of an update to a container that runs, with what must not be exceeded already.
+pub fn plan_update(
+    host: &HostFeatures,
+    resources: &LinuxResources,
+    memory_and_swap_bytes: Option<u64>,
+) -> Result<cgroup::Translation, Refusal> {
+    cgroup::translate(resources, &translation_host(host), Occasion::Update { memory_and_swap_bytes })
+}
+
+/// Everything is denied but the listed devices and the default ones.
+fn devices(
+    context: &Context<'_>,
+    resources: Option<&LinuxResources>,
+    builder: &mut Builder,
+) -> Result<(), Refusal> {
+    const WHY: &str = "/linux/resources/devices";
+    let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+    let policy = DevicePolicy::new(rules, Defaults::Compatible)?;
+    match &context.host.cgroups {
+        CgroupLayout::V2 { .. } => {
+            builder.step(Stage::Host, WHY, Op::FilterDevices { program: policy.program() });
+        }
+        CgroupLayout::V1 { .. } => {
+            for write in &policy.v1_writes() {
+                builder.step(Stage::Host, WHY, Op::WriteCgroup(write.into()));
+            }
+        }
+        CgroupLayout::None => {}
     }
     Ok(())
 }

@@ -30,6 +30,8 @@ pub fn host() -> HostFeatures {
         }),
         cpus: std::thread::available_parallelism()
             .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
+        online_cpus: read("/sys/devices/system/cpu/online").trim().to_owned(),
+        online_nodes: read("/sys/devices/system/node/online").trim().to_owned(),
         memory_bytes: field(&memory, "MemTotal:").and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024,
         apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
         selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
