@@ -39,7 +39,7 @@ impl Compression {
         }
     }
 
-    fn of_magic(magic: &[u8]) -> Compression {
+    pub(crate) fn of_magic(magic: &[u8]) -> Compression {
         match magic {
             [0x1f, 0x8b, ..] => Compression::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,

@@ -43,10 +43,10 @@ pub struct Image {
 pub struct ImageLayer {
     /// The layer's identity.
     pub diff_id: DiffId,
-    /// The blob that it came as, where that is known.
-    pub blob: Option<Digest>,
+    /// The blob that it came as.
+    pub blob: Digest,
     /// The blob's size in bytes.
-    pub blob_bytes: Option<u64>,
+    pub blob_bytes: u64,
     /// The tar's size in bytes.
     pub unpacked_bytes: u64,
 }

@@ -189,7 +189,7 @@ impl Ingest<'_> {
                 report: &report,
                 layer: index,
                 bytes: 0,
-                total_bytes: plan.size.unwrap_or(0),
+                total_bytes: plan.size,
                 reported_at: Instant::now(),
             })
         })
@@ -205,7 +205,7 @@ impl Ingest<'_> {
             match result {
                 Some(Ok(record)) => records.push(record),
                 Some(Err(LayerError::Cancelled)) | None => cancelled = true,
-                Some(Err(error)) => return Err(self.layer_error(&plan.digest().to_string(), error)),
+                Some(Err(error)) => return Err(self.layer_error(&plan.blob.to_string(), error)),
             }
         }
         if cancelled { Err(Error::Cancelled) } else { Ok(records) }

@@ -31,9 +31,8 @@ use crate::tar::{Finished, TarReader};
 pub(crate) struct LayerPlan {
     pub(crate) index: usize,
     pub(crate) media_type: String,
-    /// `None` where the source is an archive that names no digest.
-    pub(crate) blob: Option<Digest>,
-    pub(crate) size: Option<u64>,
+    pub(crate) blob: Digest,
+    pub(crate) size: u64,
     pub(crate) diff_id: DiffId,
 }
 
@@ -42,15 +41,10 @@ impl LayerPlan {
         LayerPlan {
             index,
             media_type: descriptor.media_type.clone(),
-            blob: Some(descriptor.digest.clone()),
-            size: Some(descriptor.size),
+            blob: descriptor.digest.clone(),
+            size: descriptor.size,
             diff_id: diff_id.clone(),
         }
-    }
-
-    /// The layer's name in messages and events.
-    pub(crate) fn digest(&self) -> &Digest {
-        self.blob.as_ref().unwrap_or_else(|| self.diff_id.digest())
     }
 }
 
@@ -131,7 +125,7 @@ pub(crate) fn ensure<R: Read>(
             Lock::wait(&lock_path, Mode::Exclusive)?
         }
     };
-    let (layer, digest, total_bytes) = (plan.index, plan.digest().clone(), plan.size.unwrap_or(0));
+    let (layer, digest, total_bytes) = (plan.index, plan.blob.clone(), plan.size);
     match load(context.layout, &plan.diff_id)? {
         Some(record) if is_known(&record, plan) => {
             (context.report)(PullEvent::LayerExists { layer, digest, total_bytes });
@@ -156,14 +150,7 @@ pub(crate) fn ensure<R: Read>(
 }
 
 fn is_known(record: &LayerRecord, plan: &LayerPlan) -> bool {
-    match &plan.blob {
-        Some(blob) => record
-            .origins
-            .iter()
-            .any(|origin| origin.digest == *blob && plan.size.is_none_or(|size| size == origin.size)),
-        // An archive that names the layer by its DiffID alone is believed only after reading it.
-        None => record.origins.iter().any(|origin| origin.digest == *plan.diff_id.digest()),
-    }
+    record.origins.iter().any(|origin| origin.digest == plan.blob && origin.size == plan.size)
 }
 
 fn done(context: &LayerContext<'_>, plan: &LayerPlan, record: &LayerRecord) {
@@ -228,7 +215,7 @@ fn open_tar<R: Read>(
     plan: &LayerPlan,
     source: R,
 ) -> Result<TarReader<R>, LayerError> {
-    let expected = Expected { digest: plan.blob.clone(), size: plan.size };
+    let expected = Expected { digest: Some(plan.blob.clone()), size: Some(plan.size) };
     let stream = TarStream::open(source, expected, context.limits)?;
     if stream.compression() != Compression::of_media_type(&plan.media_type) {
         warn(context, plan, &format!("its media type {} does not match its contents", plan.media_type));
@@ -244,5 +231,5 @@ fn compare(plan: &LayerPlan, finished: Finished) -> Result<Finished, LayerError>
 }
 
 fn warn(context: &LayerContext<'_>, plan: &LayerPlan, text: &str) {
-    (context.report)(PullEvent::Warning { message: format!("layer {}: {text}", plan.digest()) });
+    (context.report)(PullEvent::Warning { message: format!("layer {}: {text}", plan.blob) });
 }

@@ -23,6 +23,8 @@
 //! Privileges: unpacking sets owners, device nodes and overlayfs's attributes, so it needs root. Threads: one a layer while
 //! an image comes in, and short-lived ones that delete and sync in the background.
 
+mod archive;
+mod builder;
 mod decode;
 mod directory;
 mod entry;
@@ -33,6 +35,7 @@ mod fixup;
 mod gc;
 mod identity;
 mod image;
+mod import;
 mod ingest;
 mod layer;
 mod layout;
@@ -47,6 +50,7 @@ mod store;
 mod tar;
 mod workspace;
 
+pub use builder::ImageBuilder;
 pub use cofferdam_registry::{
     ClientOptions, Credential, CredentialSource, Digest, ImageRef, InvalidReference, Kind, PlainHttp,
     Platform, RetryPolicy, Secret, Timeouts,
@@ -56,6 +60,7 @@ pub use event::{Cancel, PullEvent};
 pub use gc::Collected;
 pub use identity::{ChainId, DiffId};
 pub use image::{Image, ImageLayer};
+pub use import::{ImportOptions, Layout, Naming};
 pub use limits::Limits;
 pub use pull::{PullOptions, PullPolicy};
 pub use snapshot::Snapshot;

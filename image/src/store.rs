@@ -1,5 +1,6 @@
 //! The store: the one door to images, layers and snapshots.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -12,6 +13,7 @@ use crate::event::PullEvent;
 use crate::fixup::FixupRecord;
 use crate::gc::{self, Collected};
 use crate::image::{self, Image};
+use crate::import::{self, ImportOptions};
 use crate::layer::LayerRecord;
 use crate::layout::{self, Layout};
 use crate::lock::{Lock, Mode};
@@ -70,6 +72,36 @@ impl Store {
         let digest = pull::pull(&self.layout, reference, options, progress)?;
         self.in_background(|layout| drop(settle(layout)));
         self.image(&digest)?.ok_or_else(|| Error::UnknownImage { name: reference.familiar() })
+    }
+
+    /// Imports every image of an archive, read from a stream of any kind.
+    pub fn import(
+        &self,
+        source: &mut dyn Read,
+        options: &ImportOptions,
+        progress: &dyn Fn(PullEvent),
+    ) -> Result<Vec<Image>, Error> {
+        let digests = import::import_archive(&self.layout, "archive", source, options, progress)?;
+        self.imported(&digests)
+    }
+
+    /// Imports every image of an archive file, or of a directory in the OCI image layout.
+    pub fn import_path(
+        &self,
+        path: &Path,
+        options: &ImportOptions,
+        progress: &dyn Fn(PullEvent),
+    ) -> Result<Vec<Image>, Error> {
+        let digests = import::import_path(&self.layout, path, options, progress)?;
+        self.imported(&digests)
+    }
+
+    fn imported(&self, digests: &[Digest]) -> Result<Vec<Image>, Error> {
+        self.in_background(|layout| drop(settle(layout)));
+        let images = digests.iter().map(|digest| {
+            self.image(digest)?.ok_or_else(|| Error::UnknownImage { name: digest.to_string() })
+        });
+        images.collect()
     }
 
     /// Finds an image by a reference, or by the beginning of its id or digest (at least four digits).

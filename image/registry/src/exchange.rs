@@ -23,7 +23,7 @@ use crate::body;
 use crate::client::{ClientOptions, PlainHttp};
 use crate::error::Error;
 use crate::retry::is_transient;
-use crate::transport::{Origin, Transport};
+use crate::transport::{Origin, TLS_HANDSHAKE, Transport};
 use crate::trust::Trust;
 
 /// How this program names itself to registries.
@@ -201,6 +201,10 @@ impl Exchange {
         match (self.options.plain_http, error) {
             (PlainHttp::Allowed, Error::PlainHttpRefused { .. } | Error::Connect { .. }) => true,
             (PlainHttp::LoopbackOnly, Error::PlainHttpRefused { .. }) => secure.is_loopback(),
+            // A plain server may also wait for the rest of what it takes for a request line.
+            (_, Error::Timeout { operation: TLS_HANDSHAKE, .. }) => {
+                secure.is_loopback() || self.options.plain_http == PlainHttp::Allowed
+            }
             _ => false,
         }
     }

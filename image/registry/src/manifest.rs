@@ -3,6 +3,8 @@
 //! Accepted: OCI image manifest and index, Docker schema 2 manifest and list. A document that could be read as two things
 //! (CVE-2021-41190) or whose inner media type contradicts the registry's Content-Type is refused.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::digest::Digest;
@@ -49,12 +51,21 @@ pub struct Descriptor {
     /// In an index: the platform that the image runs on.
     #[serde(default)]
     platform: Option<WirePlatform>,
+    /// Free text by key; names of images in layouts are kept here.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Descriptor {
-    /// A descriptor without a platform.
+    /// A descriptor without platform and annotations.
     pub fn new(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-        Descriptor { media_type: media_type.to_owned(), digest, size, platform: None }
+        Descriptor {
+            media_type: media_type.to_owned(),
+            digest,
+            size,
+            platform: None,
+            annotations: BTreeMap::new(),
+        }
     }
 
     /// The platform that an index gives for this image, normalised.

@@ -49,6 +49,8 @@ impl Default for Timeouts {
     }
 }
 
+/// The name of the TLS time limit in messages.
+pub(crate) const TLS_HANDSHAKE: &str = "the TLS handshake";
 /// Idle connections kept for one origin; more than the layers that are fetched at once are not needed.
 const IDLE_LIMIT: usize = 8;
 /// The read buffer of a connection, in bytes: large enough for one system call per 256 KiB of a layer.
@@ -192,8 +194,7 @@ impl Transport {
         let connector = TlsConnector::from(self.trust.config_for(origin)?);
         let tls = |reason: String| Error::Tls { host: origin.authority(), reason };
         let name = ServerName::try_from(origin.host.clone()).map_err(|error| tls(error.to_string()))?;
-        let stream =
-            self.limit("the TLS handshake", origin, self.timeouts.tls, connector.connect(name, stream));
+        let stream = self.limit(TLS_HANDSHAKE, origin, self.timeouts.tls, connector.connect(name, stream));
         let stream = stream.await?.map_err(|error| match speaks_tls(&error) {
             true => tls(error.to_string()),
             false => Error::PlainHttpRefused { host: origin.authority() },

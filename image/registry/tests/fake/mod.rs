@@ -148,7 +148,8 @@ fn serve(stream: &TcpStream, address: SocketAddr, state: &Mutex<State>) -> std::
         }
         let line = String::from_utf8_lossy(&line).into_owned();
         let parts: Vec<&str> = line.split_whitespace().collect();
-        let [method, path, _] = parts[..] else {
+        let [method @ ("GET" | "HEAD" | "POST"), path, _] = parts[..] else {
+            // Most likely a TLS handshake.
             return (&*stream).write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
         };
         let mut headers = HashMap::new();
