@@ -1,0 +1,77 @@
+//! Golden plans: `tests/golden/<case>.json` compiles to `<case>.v1.plan` and `<case>.v2.plan`.
+//!
+//! A plan is read in review like an strace of what a container costs and touches. `cargo xtask golden --bless` writes the
+//! plans anew.
+
+use std::path::{Path, PathBuf};
+
+use cofferdam_isolators::{CgroupManager, Container, Gate, Rootfs, compile};
+use cofferdam_plan::{ContainerId, HostFeatures, HostPath};
+use oci_spec::runtime::Spec;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
+}
+
+/// The plan of one case, or its refusal.
+fn plan(spec: &Spec, host: &HostFeatures, overlay: bool) -> String {
+    let id = ContainerId::parse("golden").unwrap();
+    let rootfs = if overlay {
+        Rootfs::Overlay {
+            lower: vec!["/layers/top".into(), "/layers/base".into()],
+            upper: "/task/upper".into(),
+            work: "/task/work".into(),
+            onto: "/task/rootfs".into(),
+        }
+    } else {
+        Rootfs::Bundle
+    };
+    let container = Container {
+        id: &id,
+        bundle: Path::new("/bundle"),
+        spec,
+        rootfs: &rootfs,
+        gate: Gate::Socket(HostPath::new("/run/cofferdam/runtime/golden/start.sock", "").unwrap()),
+        console: spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false),
+        stdio: false,
+        preserve_fds: 0,
+        no_pivot: false,
+        no_new_keyring: false,
+        cgroup_manager: CgroupManager::Cgroupfs,
+    };
+    match compile(&container, host) {
+        Ok(plan) => plan.to_string(),
+        Err(refusal) => format!("refused: {refusal}\n"),
+    }
+}
+
+#[test]
+fn plans_are_as_they_were_reviewed() {
+    let bless = std::env::var_os("COFFERDAM_BLESS").is_some();
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 5, "the golden cases are gone");
+    let mut different = Vec::new();
+    for case in cases {
+        let spec: Spec = serde_json::from_str(&std::fs::read_to_string(&case).unwrap()).unwrap();
+        let overlay = case.file_stem().is_some_and(|name| name.to_string_lossy().contains("overlay"));
+        for (world, host) in [("v1", HostFeatures::sample_v1()), ("v2", HostFeatures::sample())] {
+            let path = case.with_extension(format!("{world}.plan"));
+            let now = plan(&spec, &host, overlay);
+            if bless {
+                std::fs::write(&path, now).unwrap();
+            } else if std::fs::read_to_string(&path).unwrap_or_default() != now {
+                different.push(format!("{}:\n{now}", path.display()));
+            }
+        }
+    }
+    assert!(
+        different.is_empty(),
+        "plans changed; read them, then `cargo xtask golden --bless`:\n{}",
+        different.join("\n")
+    );
+}
