@@ -110,18 +110,20 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         "/linux/namespaces",
         Op::Clone { namespaces: new, pid_namespace, into_cgroup },
     );
+    plan_user(context, builder)?;
+    // The offsets are written through this process's own /proc entry, which must still be its own.
+    plan_time(context, builder)?;
     if members.joins_any() {
         // Processes that are already there must not see into this one.
         builder.step(Stage::Enter, "/linux/namespaces", Op::ForbidDump);
     }
-    plan_user(context, builder)?;
     for (kind, from, pointer) in joins {
         builder.step(Stage::Enter, pointer, Op::Join { kind, from });
         if kind == Namespace::User {
             builder.step(Stage::Enter, pointer, Op::BecomeRoot);
         }
     }
-    plan_time(context, builder)
+    Ok(())
 }
 
 fn plan_user(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {

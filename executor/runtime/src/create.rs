@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use cofferdam_apply::{Attendant, Fault, Inputs, StepTime, apply};
+use cofferdam_apply::{Attendant, Fault, Inputs, Progress, StepTime, apply};
 use cofferdam_isolators::compile::{CONSOLE, STDIO};
 use cofferdam_isolators::{Container, Gate, Rootfs, cgroups, compile};
 use cofferdam_linux::process::Child;
@@ -117,7 +117,7 @@ impl Runtime {
     /// The plan of a container, touching nothing.
     pub fn plan(&self, create: &Create) -> Result<Plan, Error> {
         let bundle = absolute(&create.bundle)?;
-        let gate = if create.start {
+        let gate = if create.start && !hooks::any(&create.spec, HookPoint::StartContainer) {
             Gate::Open
         } else {
             Gate::Socket(HostPath::new(gate(&self.directory(&create.id)), "the state root")?)
@@ -152,7 +152,7 @@ impl Runtime {
     }
 
     fn create_in(&self, directory: &Path, plan: &Plan, create: Create) -> Result<Created, Error> {
-        let _lock = Locked::open(directory, create.id.as_str())?;
+        let locked = Locked::open(directory, create.id.as_str())?;
         let mut record = self.record(plan, &create)?;
         record.store(directory)?;
         let Create { stdio, console, pid_file, fault, start, .. } = create;
@@ -167,8 +167,10 @@ impl Runtime {
             if let Some(path) = &pid_file {
                 write_pid(path, record.pid)?;
             }
-            if start {
-                hooks::run(&record, HookPoint::Poststart, Status::Running, None)?;
+            match applied.progress {
+                Progress::Created if start => self.start_locked(&locked, &record)?,
+                Progress::Executed => hooks::run(&record, HookPoint::Poststart, Status::Running, None)?,
+                Progress::Created => {}
             }
             returned.map(|socket| receive(&socket)).transpose()
         };

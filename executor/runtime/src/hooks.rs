@@ -40,6 +40,11 @@ pub(crate) fn run(
     Ok(())
 }
 
+/// Whether there is a hook for a point.
+pub(crate) fn any(spec: &oci_spec::runtime::Spec, point: HookPoint) -> bool {
+    spec.hooks().as_ref().and_then(|hooks| list(hooks, point)).is_some_and(|hooks| !hooks.is_empty())
+}
+
 fn list(hooks: &Hooks, point: HookPoint) -> Option<&Vec<Hook>> {
     #[allow(deprecated)] // prestart: deprecated by the specification, used by everybody
     match point {

@@ -38,7 +38,7 @@ impl Runtime {
         result
     }
 
-    fn start_locked(&self, locked: &Locked, record: &Record) -> Result<(), Error> {
+    pub(crate) fn start_locked(&self, locked: &Locked, record: &Record) -> Result<(), Error> {
         let process = record
             .process()
             .ok_or_else(|| Error::Conflict("cannot start a container that has stopped".into()))?;

@@ -32,6 +32,9 @@ fn join(table: &Table, kind: Namespace, from: Slot) -> Result<(), Errno> {
 /// The offsets of a time namespace can be set only while nobody is in it, and its maker is not in it.
 fn enter_time(offsets: &Text) -> Result<(), Errno> {
     process::unshare(Namespace::Time.flag())?;
+    // Becoming root in a new user namespace made this process non-dumpable, and its /proc files somebody else's. Nobody
+    // else is in its namespaces yet; the plan forbids dumps again before it joins any.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
     let file = open(c"/proc/self/timens_offsets", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     write_whole(file.as_fd(), offsets.as_c_str().to_bytes())?;
     let namespace =
