@@ -156,19 +156,22 @@ pub fn compile_for(profile: &LinuxSeccomp, native: Architecture) -> Result<Filte
     if rules.len() > MAX_RULES {
         return Err(Error::TooManyRules { rules: rules.len() });
     }
-    let default_pointer = || "/linux/seccomp/default".to_owned();
+    let default_pointer = || "/linux/seccomp/defaultErrnoRet".to_owned();
     let default = action::parse(profile.default_action(), profile.default_errno_ret(), &default_pointer)?;
     let notify = notify(profile)?;
 
-    let mut skipped = Skipped::default();
-    let architectures = architectures(profile, native, &mut skipped);
-    let tables = architectures
-        .into_iter()
-        .map(|architecture| rules::Table::build(architecture, rules, default))
+    let mut unknown = BTreeSet::new();
+    let rules = rules
+        .iter()
+        .enumerate()
+        .map(|(index, rule)| rules::Rule::read(index, rule, &mut unknown))
         .collect::<Result<Vec<_>, _>>()?;
-    let unknown: BTreeSet<&String> =
-        rules.iter().flat_map(|rule| rule.names()).filter(|name| !syscalls::is_known(name)).collect();
-    skipped.syscalls = unknown.into_iter().cloned().collect();
+    let unknown = unknown.into_iter().map(str::to_owned).collect();
+    let mut skipped = Skipped { syscalls: unknown, architectures: Vec::new() };
+    let tables = architectures(profile, native, &mut skipped)
+        .into_iter()
+        .map(|architecture| rules::Table::build(architecture, &rules, default))
+        .collect::<Result<Vec<_>, _>>()?;
 
     let enosys_for_newer = !default.is_permissive() && default != Action::ENOSYS;
     let program = program::assemble(&tables, default, enosys_for_newer)?;
@@ -245,8 +248,8 @@ impl Error {
     #[must_use]
     pub fn pointer(&self) -> String {
         match self {
-            Self::ErrnoRange { pointer, .. } => format!("{pointer}/errnoRet"),
-            Self::ArgumentIndex { pointer, .. }
+            Self::ErrnoRange { pointer, .. }
+            | Self::ArgumentIndex { pointer, .. }
             | Self::Contradiction { pointer, .. }
             | Self::NotifyOnHandover { pointer, .. } => pointer.clone(),
             Self::NotifyByDefault => "/linux/seccomp/defaultAction".to_owned(),
@@ -266,3 +269,6 @@ impl From<Error> for Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,7 +47,7 @@ impl Action {
 const MAX_ERRNO: u32 = 4095;
 const EPERM: u16 = 1;
 
-/// The action of the runtime-spec with its datum; an absent errnoRet means EPERM.
+/// The action of the runtime-spec with its datum; an absent errnoRet means EPERM. `pointer` tells where the errnoRet stands.
 pub(super) fn parse(
     action: LinuxSeccompAction,
     errno_ret: Option<u32>,

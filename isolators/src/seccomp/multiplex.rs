@@ -4,52 +4,69 @@
 //! *not* hold there is a condition on the call's own arguments: they lie in memory, out of a filter's sight. As in
 //! libseccomp, the operation number replaces the condition on the first argument.
 
-/// The call that multiplexes `name`, and the operation number to look for in its first argument.
-#[must_use]
-pub(super) fn door(name: &str) -> Option<(&'static str, u64)> {
-    let within =
-        |table: &[(&str, u64)]| table.iter().find(|(call, _)| *call == name).map(|(_, operation)| *operation);
-    within(SOCKETCALL)
-        .map(|operation| ("socketcall", operation))
-        .or_else(|| within(IPC).map(|operation| ("ipc", operation)))
+/// A call that others are reached through, and the operation number to look for in its first argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Door {
+    pub(super) call: &'static str,
+    pub(super) operation: u64,
 }
 
-/// Operation numbers of linux/net.h.
-const SOCKETCALL: &[(&str, u64)] = &[
-    ("socket", 1),
-    ("bind", 2),
-    ("connect", 3),
-    ("listen", 4),
-    ("accept", 5),
-    ("getsockname", 6),
-    ("getpeername", 7),
-    ("socketpair", 8),
-    ("send", 9),
-    ("recv", 10),
-    ("sendto", 11),
-    ("recvfrom", 12),
-    ("shutdown", 13),
-    ("setsockopt", 14),
-    ("getsockopt", 15),
-    ("sendmsg", 16),
-    ("recvmsg", 17),
-    ("accept4", 18),
-    ("recvmmsg", 19),
-    ("sendmmsg", 20),
+/// The door to the call `name`.
+#[must_use]
+pub(super) fn door(name: &str) -> Option<Door> {
+    let place = DOORS.binary_search_by(|(call, _, _)| (*call).cmp(name)).ok()?;
+    let (_, call, operation) = DOORS[place];
+    Some(Door { call, operation })
+}
+
+const SOCKETCALL: &str = "socketcall";
+const IPC: &str = "ipc";
+
+/// Operation numbers of linux/net.h and linux/ipc.h, sorted by call.
+const DOORS: &[(&str, &str, u64)] = &[
+    ("accept", SOCKETCALL, 5),
+    ("accept4", SOCKETCALL, 18),
+    ("bind", SOCKETCALL, 2),
+    ("connect", SOCKETCALL, 3),
+    ("getpeername", SOCKETCALL, 7),
+    ("getsockname", SOCKETCALL, 6),
+    ("getsockopt", SOCKETCALL, 15),
+    ("listen", SOCKETCALL, 4),
+    ("msgctl", IPC, 14),
+    ("msgget", IPC, 13),
+    ("msgrcv", IPC, 12),
+    ("msgsnd", IPC, 11),
+    ("recv", SOCKETCALL, 10),
+    ("recvfrom", SOCKETCALL, 12),
+    ("recvmmsg", SOCKETCALL, 19),
+    ("recvmsg", SOCKETCALL, 17),
+    ("semctl", IPC, 3),
+    ("semget", IPC, 2),
+    ("semop", IPC, 1),
+    ("semtimedop", IPC, 4),
+    ("send", SOCKETCALL, 9),
+    ("sendmmsg", SOCKETCALL, 20),
+    ("sendmsg", SOCKETCALL, 16),
+    ("sendto", SOCKETCALL, 11),
+    ("setsockopt", SOCKETCALL, 14),
+    ("shmat", IPC, 21),
+    ("shmctl", IPC, 24),
+    ("shmdt", IPC, 22),
+    ("shmget", IPC, 23),
+    ("shutdown", SOCKETCALL, 13),
+    ("socket", SOCKETCALL, 1),
+    ("socketpair", SOCKETCALL, 8),
 ];
 
-/// Operation numbers of linux/ipc.h.
-const IPC: &[(&str, u64)] = &[
-    ("semop", 1),
-    ("semget", 2),
-    ("semctl", 3),
-    ("semtimedop", 4),
-    ("msgsnd", 11),
-    ("msgrcv", 12),
-    ("msgget", 13),
-    ("msgctl", 14),
-    ("shmat", 21),
-    ("shmdt", 22),
-    ("shmget", 23),
-    ("shmctl", 24),
-];
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted() {
+        assert!(DOORS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert_eq!(door("socket"), Some(Door { call: "socketcall", operation: 1 }));
+        assert_eq!(door("shmctl"), Some(Door { call: "ipc", operation: 24 }));
+        assert_eq!(door("read"), None);
+    }
+}

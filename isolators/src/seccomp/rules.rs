@@ -9,13 +9,15 @@
 //!   higher argument index is asked first, then equality before bounds, then the tighter bound.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
 
+use super::Error;
 use super::action::{self, Action};
 use super::architecture::Architecture;
-use super::{Error, multiplex, syscalls};
+use super::multiplex::{self, Door};
+use super::syscalls::Numbers;
 
 /// How many arguments a system call has.
 const ARGUMENTS: usize = 6;
@@ -55,6 +57,52 @@ pub(super) enum Decision {
     Alternatives(Vec<Alternative>),
 }
 
+/// A rule, read once for all architectures.
+#[derive(Debug)]
+pub(super) struct Rule<'a> {
+    /// Its place in the profile.
+    index: usize,
+    action: Action,
+    alternatives: Vec<Vec<Condition>>,
+    calls: Vec<Call<'a>>,
+}
+
+/// A call that a rule names.
+#[derive(Debug)]
+struct Call<'a> {
+    name: &'a str,
+    numbers: Numbers,
+    /// Where some ABIs also reach it.
+    door: Option<(Door, Numbers)>,
+}
+
+impl<'a> Rule<'a> {
+    /// Reads the rule at `index` of the profile; names that no architecture has go to `unknown`.
+    pub(super) fn read(
+        index: usize,
+        rule: &'a LinuxSyscall,
+        unknown: &mut BTreeSet<&'a str>,
+    ) -> Result<Self, Error> {
+        let errno_pointer = || format!("{}/errnoRet", pointer(index));
+        let action = action::parse(rule.action(), rule.errno_ret(), &errno_pointer)?;
+        let alternatives = conditions(rule.args().as_deref().unwrap_or_default(), index)?;
+        let mut calls = Vec::with_capacity(rule.names().len());
+        for name in rule.names() {
+            let Some(numbers) = Numbers::of(name) else {
+                unknown.insert(name);
+                continue;
+            };
+            let door = multiplex::door(name).and_then(|door| Some((door, Numbers::of(door.call)?)));
+            calls.push(Call { name, numbers, door });
+        }
+        Ok(Self { index, action, alternatives, calls })
+    }
+}
+
+fn pointer(index: usize) -> String {
+    format!("/linux/seccomp/syscalls/{index}")
+}
+
 /// The decisions for one architecture, by call number as a filter sees it.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -68,18 +116,16 @@ impl Table {
     /// Gathers what `rules` say about calls of `architecture`.
     pub(super) fn build(
         architecture: Architecture,
-        rules: &[LinuxSyscall],
+        rules: &[Rule<'_>],
         default: Action,
     ) -> Result<Self, Error> {
         let mut table = Self { architecture, decisions: BTreeMap::new(), newest: None };
-        for (index, rule) in rules.iter().enumerate() {
-            let pointer = || format!("/linux/seccomp/syscalls/{index}");
-            let action = action::parse(rule.action(), rule.errno_ret(), &pointer)?;
-            let alternatives = conditions(rule.args().as_deref().unwrap_or_default(), &pointer)?;
-            for name in rule.names() {
-                table.mention(name);
-                if action != default {
-                    table.add(name, &alternatives, action, &pointer)?;
+        for rule in rules {
+            for call in &rule.calls {
+                let number = call.numbers.on(architecture);
+                table.mention(number);
+                if rule.action != default {
+                    table.add(rule, call, number)?;
                 }
             }
         }
@@ -87,34 +133,26 @@ impl Table {
     }
 
     /// Remembers the highest number. ARM's private calls lie far above the table and say nothing about a kernel's age.
-    fn mention(&mut self, name: &str) {
+    fn mention(&mut self, number: Option<u32>) {
         const ARM_PRIVATE: u32 = 0x000f_0000;
-        let number = syscalls::number(name, self.architecture);
         let ordinary = number.filter(|n| self.architecture != Architecture::Arm || *n < ARM_PRIVATE);
         self.newest = self.newest.max(ordinary);
     }
 
-    fn add(
-        &mut self,
-        name: &str,
-        alternatives: &[Vec<Condition>],
-        action: Action,
-        pointer: &dyn Fn() -> String,
-    ) -> Result<(), Error> {
-        if let Some(number) = syscalls::number(name, self.architecture) {
-            for conditions in alternatives {
-                self.decide(number, conditions.clone(), action, name, pointer)?;
+    fn add(&mut self, rule: &Rule<'_>, call: &Call<'_>, number: Option<u32>) -> Result<(), Error> {
+        if let Some(number) = number {
+            for conditions in &rule.alternatives {
+                self.decide(number, conditions.clone(), rule, call.name)?;
             }
         }
-        if !self.architecture.multiplexes() {
+        let Some((door, numbers)) = call.door.filter(|_| self.architecture.multiplexes()) else {
             return Ok(());
-        }
-        let Some((door, operation)) = multiplex::door(name) else { return Ok(()) };
-        let Some(number) = syscalls::number(door, self.architecture) else { return Ok(()) };
-        for conditions in alternatives {
-            let first = Condition { argument: 0, comparison: Comparison::Equal(operation) };
+        };
+        let Some(number) = numbers.on(self.architecture) else { return Ok(()) };
+        for conditions in &rule.alternatives {
+            let first = Condition { argument: 0, comparison: Comparison::Equal(door.operation) };
             let rest = conditions.iter().copied().filter(|condition| condition.argument != 0);
-            self.decide(number, std::iter::once(first).chain(rest).collect(), action, name, pointer)?;
+            self.decide(number, std::iter::once(first).chain(rest).collect(), rule, call.name)?;
         }
         Ok(())
     }
@@ -123,12 +161,12 @@ impl Table {
         &mut self,
         number: u32,
         conditions: Vec<Condition>,
-        action: Action,
+        rule: &Rule<'_>,
         name: &str,
-        pointer: &dyn Fn() -> String,
     ) -> Result<(), Error> {
         let entry = self.decisions.entry(number).or_insert_with(|| Decision::Alternatives(Vec::new()));
         let Decision::Alternatives(list) = entry else { return Ok(()) };
+        let action = rule.action;
         if conditions.is_empty() {
             *entry = Decision::Always(action);
             return Ok(());
@@ -136,18 +174,20 @@ impl Table {
         match list.binary_search_by(|known| precedence(&known.conditions, &conditions)) {
             Err(place) => list.insert(place, Alternative { conditions, action }),
             Ok(place) if list[place].action == action => {}
-            Ok(_) => return Err(Error::Contradiction { pointer: pointer(), syscall: name.to_owned() }),
+            Ok(_) => {
+                return Err(Error::Contradiction { pointer: pointer(rule.index), syscall: name.to_owned() });
+            }
         }
         Ok(())
     }
 }
 
 /// The alternatives that a rule's arguments stand for; one without conditions where it has none.
-fn conditions(args: &[LinuxSeccompArg], pointer: &dyn Fn() -> String) -> Result<Vec<Vec<Condition>>, Error> {
+fn conditions(args: &[LinuxSeccompArg], rule: usize) -> Result<Vec<Vec<Condition>>, Error> {
     let mut parsed = Vec::with_capacity(args.len());
     for (index, arg) in args.iter().enumerate() {
         parsed.push(condition(arg).ok_or_else(|| Error::ArgumentIndex {
-            pointer: format!("{}/args/{index}/index", pointer()),
+            pointer: format!("{}/args/{index}/index", pointer(rule)),
             index: arg.index(),
         })?);
     }

@@ -6,18 +6,30 @@
 
 use super::architecture::Architecture;
 
-/// The number of call `name` on `architecture` as a filter sees it (x32 numbers carry their marker bit).
-#[must_use]
-pub fn number(name: &str, architecture: Architecture) -> Option<u32> {
-    let row = SYSCALLS.binary_search_by(|(candidate, _)| (*candidate).cmp(name)).ok()?;
-    let bare = u32::try_from(SYSCALLS[row].1[architecture as usize]).ok()?;
-    Some(bare | architecture.number_base())
+/// A call's numbers on every architecture.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers(&'static [i32; 9]);
+
+impl Numbers {
+    /// The numbers of call `name`; `None` if no architecture has a call of this name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        let row = SYSCALLS.binary_search_by(|(candidate, _)| (*candidate).cmp(name)).ok()?;
+        Some(Self(&SYSCALLS[row].1))
+    }
+
+    /// The number on `architecture` as a filter sees it (x32 numbers carry their marker bit).
+    #[must_use]
+    pub fn on(self, architecture: Architecture) -> Option<u32> {
+        let bare = u32::try_from(self.0[architecture as usize]).ok()?;
+        Some(bare | architecture.number_base())
+    }
 }
 
-/// Whether any architecture has a call of this name.
+/// The number of call `name` on `architecture` as a filter sees it.
 #[must_use]
-pub fn is_known(name: &str) -> bool {
-    SYSCALLS.binary_search_by(|(candidate, _)| (*candidate).cmp(name)).is_ok()
+pub fn number(name: &str, architecture: Architecture) -> Option<u32> {
+    Numbers::of(name)?.on(architecture)
 }
 
 /// The name of call `number` (as a filter sees it) on `architecture`.
