@@ -234,6 +234,7 @@ impl Watch {
     pub fn begin(roots: &[&Path]) -> Watch {
         // Without this the census of processes has gaps, but everything else still holds.
         let _ = process::adopt_orphans();
+        process::reap();
         Watch { roots: roots.iter().map(|root| (*root).to_owned()).collect(), before: Census::take(roots) }
     }
 

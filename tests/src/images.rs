@@ -14,7 +14,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::registry::{Options, Registry};
+use crate::needs;
+use crate::registry::{Options, Registry, Writes};
 use crate::world::succeed;
 
 /// Names the folder that holds the images; set in the virtual machine, which has none of the programs.
@@ -27,7 +28,7 @@ const DEBIAN_SUITE: &str = "bookworm";
 const SEARCH_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The programs without which the images cannot be made.
-pub const PROGRAMS: &[&str] = &["debootstrap", "umoci", "skopeo", "docker-registry", "busybox"];
+const PROGRAMS: &[&str] = &["debootstrap", "umoci", "skopeo", "docker-registry", "busybox"];
 
 /// What is in the registry, as skopeo pushed it.
 const PUSHED: &[Pushed] = &[
@@ -51,6 +52,11 @@ pub struct Images {
 }
 
 impl Images {
+    /// Whether the images are there or can be made here; if not, says what it takes.
+    pub fn are_available() -> bool {
+        folder().exists() || (needs::root() && needs::programs(PROGRAMS))
+    }
+
     /// Finds the images, and makes them if there are none. Needs root and [`PROGRAMS`] for that.
     pub fn get() -> Result<Images> {
         let folder = folder();
@@ -73,8 +79,13 @@ impl Images {
         Ok(images)
     }
 
-    /// The storage folder of a registry that holds `busybox`, `debian` and `nginx`.
-    pub fn registry_storage(&self) -> PathBuf {
+    /// Starts a registry that serves `busybox`, `debian` and `nginx` and takes no pushes.
+    pub fn serve(&self) -> Result<Registry> {
+        Registry::start(&self.storage(), Options { writes: Writes::Refused, ..Options::default() })
+    }
+
+    /// The storage folder of that registry.
+    pub fn storage(&self) -> PathBuf {
         self.folder.join("registry")
     }
 

@@ -3,9 +3,9 @@
 use std::process::Command;
 
 use cofferdam_tests::census::Census;
-use cofferdam_tests::images::{self, Images};
+use cofferdam_tests::images::Images;
 use cofferdam_tests::needs;
-use cofferdam_tests::registry::{Access, Options, PASSWORD, Registry, Transport, USER, Writes};
+use cofferdam_tests::registry::{Access, Options, PASSWORD, Registry, Transport, USER};
 use cofferdam_tests::world::{World, run, succeed};
 
 #[test]
@@ -39,16 +39,12 @@ fn a_bridge_and_a_mount_left_behind_are_found() {
 
 #[test]
 fn the_registry_serves_the_images_of_other_programs() {
-    if !needs::root() || !needs::programs(images::PROGRAMS) {
+    if !needs::root() || !needs::programs(&["skopeo", "docker-registry"]) || !Images::are_available() {
         return;
     }
     let images = Images::get().unwrap();
     let _world = World::enter().unwrap();
-    let registry = Registry::start(
-        &images.registry_storage(),
-        Options { writes: Writes::Refused, ..Options::default() },
-    )
-    .unwrap();
+    let registry = images.serve().unwrap();
     for name in ["busybox:latest", "busybox:docker", "busybox:zstd", "debian:latest", "nginx:latest"] {
         let image = format!("docker://{}/{name}", registry.address());
         succeed(Command::new("skopeo").args(["inspect", "--tls-verify=false", &image])).unwrap();

@@ -210,7 +210,7 @@ fn exec_joins_the_container_and_returns_its_own_status() {
                 "--user",
                 "5:6",
                 "ex",
-                "sh",
+                "/bin/sh",
                 "-c",
                 "echo $WORD; pwd; id -u; id -g",
             ])

@@ -14,7 +14,7 @@ use crate::tally::Tally;
 use crate::workspace::Workspace;
 
 /// How the line begins by which a test says that it could not run here.
-pub(crate) const SKIP: &str = "skipped: ";
+const SKIP: &str = "skipped: ";
 
 /// The crate whose tests compare the whole host before and after, and so run alone.
 const HOST_SUITES: &str = "cofferdam-tests";
@@ -79,7 +79,7 @@ fn nextest(workspace: &Workspace, filter: &str) -> Result<Tally> {
 }
 
 /// Runs cargo's own test runner and counts from its summary lines and from the skips that tests print.
-pub(crate) fn libtest(run: &mut Command) -> Result<Tally> {
+fn libtest(run: &mut Command) -> Result<Tally> {
     let mut count = LibtestCount::default();
     let status = command::watch(run, |line| count.line(line))?;
     Ok(with_exit(count.total(), status.success()))
@@ -87,14 +87,14 @@ pub(crate) fn libtest(run: &mut Command) -> Result<Tally> {
 
 /// Counts tests from the lines that cargo's own test runner prints.
 #[derive(Debug, Default)]
-pub(crate) struct LibtestCount {
+struct LibtestCount {
     tally: Tally,
     skips: u32,
 }
 
 impl LibtestCount {
     /// Looks at one line of output.
-    pub(crate) fn line(&mut self, line: &str) {
+    fn line(&mut self, line: &str) {
         if let Some(summary) = line.strip_prefix("test result: ") {
             self.tally += read_summary(summary);
         } else if line.starts_with(SKIP) {
@@ -103,7 +103,7 @@ impl LibtestCount {
     }
 
     /// The counts so far: tests that said they could not run are not among the passed.
-    pub(crate) fn total(&self) -> Tally {
+    fn total(&self) -> Tally {
         let passed = self.tally.passed.saturating_sub(self.skips);
         Tally { passed, skipped: self.tally.skipped + self.skips, ..self.tally }
     }

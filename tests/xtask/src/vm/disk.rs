@@ -20,8 +20,8 @@ const SHELL: &str = include_str!("shell.sh");
 /// A sparse file: only what is written takes space.
 const DISK_SIZE: &str = "4G";
 
-/// One suite that takes longer than this in the machine has hung.
-const SUITE_LIMIT_S: u32 = 480;
+/// One test that takes longer than this in the machine has hung.
+const TEST_LIMIT_S: u32 = 240;
 
 /// Programs of the host that suites use; each is copied with the libraries that it loads.
 const HOST_PROGRAMS: &[&str] = &["nft", "ip", "curl", "crun", "docker-registry", "strace"];
@@ -44,6 +44,7 @@ pub(super) fn build(contents: &Contents<'_>, cache: &Path) -> Result<PathBuf> {
         host_program(&root, program)?;
     }
     tracked_data(&root, contents.workspace)?;
+    images(&root, contents.workspace)?;
     for program in contents.programs {
         strip(&program.path, &root.join("programs").join(&program.name))?;
     }
@@ -133,6 +134,24 @@ fn tracked_data(root: &Path, workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// The images that the host suites have made: the machine has neither the programs nor a network to make them.
+fn images(root: &Path, workspace: &Workspace) -> Result<()> {
+    let made = workspace.target().join("fixtures");
+    if !made.is_dir() {
+        println!("  no fixture images yet, so none in the machine: tests that need them will say so");
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(made)?.filter_map(Result::ok) {
+        if entry.path().join("registry").is_dir() {
+            std::fs::create_dir_all(root.join("fixtures"))?;
+            demand(
+                command("cp", "--recursive").arg(entry.path().join("registry")).arg(root.join("fixtures")),
+            )?;
+        }
+    }
+    Ok(())
+}
+
 fn suite(root: &Path, test: &Executable) -> Result<()> {
     let name = format!("{}-{}", test.package, test.name);
     let folder = root.join("suites").join(&name);
@@ -143,8 +162,8 @@ fn suite(root: &Path, test: &Executable) -> Result<()> {
         write!(filters, "--skip {} ", exclusion.test)?;
     }
     let settings = format!(
-        "name={name}\nfolder={}\nlimit={SUITE_LIMIT_S}\nfilters='{filters}'\n\
-         export CARGO_MANIFEST_DIR=$folder COFFERDAM_BIN_DIR=/programs COFFERDAM_VM=1\n",
+        "name={name}\nfolder={}\nlimit={TEST_LIMIT_S}\nfilters='{filters}'\n\
+         export CARGO_MANIFEST_DIR=$folder COFFERDAM_BIN_DIR=/programs COFFERDAM_FIXTURES=/fixtures\n",
         test.folder.display()
     );
     std::fs::write(folder.join("settings"), settings).context("writing a suite's settings")
