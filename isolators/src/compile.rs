@@ -71,6 +71,7 @@ pub const ISOLATORS: &[Isolator] = &[
     ("devices", devices::plan),
     ("sysctl", sysctl::plan),
     ("masks", mounts::plan_masks),
+    ("cgroup mounts", mounts::plan_cgroups),
     ("working directory", process::plan_directory),
     ("cgroup namespace", cgroups::plan_namespace),
     ("hooks", hooks::plan),
