@@ -104,7 +104,7 @@ pub fn compile_joining(joining: &Joining<'_>, host: &HostFeatures) -> Result<Pla
         ));
     }
     cgroups::plan_joining(joining, host, &mut builder)?;
-    namespaces::plan_joining(joining, &mut builder)?;
+    namespaces::plan_joining(joining, host, &mut builder)?;
     process::plan_joining(joining, host, root, &mut builder)?;
     Ok(builder.finish())
 }
