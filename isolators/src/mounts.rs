@@ -41,42 +41,9 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         return Err(Refusal::invalid("/mounts", format!("{} mounts, at most {MOUNTS_MAX}", mounts.len())));
     }
     for (index, mount) in mounts.iter().enumerate() {
-        if !is_cgroup(mount) || !may_wait(context, mount) {
-            plan_one(context, builder, mount, &format!("/mounts/{index}"))?;
-        }
+        plan_one(context, builder, mount, &format!("/mounts/{index}"))?;
     }
     Ok(())
-}
-
-/// The cgroup mounts: last of all, because the child must be in its cgroup first, and being put there takes the parent as
-/// long as everything else takes the child.
-pub fn plan_cgroups(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
-    let mounts = context.spec().mounts().as_deref().unwrap_or_default();
-    for (index, mount) in mounts.iter().enumerate().filter(|_| context.has_root()) {
-        if is_cgroup(mount) && may_wait(context, mount) {
-            plan_one(context, builder, mount, &format!("/mounts/{index}"))?;
-        }
-    }
-    Ok(())
-}
-
-fn is_cgroup(mount: &Mount) -> bool {
-    matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
-        && !mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind")
-}
-
-/// Whether nothing else is mounted, masked or made read-only at or below this mount.
-fn may_wait(context: &Context<'_>, mount: &Mount) -> bool {
-    let at = mount.destination();
-    let linux = context.linux();
-    let paths = |list: Option<&Vec<String>>| {
-        list.into_iter().flatten().any(|path| std::path::Path::new(path).starts_with(at))
-    };
-    let below =
-        context.spec().mounts().iter().flatten().filter(|other| other.destination().starts_with(at)).count();
-    below == 1
-        && !paths(linux.and_then(|linux| linux.masked_paths().as_ref()))
-        && !paths(linux.and_then(|linux| linux.readonly_paths().as_ref()))
 }
 
 fn plan_one(
@@ -237,12 +204,12 @@ fn plan_cgroup(
     cgroups::plan_namespace(context, builder)?;
     let namespaced = context.membership.has(Namespace::Cgroup);
     match &context.host.cgroups {
-        CgroupLayout::V2 { mount_point, own_path, .. } => {
+        CgroupLayout::V2 { mount_point, .. } => {
             let tree = builder.slot(format!("{at}"));
             if namespaced {
                 new_cgroup(builder, "cgroup2", Vec::new(), options.attributes.set, tree, pointer)?;
             } else {
-                let own = cgroups::host_directory(context, mount_point, own_path)?;
+                let own = cgroups::host_directory(context, mount_point)?;
                 bind_cgroup(builder, own, options.attributes, tree, pointer);
             }
             place(context, builder, options, tree, at.clone(), Create::RealDirectory, pointer);
@@ -274,7 +241,7 @@ fn plan_cgroup(
                         pointer,
                     )?;
                 } else {
-                    let own = cgroups::host_directory(context, &hierarchy.mount_point, &hierarchy.own_path)?;
+                    let own = cgroups::host_directory(context, &hierarchy.mount_point)?;
                     bind_cgroup(builder, own, options.attributes, tree, pointer);
                 }
                 let path = ContainerPath::new(format!("{at}/{name}"), pointer)?;

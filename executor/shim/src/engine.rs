@@ -30,15 +30,14 @@ pub struct Process {
     pub pidfd: OwnedFd,
     /// Master of its terminal.
     pub console: Option<OwnedFd>,
-    /// How long each step of making it took.
-    pub steps: Vec<StepTime>,
 }
 
 /// One container, created and destroyed as often as the restart policy wants.
 pub trait Engine {
     /// Makes the container up to the gate before its program runs.
     fn create(&mut self, stdio: ProcessStdio) -> Result<Process, Failure>;
-    /// Opens the gate. Returns after the program was executed, or with the reason why it was not.
+    /// Opens the gate. Returns after the program was executed, with the times of all steps since create, or with the
+    /// reason why it was not.
     fn start(&mut self) -> Result<Vec<StepTime>, Failure>;
     /// Runs another process in it.
     fn exec(&mut self, process: &oci_spec::runtime::Process, stdio: ProcessStdio)

@@ -28,6 +28,8 @@ pub enum RootfsSource {
         upper: PathBuf,
         /// Overlayfs's own scratch directory, beside `upper`.
         work: PathBuf,
+        /// An empty directory that the layers are mounted over, in the container's mount namespace alone.
+        onto: PathBuf,
     },
     /// The host's own tree, without changing root.
     Host,
@@ -56,6 +58,8 @@ pub struct Launch {
     pub log_limits: LogLimits,
     /// Who must be able to open the standard streams again by name (`/dev/stdout`).
     pub stdio_owner: (u32, u32),
+    /// What the policy needs to know; its own business.
+    pub policy: serde_json::Value,
 }
 
 impl Launch {

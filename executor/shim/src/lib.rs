@@ -21,11 +21,13 @@ mod launch;
 pub mod log;
 pub mod policy;
 pub mod protocol;
+mod runtime_engine;
 mod session;
 mod supervise;
 mod time;
 
 pub use exit::Exit;
 pub use launch::{LAUNCH_FILE, Launch, PROTOCOL_VERSION, RootfsSource, SOCKET};
+pub use runtime_engine::RuntimeEngine;
 pub use supervise::supervise;
 pub use time::{Timestamp, TimestampError};

@@ -129,7 +129,7 @@ pub enum Reply {
 pub struct StepTime {
     /// The step, in words.
     pub step: String,
-    /// Its wall time.
+    /// When it was done, counted from the beginning of its list.
     pub nanos: u64,
 }
 
