@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Longest name of a task: it also becomes its host name's default and a file name.
-pub const NAME_LIMIT_BYTES: usize = 128;
+pub(crate) const NAME_LIMIT_BYTES: usize = 128;
 
 const ID_BYTES: usize = 16;
 

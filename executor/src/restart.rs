@@ -15,7 +15,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A task that ran this long is taken to have worked: the pauses begin anew.
-pub const SETTLED_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
 /// When a task is started again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ fn refuse(text: &str) -> Refusal {
 }
 
 /// The pause before restart number `restarts + 1` in a row.
-pub fn pause_before(restarts: u32) -> Duration {
+pub(crate) fn pause_before(restarts: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << restarts.min(20)).min(LONGEST_PAUSE)
 }
 

@@ -10,7 +10,7 @@ use crate::restart::RestartPolicy;
 use crate::signal::Signal;
 
 /// Version of the stored form. A reader takes this one and the one before.
-pub const STATUS_VERSION: u32 = 1;
+pub(crate) const STATUS_VERSION: u32 = 1;
 
 /// Where a task stands. `Finished`, `Failed` and `Killed` are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,0 +1,116 @@
+//! The image store as the executor uses it.
+
+use std::path::PathBuf;
+
+use cofferdam_image::{
+    Image, ImageRef, Kind as ImageKind, Platform, PullEvent, PullOptions, PullPolicy, Snapshot, Store,
+};
+
+use crate::demo;
+use crate::error::{Error, Kind};
+use crate::id::TaskId;
+use crate::release::Places;
+use crate::spec::PullWhen;
+
+/// Where the store is below the data directory.
+const STORE: &str = "images";
+
+/// Opens the store.
+pub(crate) fn open(places: &Places) -> Result<Store, Error> {
+    Store::open(&places.root.join(STORE)).map_err(failed)
+}
+
+/// An image wanted for a task or by `pull`.
+#[derive(Clone, Debug)]
+pub struct ImageRequest {
+    /// What the caller wrote.
+    pub reference: String,
+    /// When the registry is asked.
+    pub when: PullWhen,
+    /// Another platform than the host's.
+    pub platform: Option<String>,
+    /// How to talk to registries.
+    pub client: cofferdam_image::ClientOptions,
+}
+
+impl ImageRequest {
+    /// The image as `run` without options gets it.
+    pub fn new(reference: impl Into<String>) -> ImageRequest {
+        ImageRequest {
+            reference: reference.into(),
+            when: PullWhen::default(),
+            platform: None,
+            client: Default::default(),
+        }
+    }
+}
+
+/// Has the image in the store, fetching it if that is wanted.
+pub(crate) fn ensure(
+    store: &Store,
+    request: &ImageRequest,
+    progress: &dyn Fn(PullEvent),
+) -> Result<Image, Error> {
+    if demo::is_demo(&request.reference) {
+        return demo::ensure(store);
+    }
+    let platform = request
+        .platform
+        .as_deref()
+        .map(Platform::parse)
+        .transpose()
+        .map_err(|error| Error::Image { kind: Kind::InvalidInput, message: error.to_string() })?;
+    // An id, or the beginning of one, names an image of the store and nothing in a registry.
+    if matches!(request.when, PullWhen::Missing | PullWhen::Never)
+        && platform.is_none()
+        && let Some(image) = store.find(&request.reference).map_err(failed)?
+    {
+        return Ok(image);
+    }
+    let reference = ImageRef::parse(&request.reference)
+        .map_err(|error| Error::Image { kind: Kind::InvalidInput, message: error.to_string() })?;
+    let policy = match request.when {
+        PullWhen::Always => PullPolicy::Always,
+        PullWhen::Missing => PullPolicy::Missing,
+        PullWhen::Never => PullPolicy::Never,
+        PullWhen::Newer => PullPolicy::Newer,
+    };
+    let options = PullOptions { platform, policy, client: request.client.clone(), ..PullOptions::default() };
+    store.pull(&reference, &options, progress).map_err(failed)
+}
+
+/// The directories of a task's root file system, made if they are missing.
+pub(crate) fn prepare(store: &Store, id: &TaskId, image: &Image) -> Result<Snapshot, Error> {
+    store.prepare(&key(id), image).map_err(failed)
+}
+
+/// The directories of a task's root file system, uppermost first.
+pub(crate) fn layers(places: &Places, id: &TaskId) -> Result<Vec<PathBuf>, Error> {
+    let snapshot = open(places)?.snapshot(&key(id)).map_err(failed)?;
+    Ok(snapshot.map(|snapshot| [vec![snapshot.upper], snapshot.lower].concat()).unwrap_or_default())
+}
+
+/// Removes a task's changes to its image; the image's layers are free to go then.
+pub(crate) fn remove_snapshot(places: &Places, id: &TaskId) -> Result<(), Error> {
+    open(places)?.remove_snapshot(&key(id)).map(drop).map_err(failed)
+}
+
+fn key(id: &TaskId) -> String {
+    format!("task-{id}")
+}
+
+/// Translates the store's errors; what they say is complete.
+pub(crate) fn failed(error: cofferdam_image::Error) -> Error {
+    let kind = match error.kind() {
+        ImageKind::NotFound => Kind::NotFound,
+        ImageKind::AlreadyExists => Kind::AlreadyExists,
+        ImageKind::InvalidInput => Kind::InvalidInput,
+        ImageKind::Unsupported => Kind::Unsupported,
+        ImageKind::Conflict => Kind::Conflict,
+        ImageKind::Denied => Kind::Denied,
+        ImageKind::Exhausted => Kind::Exhausted,
+        ImageKind::Interrupted => Kind::Interrupted,
+        _ => Kind::Internal,
+    };
+    Error::Image { kind, message: error.to_string() }
+}
