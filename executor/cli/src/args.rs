@@ -1,0 +1,115 @@
+//! What can be written on the command line: the verbs and the options that all of them share.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands::{
+    attach, events, exec, images, import, inspect, kill, logs, network, plan, ps, pull, rm, rmi, run, stats,
+    stop, wait,
+};
+
+/// Run container images as isolated tasks, without a daemon.
+#[derive(Debug, Parser)]
+#[command(name = "cofferdam", version, about, max_term_width = 120)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) places: PlaceArgs,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Where things are.
+#[derive(Debug, Args)]
+pub(crate) struct PlaceArgs {
+    /// Data directory: images, records, logs
+    #[arg(
+        long,
+        global = true,
+        env = "COFFERDAM_ROOT",
+        value_name = "DIR",
+        default_value = "/var/lib/cofferdam"
+    )]
+    pub(crate) root: PathBuf,
+    /// State directory; should be in memory
+    #[arg(
+        long,
+        global = true,
+        env = "COFFERDAM_STATE",
+        value_name = "DIR",
+        default_value = "/run/cofferdam"
+    )]
+    pub(crate) state: PathBuf,
+    /// Directory with network configurations; may be given several times
+    #[arg(
+        long,
+        global = true,
+        env = "COFFERDAM_CNI_CONFIG",
+        value_name = "DIR",
+        default_value = "/etc/cni/net.d"
+    )]
+    pub(crate) cni_config: Vec<PathBuf>,
+    /// Directory with network plugins; may be given several times
+    #[arg(
+        long,
+        global = true,
+        env = "COFFERDAM_CNI_PLUGINS",
+        value_name = "DIR",
+        default_values = ["/opt/cni/bin", "/usr/lib/cni"]
+    )]
+    pub(crate) cni_plugins: Vec<PathBuf>,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs: one JSON object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a command in a new task
+    Run(Box<run::Args>),
+    /// List tasks
+    Ps(ps::Args),
+    /// Print a task's output
+    Logs(logs::Args),
+    /// Run a command in a running task
+    Exec(exec::Args),
+    /// Take part in a running task's streams
+    Attach(attach::Args),
+    /// Wait until tasks are over and print their exit codes
+    Wait(wait::Args),
+    /// End tasks: their stop signal, then SIGKILL
+    Stop(stop::Args),
+    /// Send a signal to tasks
+    Kill(kill::Args),
+    /// Remove what is left of tasks
+    Rm(rm::Args),
+    /// Print everything that is known of tasks
+    Inspect(inspect::Args),
+    /// Show what tasks use
+    Stats(stats::Args),
+    /// Fetch an image
+    Pull(pull::Args),
+    /// List images
+    Images(images::Args),
+    /// Remove images
+    Rmi(rmi::Args),
+    /// Take images from an OCI layout or a docker archive
+    #[command(visible_alias = "load")]
+    Import(import::Args),
+    /// Print what happens to tasks
+    Events(events::Args),
+    /// Check what this host can do
+    Doctor(crate::commands::doctor::Args),
+    /// Print the plan for an OCI bundle without touching anything
+    Plan(plan::Args),
+    /// Networks that tasks can be connected to
+    #[command(subcommand)]
+    Network(network::Verb),
+}

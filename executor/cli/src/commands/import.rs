@@ -1,0 +1,45 @@
+//! `cofferdam import`, also `cofferdam load`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use cofferdam_executor::{Executor, ImageRef, ImportOptions, Naming};
+
+use super::Outcome;
+use crate::escape::escape_line;
+use crate::failure::Failure;
+use crate::progress::Progress;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name for the image
+    #[arg(short, long, value_name = "NAME")]
+    name: Option<String>,
+    /// Archive, or directory with an OCI layout; - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// The same
+    source: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
+    let naming = match &args.name {
+        Some(name) => Naming::As(ImageRef::parse(name).map_err(|error| Failure::plain(error.to_string()))?),
+        None => Naming::FromArchive,
+    };
+    let options = ImportOptions { naming, ..ImportOptions::default() };
+    let store = executor.images()?;
+    let progress = Progress::new(false);
+    let tell = |event| progress.tell(&event);
+    let source = args.input.as_deref().or(args.source.as_deref()).unwrap_or(Path::new("-"));
+    let imported = if source == Path::new("-") {
+        store.import(&mut std::io::stdin().lock(), &options, &tell)
+    } else {
+        store.import_path(source, &options, &tell)
+    };
+    for image in imported.map_err(|error| Failure::plain(error.to_string()))? {
+        let names: Vec<_> = image.names.iter().map(ToString::to_string).collect();
+        println!("{} {}", image.id, escape_line(&names.join(" ")));
+    }
+    Ok(ExitCode::SUCCESS)
+}
