@@ -1,0 +1,144 @@
+//! The caller: what an embedder configures once and calls for every attachment.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::capability::Capabilities;
+use crate::error::Error;
+use crate::name::{ContainerId, IfName};
+use crate::plugin::Plugin;
+use crate::record::{Record, Store};
+
+/// Which implementation of a plugin is used if there are two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prefer {
+    /// The built-in one if it can do all that the configuration asks, else the program on the plugin path.
+    #[default]
+    Auto,
+    /// The built-in one.
+    Builtin,
+    /// The program on the plugin path.
+    External,
+}
+
+/// The longest an operation may take, all plugins of the chain together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// ADD: an address server may be slow.
+    pub add: Duration,
+    /// DEL.
+    pub del: Duration,
+    /// CHECK.
+    pub check: Duration,
+    /// GC.
+    pub gc: Duration,
+    /// STATUS.
+    pub status: Duration,
+    /// Waiting for somebody else's operation on the same container or network.
+    pub lock: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            add: seconds(90),
+            del: seconds(60),
+            check: seconds(10),
+            gc: seconds(120),
+            status: seconds(10),
+            lock: seconds(60),
+        }
+    }
+}
+
+/// What a caller works with.
+#[derive(Clone)]
+pub struct Options {
+    /// Directory of records and locks; made if missing. Never share it with another kind of runtime: GC deletes what its
+    /// own records do not know.
+    pub state: PathBuf,
+    /// Absolute directories searched for plugin programs.
+    pub plugin_path: Vec<PathBuf>,
+    /// Plugins linked into this program.
+    pub builtins: &'static [&'static dyn Plugin],
+    /// Which of two implementations is used.
+    pub prefer: Prefer,
+    /// How long things may take.
+    pub deadlines: Deadlines,
+    /// Further variables of our environment that external plugins may see.
+    pub pass_environment: Vec<String>,
+}
+
+impl Options {
+    /// Options for a state directory: no plugins, the default deadlines.
+    pub fn new(state: impl Into<PathBuf>) -> Self {
+        Self {
+            state: state.into(),
+            plugin_path: Vec::new(),
+            builtins: &[],
+            prefer: Prefer::default(),
+            deadlines: Deadlines::default(),
+            pass_environment: Vec::new(),
+        }
+    }
+}
+
+/// What becomes of the container's network namespace after a detach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetnsFate {
+    /// It stays: everything inside is taken away. Deleting a veth pair waits 11 to 50 ms in the kernel.
+    #[default]
+    Stays,
+    /// Its last holder closes it at once: what is inside goes with it, so only the host's side is cleaned.
+    Ends,
+}
+
+/// One interface of one container on one network.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// The container, or the pod.
+    pub container: ContainerId,
+    /// Path of its network namespace.
+    pub netns: PathBuf,
+    /// Name of the interface inside.
+    pub if_name: IfName,
+    /// Pairs for `CNI_ARGS`; `IgnoreUnknown=1` is put before them.
+    pub args: Vec<(String, String)>,
+    /// Ports, addresses and so on.
+    pub capabilities: Capabilities,
+}
+
+impl Attachment {
+    /// An attachment that asks for nothing in particular.
+    pub fn new(container: ContainerId, netns: impl Into<PathBuf>, if_name: IfName) -> Self {
+        Self {
+            container,
+            netns: netns.into(),
+            if_name,
+            args: Vec::new(),
+            capabilities: Capabilities::default(),
+        }
+    }
+}
+
+/// Attaches containers to networks and detaches them. Any number of callers, in any number of processes, may share a
+/// state directory.
+#[derive(Clone)]
+pub struct Caller {
+    pub(crate) options: Options,
+    pub(crate) store: Store,
+}
+
+impl Caller {
+    /// Opens the state directory.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        let store = Store::open(&options.state)?;
+        Ok(Self { options, store })
+    }
+
+    /// Every stored attachment, also those that a crash left half done, and for each unreadable record why.
+    pub fn records(&self) -> Result<(Vec<Record>, Vec<Error>), Error> {
+        self.store.all()
+    }
+}
