@@ -1,0 +1,160 @@
+//! firewall: lets the host forward for the container.
+//!
+//! An accept in our own table does not overrule a drop in another: nf_tables asks every table. Where the chain FORWARD of
+//! iptables' nft table drops by policy (Docker sets that), the container's addresses are therefore accepted there as well,
+//! by rules that iptables(8) lists like its own and that carry the attachment's mark. Legacy iptables tables and other
+//! people's nft chains are left alone: nobody can tell what their owner meant.
+
+use std::net::IpAddr;
+
+use cofferdam_cni::{AddResult, Code, Object, Plugin, PluginError, Request};
+use cofferdam_linux::netlink::Socket;
+use cofferdam_linux::nft::{Batch, Element, Expression, Family, Policy, Register, Verdict};
+use rustix::io::Errno;
+
+use crate::bridge::octets;
+use crate::ruleset::{Entry, Ip, Kind, Ruleset};
+
+pub(crate) struct Firewall;
+
+const KINDS: [Kind; 1] = [Kind::Forward];
+/// Where iptables' nft variant keeps what it forwards.
+const FOREIGN_TABLE: &str = "filter";
+const FOREIGN_CHAIN: &str = "FORWARD";
+const TRIES: usize = 8;
+
+impl Plugin for Firewall {
+    fn kind(&self) -> &'static str {
+        "firewall"
+    }
+
+    fn supports(&self, config: &Object) -> Result<(), String> {
+        let policy: Option<String> = config.get("ingressPolicy").map_err(|error| error.to_string())?;
+        match policy.as_deref() {
+            None | Some("" | "open") => {
+                crate::refuse_keys(config, &["firewalldZone", "iptablesAdminChainName"])
+            }
+            Some(other) => Err(format!("the built-in plugin does not know the ingressPolicy {other:?}")),
+        }
+    }
+
+    fn add(&self, request: &Request<'_>) -> Result<AddResult, PluginError> {
+        let previous = request.previous.clone();
+        let previous = previous
+            .ok_or_else(|| PluginError::config("firewall must come after a plugin that gives addresses"))?;
+        Ruleset::open()?.add(&entries(&previous, &request.owner()))?;
+        let mut socket = Socket::netfilter()?;
+        for family in dropping_families(&mut socket)? {
+            accept_in_foreign_chain(&mut socket, family, &previous, &request.owner())?;
+        }
+        Ok(previous)
+    }
+
+    fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
+        let owner = request.owner();
+        remove(|found| found == owner)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
+        let previous = request.previous.clone().unwrap_or_default();
+        let mut ruleset = Ruleset::open()?;
+        for (set, element) in entries(&previous, &request.owner()) {
+            if ruleset.find(set, &element)?.as_ref() != Some(&element) {
+                let message = format!("firewall: the nft set {} lacks {}", set.text(), request.owner());
+                return Err(PluginError::new(Code::CHECK_FAILED, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<(), PluginError> {
+        let (mark, valid) = (request.network_mark(), request.valid_owners()?);
+        remove(|owner| owner.starts_with(&mark) && !valid.iter().any(|one| one == owner))
+    }
+
+    fn status(&self, _request: &Request<'_>) -> Result<(), PluginError> {
+        Ruleset::open().map(drop)
+    }
+}
+
+fn entries(previous: &AddResult, owner: &str) -> Vec<Entry> {
+    let addresses = previous.container_ips().map(|ip| ip.address.address);
+    addresses
+        .map(|address| (Kind::Forward.set(Ip::of(address)), Element::set(&[octets(address)], owner)))
+        .collect()
+}
+
+/// The families whose foreign chain drops by policy.
+fn dropping_families(socket: &mut Socket) -> Result<Vec<Family>, PluginError> {
+    let mut dropping = Vec::new();
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let chains = socket.chains(family)?;
+        let drops = chains.iter().any(|chain| {
+            chain.table == FOREIGN_TABLE && chain.name == FOREIGN_CHAIN && chain.policy == Some(Policy::Drop)
+        });
+        dropping.extend(drops.then_some(family));
+    }
+    Ok(dropping)
+}
+
+fn accept_in_foreign_chain(
+    socket: &mut Socket,
+    family: Family,
+    previous: &AddResult,
+    owner: &str,
+) -> Result<(), PluginError> {
+    let mut batch = Batch::new(family, FOREIGN_TABLE);
+    let addresses = previous.container_ips().map(|ip| ip.address.address);
+    for address in addresses.filter(|address| address.is_ipv4() == (family == Family::Ipv4)) {
+        let (source, destination) = if address.is_ipv4() { (12, 16) } else { (8, 24) };
+        for offset in [source, destination] {
+            batch.insert_rule(FOREIGN_CHAIN, &accept(address, offset), owner);
+        }
+    }
+    Ok(socket.commit(&batch)?)
+}
+
+/// The rule as iptables itself would write `-s ADDRESS -j ACCEPT` or `-d ADDRESS -j ACCEPT`.
+fn accept(address: IpAddr, offset: u32) -> [Expression; 4] {
+    let bytes = octets(address);
+    let length = if address.is_ipv4() { 4 } else { 16 };
+    let register = Register(0);
+    [
+        Expression::NetworkHeader { offset, length, into: register },
+        Expression::equal(register, bytes),
+        Expression::Counter,
+        Expression::verdict(Verdict::Accept),
+    ]
+}
+
+fn remove(unwanted: impl Fn(&str) -> bool) -> Result<(), PluginError> {
+    Ruleset::open()?.remove(&KINDS, &unwanted)?;
+    let mut socket = Socket::netfilter()?;
+    for family in [Family::Ipv4, Family::Ipv6] {
+        remove_from_foreign_chain(&mut socket, family, &unwanted)?;
+    }
+    Ok(())
+}
+
+/// Deletes by mark, whatever the policy is by now.
+fn remove_from_foreign_chain(
+    socket: &mut Socket,
+    family: Family,
+    unwanted: &impl Fn(&str) -> bool,
+) -> Result<(), PluginError> {
+    for _ in 0..TRIES {
+        let rules = match socket.rules(family, FOREIGN_TABLE, FOREIGN_CHAIN) {
+            Err(error) if error.errno() == Errno::NOENT => return Ok(()),
+            rules => rules?,
+        };
+        let mut batch = Batch::new(family, FOREIGN_TABLE);
+        for rule in rules.iter().filter(|rule| !rule.comment.is_empty() && unwanted(&rule.comment)) {
+            batch.delete_rule(FOREIGN_CHAIN, rule.handle);
+        }
+        match socket.commit(&batch) {
+            Err(error) if error.errno() == Errno::NOENT => {}
+            done => return Ok(done?),
+        }
+    }
+    Err(PluginError::new(Code::KERNEL, "firewall: the chain FORWARD changes all the time"))
+}

@@ -1,0 +1,138 @@
+//! The nft table `inet cofferdam`: fixed rules, and sets whose elements belong to attachments.
+//!
+//! ```text
+//! prerouting raw   not from lo, to 127/8 ─▶ drop              (route_localnet would let containers reach the host's lo)
+//! prerouting nat ─┐
+//! output nat ─────┴▶ dnat:  address . protocol . port  in address_ports4/6 ─▶ dnat
+//!                           to a local address: protocol . port  in ports4/6 ─▶ dnat
+//! forward          established, to @forward4/6, or from @forward4/6 ─▶ accept
+//! postrouting nat  dnat'ed, source . destination in @hairpin4/6 ─▶ masquerade   (a neighbour came by the host's port)
+//!                  dnat'ed, from 127/8 ─▶ masquerade                            (the host came by 127.0.0.1)
+//!                  source . interface in @local4/6 ─▶ accept                    (stays on its own bridge)
+//!                  source in @masquerade4/6, not to multicast ─▶ masquerade
+//! ```
+//!
+//! An attachment only adds and deletes elements, one transaction each way, and every element carries the attachment's mark
+//! as its comment. Lookups and ADD cost the same with one attachment and with thousands. The table is made with its rules in
+//! one transaction by whoever needs it first, so if it is there it is complete.
+
+mod layout;
+
+use cofferdam_cni::PluginError;
+use cofferdam_linux::netlink::{Error, Socket};
+use cofferdam_linux::nft::{Batch, Element, Family};
+use rustix::io::Errno;
+
+pub(crate) use layout::{IPV4, IPV6, Ip, Kind, SetName};
+
+/// Name of the table.
+pub(crate) const TABLE: &str = "cofferdam";
+/// How often a transaction is tried that lost a race with another process.
+const TRIES: usize = 8;
+
+/// A connection to the table.
+pub(crate) struct Ruleset {
+    socket: Socket,
+}
+
+/// An element and where it belongs.
+pub(crate) type Entry = (SetName, Element);
+
+impl Ruleset {
+    pub(crate) fn open() -> Result<Self, PluginError> {
+        Ok(Self { socket: Socket::netfilter()? })
+    }
+
+    /// Adds elements in one transaction, making the table if it is missing.
+    ///
+    /// An address that the sets still know from an attachment that is gone is taken over: whoever holds the lease is right.
+    /// A port is not: `EEXIST` says it is somebody's.
+    pub(crate) fn add(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        let mut stale = Vec::new();
+        for _ in 0..TRIES {
+            let mut batch = Batch::new(Family::Inet, TABLE);
+            for (set, element) in &stale {
+                let (set, element): (&SetName, &Element) = (set, element);
+                batch.delete_element(&set.text(), element);
+            }
+            for (set, element) in entries {
+                batch.add_element(&set.text(), element);
+            }
+            match self.socket.commit(&batch) {
+                Err(error) if error.errno() == Errno::NOENT => {
+                    self.make_table()?;
+                    stale = self.stale(entries)?;
+                }
+                Err(error) if error.errno() == Errno::EXIST => {
+                    let found = self.stale(entries)?;
+                    if found.is_empty() {
+                        return Err(error);
+                    }
+                    stale = found;
+                }
+                done => return done,
+            }
+        }
+        Err(Error::new("nft: add elements to table cofferdam (others change it all the time)", Errno::BUSY))
+    }
+
+    /// Makes the table; somebody else having made it is as good.
+    fn make_table(&mut self) -> Result<(), Error> {
+        match self.socket.commit(&layout::table()) {
+            Err(error) if error.errno() == Errno::EXIST => Ok(()),
+            made => made,
+        }
+    }
+
+    fn stale(&mut self, entries: &[Entry]) -> Result<Vec<Entry>, Error> {
+        let mut stale = Vec::new();
+        for (set, element) in entries.iter().filter(|(set, _)| set.kind.is_by_address()) {
+            stale.extend(self.find(*set, element)?.map(|found| (*set, found)));
+        }
+        Ok(stale)
+    }
+
+    /// The element with the key of `like`, if it is there.
+    pub(crate) fn find(&mut self, set: SetName, like: &Element) -> Result<Option<Element>, Error> {
+        self.socket.element(Family::Inet, TABLE, &set.text(), like)
+    }
+
+    /// Every element of a set; none if there is no table.
+    pub(crate) fn elements(&mut self, set: SetName) -> Result<Vec<Element>, Error> {
+        match self.socket.elements(Family::Inet, TABLE, &set.text()) {
+            Err(error) if error.errno() == Errno::NOENT => Ok(Vec::new()),
+            elements => elements,
+        }
+    }
+
+    /// Deletes the elements of these kinds whose mark is `unwanted`, in one transaction.
+    pub(crate) fn remove(&mut self, kinds: &[Kind], unwanted: impl Fn(&str) -> bool) -> Result<(), Error> {
+        for _ in 0..TRIES {
+            let mut batch = Batch::new(Family::Inet, TABLE);
+            for set in kinds.iter().flat_map(|kind| [kind.set(IPV4), kind.set(IPV6)]) {
+                for element in self.elements(set)?.iter().filter(|element| unwanted(&element.comment)) {
+                    batch.delete_element(&set.text(), element);
+                }
+            }
+            match self.socket.commit(&batch) {
+                // Somebody else deleted one of them meanwhile: look again.
+                Err(error) if error.errno() == Errno::NOENT => {}
+                done => return done,
+            }
+        }
+        Err(Error::new(
+            "nft: delete elements of table cofferdam (others change it all the time)",
+            Errno::BUSY,
+        ))
+    }
+
+    /// Deletes the table.
+    pub(crate) fn delete_table(&mut self) -> Result<(), Error> {
+        let mut batch = Batch::new(Family::Inet, TABLE);
+        batch.delete_table();
+        match self.socket.commit(&batch) {
+            Err(error) if error.errno() == Errno::NOENT => Ok(()),
+            done => done,
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Settings under /proc/sys/net of the calling thread's network namespace.
+
+use cofferdam_cni::{Code, PluginError};
+
+/// Sets a value unless it is set already; reading is allowed in places where writing is not.
+pub(crate) fn set(key: &str, value: &str) -> Result<(), PluginError> {
+    let path = format!("/proc/sys/net/{key}");
+    if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+        return Ok(());
+    }
+    std::fs::write(&path, value)
+        .map_err(|error| PluginError::new(Code::KERNEL, format!("cannot write {value} to {path}: {error}")))
+}
