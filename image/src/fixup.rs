@@ -31,6 +31,19 @@ pub(crate) struct FixupRecord {
     pub(crate) fence: Fence,
 }
 
+/// A failure, and the layer that it is about.
+#[derive(Debug)]
+pub(crate) struct Blame {
+    pub(crate) layer: Option<DiffId>,
+    pub(crate) source: LayerError,
+}
+
+impl<E: Into<LayerError>> From<E> for Blame {
+    fn from(error: E) -> Blame {
+        Blame { layer: None, source: error.into() }
+    }
+}
+
 /// What a stack needs on top.
 #[derive(Default)]
 struct Repairs {
@@ -46,7 +59,7 @@ pub(crate) fn ensure(
     layout: &Layout,
     workspace: &Workspace,
     layers: &[LayerRecord],
-) -> Result<Option<String>, LayerError> {
+) -> Result<Option<String>, Blame> {
     let diff_ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
     let Some(chain) = ChainId::of(&diff_ids) else { return Ok(None) };
     let stack = Stack::open(layout, layers)?;
@@ -76,7 +89,7 @@ pub(crate) fn root_attributes(layout: &Layout, layers: &[LayerRecord]) -> Result
     Ok(found.map_or_else(Attributes::implied, |(attributes, _)| attributes))
 }
 
-fn find_repairs(stack: &Stack) -> Result<Repairs, LayerError> {
+fn find_repairs(stack: &Stack) -> Result<Repairs, Blame> {
     let mut repairs = Repairs::default();
     let mut seen = BTreeSet::new();
     for layer in stack.layers.iter().skip(1) {
@@ -93,7 +106,8 @@ fn find_repairs(stack: &Stack) -> Result<Repairs, LayerError> {
     for (index, layer) in stack.layers.iter().enumerate() {
         for (name, target) in &layer.record.links {
             if is_visible(stack, index, name.bytes())? {
-                let source = find_target(stack, index, name.bytes(), target.bytes())?;
+                let blame = |source| Blame { layer: Some(layer.record.diff_id.clone()), source };
+                let source = find_target(stack, index, name.bytes(), target.bytes()).map_err(blame)?;
                 repairs.add_directories(stack, split(name.bytes()).0)?;
                 repairs.links.push((name.bytes().to_vec(), source, target.bytes().to_vec()));
             }

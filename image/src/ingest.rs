@@ -16,7 +16,7 @@ use oci_spec::image::ImageConfiguration;
 
 use crate::error::{Error, LayerError};
 use crate::event::{Cancel, PullEvent};
-use crate::fixup;
+use crate::fixup::{self, Blame};
 use crate::identity::{ChainId, DiffId};
 use crate::image::{ImageLayer, ImageRecord, NameRecord};
 use crate::layer::{self, LayerContext, LayerPlan, LayerRecord};
@@ -82,8 +82,8 @@ impl Ingest<'_> {
         let records = self.store_layers(open, progress)?;
         self.store_document(&self.manifest_digest, self.manifest)?;
         self.store_document(&self.config_digest, self.config)?;
-        let fixup = fixup::ensure(self.layout, self.workspace, &records)
-            .map_err(|source| self.layer_error("fix-up", source))?;
+        let fixup =
+            fixup::ensure(self.layout, self.workspace, &records).map_err(|blame| self.fixup_error(blame))?;
         let layers = self.layers.iter().zip(&records).map(|(plan, record)| ImageLayer {
             diff_id: plan.diff_id.clone(),
             blob: plan.blob.clone(),
@@ -117,6 +117,12 @@ impl Ingest<'_> {
     fn store_document(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
         let path = self.layout.at(&layout::blob(digest));
         record::publish(&path, self.workspace.path(), bytes, Durable::Now)
+    }
+
+    fn fixup_error(&self, blame: Blame) -> Error {
+        let plan = self.layers.iter().find(|plan| Some(&plan.diff_id) == blame.layer.as_ref());
+        let layer = plan.map_or_else(|| "fix-up".to_owned(), |plan| plan.blob.to_string());
+        self.layer_error(&layer, blame.source)
     }
 
     fn layer_error(&self, layer: &str, source: LayerError) -> Error {

@@ -14,6 +14,7 @@ use crate::layer::{self, LayerRecord};
 use crate::layout::{self, Layout, make_private};
 use crate::pull::intact;
 use crate::record::{self, Durable};
+use crate::stack::visible;
 use crate::workspace::Workspace;
 use crate::{fixup, image};
 
@@ -108,8 +109,7 @@ fn lower(
     layers: &[LayerRecord],
     stage: &std::path::Path,
 ) -> Result<Vec<String>, Error> {
-    let visible = layers.iter().rposition(|layer| layer.opaque_root).unwrap_or(0);
-    let trees = layers[visible..].iter().rev().map(|layer| layout::layer(&layer.diff_id));
+    let trees = visible(layers).rev().map(|layer| layout::layer(&layer.diff_id));
     let mut lower: Vec<String> =
         fixup.iter().cloned().chain(trees).map(|folder| format!("{folder}/diff")).collect();
     if lower.is_empty() {

@@ -35,16 +35,15 @@ pub(crate) enum Found {
 }
 
 impl Stack {
-    /// Opens the layers of `records` (lowest first) that the uppermost opaque root leaves visible.
+    /// Opens the layers of `records` (lowest first) that can be seen in the stack.
     pub(crate) fn open(layout: &Layout, records: &[LayerRecord]) -> Result<Stack, Error> {
-        let first = records.iter().rposition(|record| record.opaque_root).unwrap_or(0);
         let open = |record: &LayerRecord| {
             let tree = layer::tree(layout, &record.diff_id);
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let root = rustix::fs::open(&tree, flags, Mode::empty()).map_err(Error::io("open", &tree))?;
             Ok(StackedLayer { root, record: record.clone() })
         };
-        Ok(Stack { layers: records[first..].iter().map(open).collect::<Result<_, Error>>()? })
+        Ok(Stack { layers: visible(records).map(open).collect::<Result<_, Error>>()? })
     }
 
     /// What the layer at `index` says about `path`, and whether it hides what lies below.
@@ -111,6 +110,17 @@ impl Stack {
         }
         Ok(false)
     }
+}
+
+/// The layers that can be seen, lowest first: none below an opaque root, and of a layer that is listed several times only
+/// the uppermost. Whatever the lower ones show or hide, the uppermost shows or hides too; overlayfs refuses duplicates.
+pub(crate) fn visible(records: &[LayerRecord]) -> impl DoubleEndedIterator<Item = &LayerRecord> {
+    let first = records.iter().rposition(|record| record.opaque_root).unwrap_or(0);
+    let candidates = records.iter().enumerate().skip(first);
+    let is_uppermost = move |(index, record): &(usize, &LayerRecord)| {
+        records[index + 1..].iter().all(|above| above.diff_id != record.diff_id)
+    };
+    candidates.filter(is_uppermost).map(|(_, record)| record)
 }
 
 /// Whether the uppermost layer that has a directory also describes it.

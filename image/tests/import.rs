@@ -1,12 +1,13 @@
 //! Importing layouts and archives, those made here and those that other tools write.
 
+#![allow(clippy::unwrap_used, reason = "a test program")]
+
 mod support;
 
 use cofferdam_image::{Digest, Error, ImageBuilder, ImageRef, ImportOptions, Kind, Naming};
 use std::process::Command;
 use support::*;
 
-#[allow(clippy::unwrap_used, reason = "only called by tests")]
 fn built() -> Vec<u8> {
     ImageBuilder::new()
         .name(&ImageRef::parse("demo").unwrap())

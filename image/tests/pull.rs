@@ -1,5 +1,7 @@
 //! Pulling from a registry that behaves, and the store that results.
 
+#![allow(clippy::unwrap_used, reason = "a test program")]
+
 mod support;
 
 use cofferdam_image::{ImageRef, PullEvent, PullOptions, PullPolicy};
