@@ -30,12 +30,12 @@ impl Caller {
         }
         let implementations = plugins.iter().map(Resolved::implementation).collect();
         let mut record = Record::new(list, attachment, implementations);
-        self.store.write(&record, Durable::Yes)?;
+        self.store.write(&record, Durable::Name)?;
 
         match self.add_chain(list, attachment, &plugins, &mut record) {
             Ok(result) => {
                 record.set_added();
-                self.store.write(&record, Durable::Yes).map(|()| result).or_else(|error| {
+                self.store.write(&record, Durable::Content).map(|()| result).or_else(|error| {
                     self.delete_chain(&record, list, NetnsFate::Stays)?;
                     Err(error)
                 })

@@ -13,7 +13,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -31,6 +31,9 @@ use crate::result::AddResult;
 const KIND: &str = "cniCacheV1";
 /// Version of our own part.
 const FORMAT: u32 = 1;
+
+/// A temporary file is renamed within milliseconds of being written.
+const ABANDONED: Duration = Duration::from_secs(60);
 
 /// How far an attachment got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,11 +195,14 @@ impl Record {
     }
 }
 
-/// Whether a change must survive a power failure. After one the namespaces are gone, so only what leads to leases on disk
-/// has to.
+/// How much of a change must survive a power failure. After one the namespaces are gone; what leads to leases on disk has to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durable {
-    Yes,
+    /// The file and its name: a new record.
+    Name,
+    /// The file: a record that replaces another, either of which will do.
+    Content,
+    /// Nothing.
     No,
 }
 
@@ -217,7 +223,22 @@ impl Store {
                 .create(directory)
                 .map_err(Error::state("make the directory", directory))?;
         }
+        store.sweep();
         Ok(store)
+    }
+
+    /// Removes temporary files whose writer did not live to rename them. What cannot be removed is only clutter.
+    fn sweep(&self) {
+        for entry in fs::read_dir(&self.results).into_iter().flatten().flatten() {
+            let temporary = entry.file_name().as_encoded_bytes().starts_with(b".");
+            let age = entry
+                .metadata()
+                .and_then(|meta| meta.modified())
+                .map(|then| then.elapsed().unwrap_or_default());
+            if temporary && age.is_ok_and(|age| age > ABANDONED) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     pub(crate) fn lock_path(&self, what: &str, name: &str) -> PathBuf {
@@ -319,11 +340,11 @@ fn replace(path: &Path, text: &[u8], durable: Durable) -> io::Result<()> {
     let temporary = directory.join(format!(".{name}.new"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(text)?;
-    if durable == Durable::Yes {
+    if durable != Durable::No {
         file.sync_data()?;
     }
     fs::rename(&temporary, path)?;
-    if durable == Durable::Yes { File::open(directory)?.sync_all() } else { Ok(()) }
+    if durable == Durable::Name { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
 /// Identifies this run of the kernel; empty if it cannot be told, which compares equal to itself.
@@ -353,7 +374,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let (one, two) = (record("net-a", "b"), record("net", "a-b"));
-        store.write(&one, Durable::Yes).unwrap();
+        store.write(&one, Durable::Name).unwrap();
         store.write(&two, Durable::No).unwrap();
         assert_eq!(store.all().unwrap().0.len(), 2);
         assert_eq!(find(&store, &two).unwrap().unwrap().network().as_str(), "net");

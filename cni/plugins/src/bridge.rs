@@ -27,9 +27,6 @@ pub(crate) struct Bridge;
 
 /// What the reference plugin calls its bridge.
 const DEFAULT_BRIDGE: &str = "cni0";
-/// What the elements of this plugin are about.
-const KINDS: [Kind; 2] = [Kind::Local, Kind::Masquerade];
-
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Config {
@@ -130,7 +127,7 @@ impl Plugin for Bridge {
     fn gc(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let (mark, valid) = (request.network_mark(), request.valid_owners()?);
         let unwanted = |owner: &str| owner.starts_with(&mark) && !valid.iter().any(|one| one == owner);
-        Ruleset::open()?.remove(&KINDS, unwanted)?;
+        Ruleset::open()?.remove(unwanted)?;
         match Config::of(request)?.ipam() {
             Some(kind) => request.delegate.call(kind, Verb::Gc).map(drop),
             None => Ok(()),
@@ -278,7 +275,7 @@ fn release_address(request: &Request<'_>, config: &Config) -> Result<(), PluginE
 
 fn remove_elements(request: &Request<'_>) -> Result<(), PluginError> {
     let owner = request.owner();
-    Ok(Ruleset::open()?.remove(&KINDS, |found| found == owner)?)
+    Ok(Ruleset::open()?.remove(|found| found == owner)?)
 }
 
 fn remove_veth(name: &str, fate: NetnsFate) -> Result<(), PluginError> {

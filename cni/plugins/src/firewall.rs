@@ -17,7 +17,6 @@ use crate::ruleset::{Entry, Ip, Kind, Ruleset};
 
 pub(crate) struct Firewall;
 
-const KINDS: [Kind; 1] = [Kind::Forward];
 /// Where iptables' nft variant keeps what it forwards.
 const FOREIGN_TABLE: &str = "filter";
 const FOREIGN_CHAIN: &str = "FORWARD";
@@ -128,7 +127,7 @@ fn accept(address: IpAddr, offset: u32) -> [Expression; 4] {
 }
 
 fn remove(unwanted: impl Fn(&str) -> bool) -> Result<(), PluginError> {
-    Ruleset::open()?.remove(&KINDS, &unwanted)?;
+    Ruleset::open()?.remove(&unwanted)?;
     let mut socket = Socket::netfilter()?;
     for family in [Family::Ipv4, Family::Ipv6] {
         remove_from_foreign_chain(&mut socket, family, &unwanted)?;

@@ -26,8 +26,6 @@ use crate::ruleset::{Entry, Ip, Kind, Ruleset};
 
 pub(crate) struct Portmap;
 
-const KINDS: [Kind; 3] = [Kind::Ports, Kind::AddressPorts, Kind::Hairpin];
-
 impl Plugin for Portmap {
     fn kind(&self) -> &'static str {
         "portmap"
@@ -62,7 +60,7 @@ impl Plugin for Portmap {
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let owner = request.owner();
-        Ok(Ruleset::open()?.remove(&KINDS, |found| found == owner)?)
+        Ok(Ruleset::open()?.remove(|found| found == owner)?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
@@ -80,7 +78,7 @@ impl Plugin for Portmap {
     fn gc(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let (mark, valid) = (request.network_mark(), request.valid_owners()?);
         let unwanted = |owner: &str| owner.starts_with(&mark) && !valid.iter().any(|one| one == owner);
-        Ok(Ruleset::open()?.remove(&KINDS, unwanted)?)
+        Ok(Ruleset::open()?.remove(unwanted)?)
     }
 
     fn status(&self, _request: &Request<'_>) -> Result<(), PluginError> {

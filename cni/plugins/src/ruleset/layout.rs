@@ -66,7 +66,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::Ports, Self::AddressPorts, Self::Hairpin, Self::Local, Self::Masquerade, Self::Forward];
 
     pub(crate) fn set(self, ip: Ip) -> SetName {

@@ -5,6 +5,7 @@
 mod bed;
 mod peers;
 mod ports;
+mod timing;
 
 use std::os::fd::AsFd;
 

@@ -4,7 +4,7 @@ use cofferdam_cni::{Implementation, NetnsFate, PortMapping, Prefer, Protocol};
 
 use crate::bed::{Bed, ask, eth0, exists, ip, list, on_a_host};
 
-fn have_peers() -> bool {
+pub(crate) fn have_peers() -> bool {
     let there = exists("/usr/lib/cni/bridge") && exists("/usr/sbin/iptables");
     if !there {
         println!("skipped: needs containernetworking-plugins and iptables");
@@ -12,7 +12,7 @@ fn have_peers() -> bool {
     there
 }
 
-fn reference_network(bed: &Bed) -> cofferdam_cni::NetworkList {
+pub(crate) fn reference_network(bed: &Bed) -> cofferdam_cni::NetworkList {
     list(&format!(
         r#"{{"name":"peers","cniVersion":"1.0.0","plugins":[
             {{"type":"bridge","bridge":"peer0","isGateway":true,"ipMasq":true,
