@@ -15,7 +15,7 @@ fn folder() -> PathBuf {
 
 /// The plan of one case, or its refusal.
 fn plan(spec: &Spec, host: &HostFeatures, overlay: bool) -> String {
-    let id = ContainerId::parse("golden").unwrap();
+    let id = ContainerId::parse("golden").expect("an id");
     let rootfs = if overlay {
         Rootfs::Overlay {
             lower: vec!["/layers/top".into(), "/layers/base".into()],
@@ -31,7 +31,7 @@ fn plan(spec: &Spec, host: &HostFeatures, overlay: bool) -> String {
         bundle: Path::new("/bundle"),
         spec,
         rootfs: &rootfs,
-        gate: Gate::Socket(HostPath::new("/run/cofferdam/runtime/golden/start.sock", "").unwrap()),
+        gate: Gate::Socket(HostPath::new("/run/cofferdam/runtime/golden/start.sock", "").expect("a path")),
         console: spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false),
         stdio: false,
         preserve_fds: 0,

@@ -1,40 +1,38 @@
 //! Who is asking, and what he may do and may pass on.
 
+use caps::{CapSet, Capability, CapsHashSet};
 use rustix::process::{getegid, geteuid};
 
 use super::{Check, kernel_text};
 
 const AREA: &str = "privileges";
 
-/// A capability by number, and what is lost without it; capabilities(7).
-const WANTED: [(u32, &str, &str); 12] = [
-    (21, "CAP_SYS_ADMIN", "no namespace, mount or cgroup can be made"),
-    (12, "CAP_NET_ADMIN", "no network can be set up for a task"),
-    (6, "CAP_SETGID", "tasks cannot run as another group"),
-    (7, "CAP_SETUID", "tasks cannot run as another user"),
-    (8, "CAP_SETPCAP", "tasks cannot be deprived of capabilities"),
-    (0, "CAP_CHOWN", "layers lose their owners"),
-    (1, "CAP_DAC_OVERRIDE", "layers with strict modes cannot be unpacked"),
-    (27, "CAP_MKNOD", "layers with device nodes cannot be unpacked"),
-    (31, "CAP_SETFCAP", "layers lose file capabilities"),
-    (5, "CAP_KILL", "tasks of other users cannot be stopped"),
-    (18, "CAP_SYS_CHROOT", "a task's root cannot be entered"),
+/// A capability, and what is lost without it; capabilities(7).
+const WANTED: [(Capability, &str); 12] = [
+    (Capability::CAP_SYS_ADMIN, "no namespace, mount or cgroup can be made"),
+    (Capability::CAP_NET_ADMIN, "no network can be set up for a task"),
+    (Capability::CAP_SETGID, "tasks cannot run as another group"),
+    (Capability::CAP_SETUID, "tasks cannot run as another user"),
+    (Capability::CAP_SETPCAP, "tasks cannot be deprived of capabilities"),
+    (Capability::CAP_CHOWN, "layers lose their owners"),
+    (Capability::CAP_DAC_OVERRIDE, "layers with strict modes cannot be unpacked"),
+    (Capability::CAP_MKNOD, "layers with device nodes cannot be unpacked"),
+    (Capability::CAP_SETFCAP, "layers lose file capabilities"),
+    (Capability::CAP_KILL, "tasks of other users cannot be stopped"),
+    (Capability::CAP_SYS_CHROOT, "a task's root cannot be entered"),
     (
-        24,
-        "CAP_SYS_RESOURCE",
+        Capability::CAP_SYS_RESOURCE,
         "hard limits cannot be raised above this caller's own, nor oom_score_adj lowered below it: such requests are refused",
     ),
 ];
 
 /// Without the first of these nothing runs.
-const ESSENTIAL: [&str; 1] = ["CAP_SYS_ADMIN"];
+const ESSENTIAL: [Capability; 1] = [Capability::CAP_SYS_ADMIN];
 
 pub(super) fn examine() -> Vec<Check> {
     let status = kernel_text("/proc/self/status").unwrap_or_default();
     let mut checks = vec![user(), user_namespace()];
-    let bounding = field(&status, "CapBnd").and_then(|bits| u64::from_str_radix(bits, 16).ok()).unwrap_or(0);
-    let effective = field(&status, "CapEff").and_then(|bits| u64::from_str_radix(bits, 16).ok()).unwrap_or(0);
-    checks.extend(capabilities(effective & bounding));
+    checks.extend(capabilities(&held()));
     checks.push(confinement(&status));
     checks
 }
@@ -64,24 +62,26 @@ fn user_namespace() -> Check {
     )
 }
 
-fn capabilities(held: u64) -> Vec<Check> {
-    let mut checks = Vec::new();
-    let mut lacking = Vec::new();
-    for (number, name, costs) in WANTED {
-        if held >> number & 1 == 1 {
-            continue;
-        }
-        lacking.push(name);
-        let check = match ESSENTIAL.contains(&name) {
-            true => Check::missing(AREA, name, "not held", costs).essential(),
-            false => Check::degraded(AREA, name, "not held", costs),
+/// What the caller has and may pass on. A set that cannot be read is empty.
+fn held() -> CapsHashSet {
+    let read = |set| caps::read(None, set).unwrap_or_default();
+    let bounding = read(CapSet::Bounding);
+    read(CapSet::Effective).intersection(&bounding).copied().collect()
+}
+
+fn capabilities(held: &CapsHashSet) -> Vec<Check> {
+    let lacking: Vec<_> = WANTED.into_iter().filter(|(capability, _)| !held.contains(capability)).collect();
+    let found = format!("{} of {} wanted", WANTED.len() - lacking.len(), WANTED.len());
+    let mut checks = vec![Check::works(AREA, "capabilities", found)];
+    for (capability, costs) in lacking {
+        let check = match ESSENTIAL.contains(&capability) {
+            true => Check::missing(AREA, capability.to_string(), "not held", costs).essential(),
+            false => Check::degraded(AREA, capability.to_string(), "not held", costs),
         };
         checks.push(
             check.remedy("start cofferdam from a service or container that leaves it in the bounding set"),
         );
     }
-    let count = WANTED.len() - lacking.len();
-    checks.insert(0, Check::works(AREA, "capabilities", format!("{count} of {} wanted", WANTED.len())));
     checks
 }
 
@@ -111,12 +111,14 @@ mod tests {
 
     #[test]
     fn only_what_is_lacking_gets_a_line() {
-        let all = WANTED.iter().fold(0, |bits, (number, ..)| bits | 1_u64 << number);
-        assert_eq!(capabilities(all).len(), 1);
-        let without_resource = capabilities(all & !(1 << 24));
-        assert_eq!(without_resource[1].subject, "CAP_SYS_RESOURCE");
-        assert_eq!((without_resource[1].state, without_resource[1].need), (State::Degraded, Need::Optional));
-        assert_eq!(capabilities(0)[1].need, Need::Essential);
+        let all: CapsHashSet = WANTED.into_iter().map(|(capability, _)| capability).collect();
+        assert_eq!(capabilities(&all).len(), 1);
+        let mut without_resource = all;
+        without_resource.remove(&Capability::CAP_SYS_RESOURCE);
+        let checks = capabilities(&without_resource);
+        assert_eq!(checks[1].subject, "CAP_SYS_RESOURCE");
+        assert_eq!((checks[1].state, checks[1].need), (State::Degraded, Need::Optional));
+        assert_eq!(capabilities(&CapsHashSet::new())[1].need, Need::Essential);
     }
 
     #[test]
