@@ -48,6 +48,12 @@ impl Resolver {
         resolver
     }
 
+    /// The same without words that do not belong into a file: plugins write what they like.
+    pub(crate) fn checked(self) -> Resolver {
+        let clean = |words: &[String]| clean(words.iter().map(String::as_str));
+        Resolver { search: clean(&self.search), options: clean(&self.options), servers: self.servers }
+    }
+
     /// The same without servers that are the host's own loopback.
     pub(crate) fn without_loopback(mut self) -> Resolver {
         self.servers.retain(|server| !server.is_loopback());

@@ -73,6 +73,8 @@ pub fn enter() -> io::Result<Entered> {
     if cofferdam_linux::fork::fork_single_threaded()?.is_some() {
         std::process::exit(0);
     }
+    // Whatever else the launcher's program left open for its children. No value of this process owns a descriptor yet.
+    cofferdam_linux::process::close_all_from(3, [-1; 3])?;
     rustix::process::setsid()?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let lock = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
