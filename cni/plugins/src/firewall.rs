@@ -105,25 +105,47 @@ fn accept_in_foreign_chain(
     let mut batch = Batch::new(family, FOREIGN_TABLE);
     let addresses = previous.container_ips().map(|ip| ip.address.address);
     for address in addresses.filter(|address| address.is_ipv4() == (family == Family::Ipv4)) {
-        let (source, destination) = if address.is_ipv4() { (12, 16) } else { (8, 24) };
-        for offset in [source, destination] {
-            batch.insert_rule(FOREIGN_CHAIN, &accept(address, offset), owner);
-        }
+        batch.insert_rule(FOREIGN_CHAIN, &accept_from(address), owner);
+        batch.insert_rule(FOREIGN_CHAIN, &accept_to(address), owner);
     }
     Ok(socket.commit(&batch)?)
 }
 
-/// The rule as iptables itself would write `-s ADDRESS -j ACCEPT` or `-d ADDRESS -j ACCEPT`.
-fn accept(address: IpAddr, offset: u32) -> [Expression; 4] {
-    let bytes = octets(address);
+/// The rule as iptables itself would write `-s ADDRESS -j ACCEPT`.
+fn accept_from(address: IpAddr) -> Vec<Expression> {
+    let offset = if address.is_ipv4() { 12 } else { 8 };
+    let mut rule = compare_address(address, offset);
+    rule.extend([Expression::Counter, Expression::verdict(Verdict::Accept)]);
+    rule
+}
+
+/// The rule as iptables itself would write `-d ADDRESS -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT`: answers,
+/// and what came by a mapped port. A port that is not mapped stays closed to the world.
+fn accept_to(address: IpAddr) -> Vec<Expression> {
+    let offset = if address.is_ipv4() { 16 } else { 24 };
+    let mut rule = compare_address(address, offset);
+    let state = Expression::XtablesMatch { name: "conntrack", revision: 3, data: conntrack_match() };
+    rule.extend([state, Expression::Counter, Expression::verdict(Verdict::Accept)]);
+    rule
+}
+
+fn compare_address(address: IpAddr, offset: u32) -> Vec<Expression> {
     let length = if address.is_ipv4() { 4 } else { 16 };
-    let register = Register(0);
-    [
-        Expression::NetworkHeader { offset, length, into: register },
-        Expression::equal(register, bytes),
-        Expression::Counter,
-        Expression::verdict(Verdict::Accept),
-    ]
+    let into = Register(0);
+    vec![Expression::NetworkHeader { offset, length, into }, Expression::equal(into, octets(address))]
+}
+
+/// `struct xt_conntrack_mtinfo3` of linux/netfilter/xt_conntrack.h: everything zero but what is compared, and with what.
+fn conntrack_match() -> Vec<u8> {
+    const SIZE_BYTES: usize = 168;
+    const MATCH_FLAGS_AT: usize = 146;
+    const STATE_MASK_AT: usize = 150;
+    const COMPARE_STATE: u16 = 1;
+    const ESTABLISHED_RELATED_DNAT: u16 = (1 << 1) | (1 << 2) | (1 << 7);
+    let mut data = vec![0; SIZE_BYTES];
+    data[MATCH_FLAGS_AT..MATCH_FLAGS_AT + 2].copy_from_slice(&COMPARE_STATE.to_ne_bytes());
+    data[STATE_MASK_AT..STATE_MASK_AT + 2].copy_from_slice(&ESTABLISHED_RELATED_DNAT.to_ne_bytes());
+    data
 }
 
 fn remove(unwanted: impl Fn(&str) -> bool) -> Result<(), PluginError> {

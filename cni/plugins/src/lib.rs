@@ -12,6 +12,35 @@
 //! carries the mark of its attachment, `network/container/interface`, and is deleted only by that mark. The bridge and the
 //! empty table stay when the last attachment goes; [`remove_host_parts`] takes them away. Needs CAP_NET_ADMIN, and
 //! CAP_SYS_ADMIN to enter namespaces.
+//!
+//! ```no_run
+//! use cofferdam_cni::{Attachment, Caller, ContainerId, IfName, NetnsFate, Networks, Options};
+//! use cofferdam_cni_plugins::{BUILTINS, DefaultNetwork, bring_loopback_up};
+//! use cofferdam_linux::namespace::{create_pinned_netns, open_netns, remove_pinned_netns};
+//! use std::os::fd::AsFd;
+//! use std::path::Path;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut networks = Networks::load(&["/etc/cni/net.d"]);
+//! networks.add_default(DefaultNetwork::probe("/run/cofferdam/cni/leases")?.list()?);
+//! let mut options = Options::new("/run/cofferdam/cni");
+//! options.plugin_path = vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()];
+//! options.builtins = BUILTINS;
+//! let caller = Caller::open(options)?;
+//!
+//! let path = Path::new("/run/cofferdam/netns/task-1");
+//! create_pinned_netns(path)?;
+//! bring_loopback_up(open_netns(path)?.as_fd())?;
+//! let (id, eth0) = (ContainerId::parse("task-1")?, IfName::parse("eth0")?);
+//! let bridge = networks.get("bridge").ok_or("no network of this name")?;
+//! let result = caller.attach(bridge, &Attachment::new(id.clone(), path, eth0))?;
+//! println!("{:?}", result.ips);
+//!
+//! caller.detach_all(&id, NetnsFate::Ends)?;
+//! remove_pinned_netns(path)?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod bridge;
 mod default_network;

@@ -291,12 +291,13 @@ fn stay_local(ip: Ip) -> Vec<Expression> {
 fn masquerade(ip: Ip) -> Vec<Expression> {
     let mut rule = is_family(ip).to_vec();
     rule.extend([source(ip, R0), lookup(Kind::Masquerade, ip, None), destination(ip, R0)]);
-    let (mask, multicast) = match ip.family {
-        Family::Ipv6 => ([255, 0, 0, 0], [255, 0, 0, 0]),
-        _ => ([240, 0, 0, 0], [224, 0, 0, 0]),
-    };
+    // 224.0.0.0/4, ff00::/8
+    let (first_mask, first) = if ip == IPV4 { (0xf0, 0xe0) } else { (0xff, 0xff) };
+    let mut mask = vec![0; usize::from(ip.registers()) * 4];
+    let mut multicast = mask.clone();
+    (mask[0], multicast[0]) = (first_mask, first);
     rule.extend([
-        Expression::Mask { register: R0, mask: mask.into() },
+        Expression::Mask { register: R0, mask },
         Expression::unequal(R0, multicast),
         Expression::Masquerade,
     ]);

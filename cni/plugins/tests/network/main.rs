@@ -291,6 +291,15 @@ fn a_process_that_attaches_and_is_killed() {
     let _ = caller.attach(&network, &attachment);
 }
 
+fn attaching_process(bed: &Bed) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_process_that_attaches_and_is_killed", "--ignored"])
+        .env("COFFERDAM_TEST_BED", bed.dir.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
 fn killed_in_the_middle(bed: &Bed) -> (bed::Container, cofferdam_cni::NetworkList) {
     let log = bed.dir.path().join("hung");
     bed.script(
@@ -301,12 +310,7 @@ fn killed_in_the_middle(bed: &Bed) -> (bed::Container, cofferdam_cni::NetworkLis
         list(&bed.default_network().to_text().replace(r#"{"type":"firewall"}"#, r#"{"type":"hang"}"#));
     std::fs::write(bed.dir.path().join("network"), network.to_text()).unwrap();
     let one = bed.container("one");
-    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_process_that_attaches_and_is_killed", "--ignored"])
-        .env("COFFERDAM_TEST_BED", bed.dir.path())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = attaching_process(bed);
     wait_until("the call of the third plugin", || {
         std::fs::read_to_string(&log).is_ok_and(|pid| pid.ends_with('\n'))
     });
@@ -342,6 +346,40 @@ fn an_attachment_that_was_killed_in_the_middle_can_be_made_again() {
         caller.attach(&network, &one.attachment()).unwrap();
         caller.check(&network.name, &one.id, &eth0()).unwrap();
         caller.detach(&network.name, &one.id, &eth0(), NetnsFate::Stays).unwrap();
+        bed.assert_clean("bridge");
+    });
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_nothing_that_the_record_does_not_clean() {
+    on_a_host(|bed| {
+        let network = bed.default_network();
+        std::fs::write(bed.dir.path().join("network"), network.to_text()).unwrap();
+        let one = bed.container("one");
+        // First run whole, to learn how long it takes and to make what stays.
+        let begun = std::time::Instant::now();
+        let status = attaching_process(bed).wait().unwrap();
+        let whole = begun.elapsed();
+        assert!(status.success());
+        let caller = bed.caller(Prefer::Builtin);
+        const ROUNDS: u32 = 40;
+        for round in 0..ROUNDS {
+            caller.detach_all(&one.id, NetnsFate::Stays).unwrap();
+            bed.assert_clean("bridge");
+            let mut child = attaching_process(bed);
+            std::thread::sleep(whole * round / ROUNDS);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        caller
+            .attach(&network, &one.attachment())
+            .or_else(
+                |error| {
+                    if error.kind() == Kind::AlreadyExists { Ok(Default::default()) } else { Err(error) }
+                },
+            )
+            .unwrap();
+        caller.detach_all(&one.id, NetnsFate::Stays).unwrap();
         bed.assert_clean("bridge");
     });
 }

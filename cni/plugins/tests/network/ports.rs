@@ -119,6 +119,9 @@ fn forwarding_works_although_the_host_drops_it_by_policy() {
         caller.attach(&network, &map(&one, &[(8080, 80, TCP, None)])).unwrap();
         one.serve("0.0.0.0:80");
         assert!(ask(&outside.netns, "203.0.113.1:8080").is_ok());
+        outside.serve("0.0.0.0:70");
+        assert!(ask(&one.netns, "203.0.113.2:70").is_ok());
+        assert!(ask(&outside.netns, "10.88.0.2:80").is_err(), "only what is mapped");
         caller.detach(&network.name, &one.id, &eth0(), NetnsFate::Stays).unwrap();
         assert_eq!(nft.rules(Family::Ipv4, "filter", "FORWARD").unwrap(), []);
         Socket::route().unwrap().delete_link("down").unwrap();

@@ -192,6 +192,15 @@ pub enum Expression {
     Masquerade,
     /// Counts packets and bytes.
     Counter,
+    /// A match of xtables, for rules in chains that iptables(8) reads too.
+    XtablesMatch {
+        /// Its name.
+        name: &'static str,
+        /// The revision of its data.
+        revision: u32,
+        /// Its data, padded to eight bytes.
+        data: Vec<u8>,
+    },
     /// Decides.
     Verdict(Verdict),
 }
@@ -229,6 +238,7 @@ impl Expression {
             Self::DestinationNat { .. } => "nat",
             Self::Masquerade => "masq",
             Self::Counter => "counter",
+            Self::XtablesMatch { .. } => "match",
             Self::Verdict(_) => "immediate",
         }
     }
@@ -287,6 +297,9 @@ impl Expression {
                 out.number(3, address.number()).number(5, port.number());
             }
             Self::Masquerade | Self::Counter => {}
+            Self::XtablesMatch { name, revision, data } => {
+                out.text(1, name).number(2, *revision).bytes(3, data);
+            }
             Self::Verdict(verdict) => encode_verdict(out, verdict),
         }
     }
