@@ -9,7 +9,7 @@ use cofferdam_isolators::compile::{CONSOLE, STDIO};
 use cofferdam_isolators::{Container, Gate, Rootfs, cgroups, compile};
 use cofferdam_linux::process::Child;
 use cofferdam_plan::op::HookPoint;
-use cofferdam_plan::{ContainerId, HostPath, Plan, Slot, Stage};
+use cofferdam_plan::{ContainerId, HostPath, Op, Plan, Slot, Stage};
 use oci_spec::runtime::Spec;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -161,7 +161,10 @@ impl Runtime {
         let applied = apply(plan, Inputs { descriptors, attendant: &mut attendant, fault });
         let failed = attendant.failed.take();
         let applied =
-            applied.map_err(|failure| failed.unwrap_or_else(|| Error::from_failure(plan, failure)))?;
+            applied.map_err(|failure| match (failed, plan.steps.get(failure.step).map(|step| &step.op)) {
+                (Some(hook), Some(Op::RunHooks { .. })) => hook,
+                _ => Error::from_failure(plan, failure),
+            })?;
         let finish = || -> Result<Option<OwnedFd>, Error> {
             record.store(directory)?;
             if let Some(path) = &pid_file {

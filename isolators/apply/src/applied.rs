@@ -129,7 +129,7 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
             }
         }
     }
-    drop(state.half.take()); // our copy of the child's end: from here on, its closing means the child's
+    drop(state.half.take()); // still there when the clone was never reached
     if failed.is_none() {
         failed = outcome(plan, &run, &report).err();
     }
@@ -138,9 +138,10 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
         let child = state.child.take().ok_or_else(|| boxed(usize::MAX, plain(Errno::CHILD)))?;
         return Ok(Applied { child, progress, times: times(plan, &report, begin) });
     };
-    // The child's own record is nearer to the cause than the broken barrier that the parent saw.
+    // The child's own record is nearer to the cause than what the parent met with when the child was gone.
+    let behind = plan.steps.get(index).is_none_or(|step| step.stage == Stage::Attach);
     let mut failure = match report.failure() {
-        Some(record) if problem.0 == Errno::CHILD => {
+        Some(record) if behind => {
             boxed(record.step, (record.errno, child_words(plan, record.step, record.detail)))
         }
         _ => boxed(index, problem),
@@ -199,7 +200,8 @@ impl Parent<'_> {
         let table = &mut run.table;
         let child = clone_child(flags, cgroup.as_ref().map(AsFd::as_fd), || half.run(table, parent_end))
             .map_err(plain);
-        self.half = Some(half);
+        // With it goes our copy of the child's end of the channel: from here on, its closing means the child's.
+        drop(half);
         if let Some(own) = own {
             set_namespace(own.as_fd(), Namespace::Pid.flag()).map_err(plain)?;
         }
