@@ -46,6 +46,11 @@ const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
+/// What was dumped changed meanwhile, and parts may be missing (`NLM_F_DUMP_INTR`).
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// How often an interrupted dump is begun again; links and rules change in bursts.
+pub(crate) const DUMP_TRIES: usize = 64;
+
 /// A request that the kernel refused, printed like the line of strace that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("netlink: {operation}: {errno}{}", Detail(.detail))]
@@ -176,7 +181,7 @@ impl Socket {
         flags: u16,
         operation: &str,
     ) -> Result<(), Error> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags, operation, |_| {})
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags, operation, |_| {}).map(drop)
     }
 
     /// Sends one request and collects every message of the answer.
@@ -203,7 +208,7 @@ impl Socket {
         flags: u16,
         operation: &str,
         mut part: impl FnMut(RouteNetlinkMessage),
-    ) -> Result<(), Error> {
+    ) -> Result<Dump, Error> {
         let sequence = self.next_sequence();
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -214,11 +219,12 @@ impl Socket {
         request.serialize(&mut bytes);
         self.send(&bytes).map_err(|errno| Error::new(operation, errno))?;
 
-        let mut refused = None;
+        let (mut refused, mut dump) = (None, Dump::Whole);
         self.receive_until(|received| {
             if received.sequence != sequence {
                 return Ok(Next::More);
             }
+            dump = dump.and(&received);
             match received.kind {
                 NLMSG_DONE => Ok(Next::Stop),
                 NLMSG_ERROR => {
@@ -232,7 +238,21 @@ impl Socket {
             }
         })
         .map_err(|errno| Error::new(operation, errno))?;
-        refused.map_or(Ok(()), |(errno, detail)| Err(Error { operation: operation.into(), errno, detail }))
+        refused.map_or(Ok(dump), |(errno, detail)| Err(Error { operation: operation.into(), errno, detail }))
+    }
+}
+
+/// Whether a dump shows one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dump {
+    Whole,
+    Interrupted,
+}
+
+impl Dump {
+    /// What becomes of it with one more message.
+    pub(crate) fn and(self, received: &Received<'_>) -> Self {
+        if received.flags & DUMP_INTERRUPTED == 0 { self } else { Self::Interrupted }
     }
 }
 

@@ -6,7 +6,7 @@ use super::attribute::{Attributes, Reader, comment_of, user_data_of};
 use super::batch::{Header, Policy, encode};
 use super::expression::Family;
 use super::message;
-use crate::netlink::{Error, Next, Socket, refusal};
+use crate::netlink::{DUMP_TRIES, Dump, Error, Next, Socket, refusal};
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -113,12 +113,8 @@ impl Socket {
     pub fn elements(&mut self, family: Family, table: &str, set: &str) -> Result<Vec<Element>, Error> {
         let mut attributes = Attributes::default();
         attributes.text(1, table).text(2, set);
-        let mut elements = Vec::new();
         let operation = format!("nft: list the elements of {table} {set}");
-        self.ask(message::GET_ELEMENT, message::DUMP, family, &attributes, &operation, |part| {
-            read_elements(part, &mut elements);
-        })?;
-        Ok(elements)
+        self.dump_all(message::GET_ELEMENT, family, &attributes, &operation, read_elements)
     }
 
     /// The element with the key of `like`, if it is there.
@@ -138,7 +134,7 @@ impl Socket {
         });
         match asked {
             Err(error) if error.errno() == Errno::NOENT => Ok(None),
-            asked => asked.map(|()| elements.pop()),
+            asked => asked.map(|_| elements.pop()),
         }
     }
 
@@ -146,23 +142,20 @@ impl Socket {
     pub fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<Rule>, Error> {
         let mut attributes = Attributes::default();
         attributes.text(1, table).text(2, chain);
-        let mut rules = Vec::new();
         let operation = format!("nft: list the rules of {table} {chain}");
-        self.ask(message::GET_RULE, message::DUMP, family, &attributes, &operation, |part| {
+        self.dump_all(message::GET_RULE, family, &attributes, &operation, |part, rules| {
             let handle = part.long(3);
             let comment = part.find(7).map(comment_of).unwrap_or_default();
             // An older kernel dumps every chain whatever was asked.
             let ours = part.text(1).as_deref() == Some(table) && part.text(2).as_deref() == Some(chain);
             rules.extend(handle.filter(|_| ours).map(|handle| Rule { handle, comment }));
-        })?;
-        Ok(rules)
+        })
     }
 
     /// Every chain of a family.
     pub fn chains(&mut self, family: Family) -> Result<Vec<Chain>, Error> {
-        let mut chains = Vec::new();
         let nothing = Attributes::default();
-        self.ask(message::GET_CHAIN, message::DUMP, family, &nothing, "nft: list chains", |part| {
+        self.dump_all(message::GET_CHAIN, family, &nothing, "nft: list chains", |part, chains| {
             let policy = match part.number(5) {
                 Some(0) => Some(Policy::Drop),
                 Some(_) => Some(Policy::Accept),
@@ -171,8 +164,7 @@ impl Socket {
             if let (Some(table), Some(name)) = (part.text(1), part.text(3)) {
                 chains.push(Chain { table, name, policy });
             }
-        })?;
-        Ok(chains)
+        })
     }
 
     /// Whether the table exists.
@@ -181,10 +173,30 @@ impl Socket {
         attributes.text(1, table);
         match self.ask(message::GET_TABLE, message::ACK, family, &attributes, "nft: look up a table", |_| {})
         {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(error) if error.errno() == Errno::NOENT => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Dumps; begins again if what is dumped changed meanwhile, for a rule that was missed would never be deleted.
+    fn dump_all<T>(
+        &mut self,
+        kind: u16,
+        family: Family,
+        attributes: &Attributes,
+        operation: &str,
+        mut read: impl FnMut(Reader<'_>, &mut Vec<T>),
+    ) -> Result<Vec<T>, Error> {
+        for _ in 0..DUMP_TRIES {
+            let mut all = Vec::new();
+            let flags = message::DUMP;
+            let dump = self.ask(kind, flags, family, attributes, operation, |part| read(part, &mut all))?;
+            if dump == Dump::Whole {
+                return Ok(all);
+            }
+        }
+        Err(Error::new(operation, Errno::BUSY))
     }
 
     fn ask(
@@ -195,7 +207,7 @@ impl Socket {
         attributes: &Attributes,
         operation: &str,
         mut part: impl FnMut(Reader<'_>),
-    ) -> Result<(), Error> {
+    ) -> Result<Dump, Error> {
         let sequence = self.next_sequence();
         let header = Header {
             kind: (message::SUBSYSTEM << 8) | kind,
@@ -207,11 +219,12 @@ impl Socket {
         let mut bytes = Vec::new();
         encode(&mut bytes, header, &attributes.0);
         self.send(&bytes).map_err(|errno| Error::new(operation, errno))?;
-        let mut refused = None;
+        let (mut refused, mut dump) = (None, Dump::Whole);
         self.receive_until(|received| {
             if received.sequence != sequence {
                 return Ok(Next::More);
             }
+            dump = dump.and(&received);
             match received.kind {
                 NLMSG_DONE => return Ok(Next::Stop),
                 NLMSG_ERROR => {
@@ -223,7 +236,7 @@ impl Socket {
             Ok(Next::More)
         })
         .map_err(|errno| Error::new(operation, errno))?;
-        refused.map_or(Ok(()), |(errno, _)| Err(Error::new(operation, errno)))
+        refused.map_or(Ok(dump), |(errno, _)| Err(Error::new(operation, errno)))
     }
 }
 
