@@ -48,7 +48,13 @@ impl Plugin for Portmap {
         refuse_taken(&mut ruleset, &mappings, &entries)?;
         allow_loopback(&mappings, &previous)?;
         match ruleset.add(&entries) {
-            Ok(()) => Ok(previous),
+            Ok(()) => {
+                for mapping in mappings.iter().filter(|mapping| mapping.protocol == Protocol::Udp) {
+                    // Helpful, not needed: such flows end by themselves.
+                    let _ = ruleset.forget_flows_to(mapping.protocol.number(), mapping.host_port);
+                }
+                Ok(previous)
+            }
             Err(error) if error.errno() == Errno::EXIST => {
                 // Lost a race: now the holder can be named.
                 refuse_taken(&mut ruleset, &mappings, &entries)?;

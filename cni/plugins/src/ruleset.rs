@@ -129,6 +129,11 @@ impl Ruleset {
         ))
     }
 
+    /// Forgets flows to a port that were seen before it was mapped.
+    pub(crate) fn forget_flows_to(&mut self, protocol: u8, port: u16) -> Result<(), Error> {
+        self.socket.forget_flows_to(protocol, port)
+    }
+
     /// Deletes the table.
     pub(crate) fn delete_table(&mut self) -> Result<(), Error> {
         let mut batch = Batch::new(Family::Inet, TABLE);

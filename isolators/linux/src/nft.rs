@@ -5,6 +5,7 @@
 //!   .add_table .add_chain .add_set .add_rule .add_element .delete_element .delete_rule
 //! Socket::commit(batch)
 //! Socket::elements(…), Socket::rules(…), Socket::has_table(…)   reading back
+//! Socket::forget_flows_to(…)   connection tracking
 //! ```
 //!
 //! What is ours is marked by a comment in the user data of an element or rule; nft(8) prints it. Only the expressions that
@@ -13,6 +14,7 @@
 
 mod attribute;
 mod batch;
+mod conntrack;
 mod dump;
 mod expression;
 

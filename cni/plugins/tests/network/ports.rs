@@ -152,3 +152,35 @@ fn containers_cannot_reach_the_hosts_loopback() {
         bed.assert_clean("bridge");
     });
 }
+
+#[test]
+fn a_udp_flow_that_began_before_its_port_was_mapped_reaches_the_container() {
+    use std::os::fd::AsFd;
+    on_a_host(|bed| {
+        let (caller, network) = (bed.caller(Prefer::Builtin), bed.default_network());
+        let (one, two, outside) = (bed.container("one"), bed.container("two"), bed.outside());
+        caller.attach(&network, &two.attachment()).unwrap();
+        let socket = |netns: &std::os::fd::OwnedFd, address: &str| {
+            cofferdam_linux::namespace::with_netns(netns.as_fd(), || UdpSocket::bind(address).unwrap())
+                .unwrap()
+        };
+        let client = socket(&outside.netns, "203.0.113.2:5000");
+        client.set_read_timeout(Some(crate::bed::PATIENCE)).unwrap();
+        client.send_to(b"early", "203.0.113.1:5353").unwrap();
+
+        caller.attach(&network, &map(&one, &[(5353, 53, Protocol::Udp, None)])).unwrap();
+        let server = socket(&one.netns, "0.0.0.0:53");
+        server.set_read_timeout(Some(crate::bed::PATIENCE)).unwrap();
+        client.send_to(b"late", "203.0.113.1:5353").unwrap();
+        let mut buffer = [0; 16];
+        let (length, from) = server.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"late");
+        server.send_to(b"answer", from).unwrap();
+        let (length, from) = client.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..length], from.to_string().as_str()), (&b"answer"[..], "203.0.113.1:5353"));
+        caller.detach_all(&one.id, NetnsFate::Stays).unwrap();
+        caller.detach_all(&two.id, NetnsFate::Stays).unwrap();
+        Socket::route().unwrap().delete_link("down").unwrap();
+        bed.assert_clean("bridge");
+    });
+}

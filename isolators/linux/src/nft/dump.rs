@@ -12,6 +12,11 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const GENERIC_HEADER_BYTES: usize = 4;
 
+/// The full type of a message of the nf_tables subsystem.
+fn nft(kind: u16) -> u16 {
+    (message::SUBSYSTEM << 8) | kind
+}
+
 /// An element of a set or map, its fields joined and padded as the kernel keeps them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Element {
@@ -114,7 +119,7 @@ impl Socket {
         let mut attributes = Attributes::default();
         attributes.text(1, table).text(2, set);
         let operation = format!("nft: list the elements of {table} {set}");
-        self.dump_all(message::GET_ELEMENT, family, &attributes, &operation, read_elements)
+        self.dump_all(nft(message::GET_ELEMENT), family, &attributes, &operation, read_elements)
     }
 
     /// The element with the key of `like`, if it is there.
@@ -129,9 +134,10 @@ impl Socket {
         attributes.text(1, table).text(2, set).nest(3, |list| like.encode_key(list));
         let mut elements = Vec::new();
         let operation = format!("nft: look up an element of {table} {set}");
-        let asked = self.ask(message::GET_ELEMENT, message::ACK, family, &attributes, &operation, |part| {
-            read_elements(part, &mut elements);
-        });
+        let asked =
+            self.ask(nft(message::GET_ELEMENT), message::ACK, family, &attributes, &operation, |part| {
+                read_elements(part, &mut elements);
+            });
         match asked {
             Err(error) if error.errno() == Errno::NOENT => Ok(None),
             asked => asked.map(|_| elements.pop()),
@@ -143,7 +149,7 @@ impl Socket {
         let mut attributes = Attributes::default();
         attributes.text(1, table).text(2, chain);
         let operation = format!("nft: list the rules of {table} {chain}");
-        self.dump_all(message::GET_RULE, family, &attributes, &operation, |part, rules| {
+        self.dump_all(nft(message::GET_RULE), family, &attributes, &operation, |part, rules| {
             let handle = part.long(3);
             let comment = part.find(7).map(comment_of).unwrap_or_default();
             // An older kernel dumps every chain whatever was asked.
@@ -155,7 +161,7 @@ impl Socket {
     /// Every chain of a family.
     pub fn chains(&mut self, family: Family) -> Result<Vec<Chain>, Error> {
         let nothing = Attributes::default();
-        self.dump_all(message::GET_CHAIN, family, &nothing, "nft: list chains", |part, chains| {
+        self.dump_all(nft(message::GET_CHAIN), family, &nothing, "nft: list chains", |part, chains| {
             let policy = match part.number(5) {
                 Some(0) => Some(Policy::Drop),
                 Some(_) => Some(Policy::Accept),
@@ -171,8 +177,14 @@ impl Socket {
     pub fn has_table(&mut self, family: Family, table: &str) -> Result<bool, Error> {
         let mut attributes = Attributes::default();
         attributes.text(1, table);
-        match self.ask(message::GET_TABLE, message::ACK, family, &attributes, "nft: look up a table", |_| {})
-        {
+        match self.ask(
+            nft(message::GET_TABLE),
+            message::ACK,
+            family,
+            &attributes,
+            "nft: look up a table",
+            |_| {},
+        ) {
             Ok(_) => Ok(true),
             Err(error) if error.errno() == Errno::NOENT => Ok(false),
             Err(error) => Err(error),
@@ -180,7 +192,7 @@ impl Socket {
     }
 
     /// Dumps; begins again if what is dumped changed meanwhile, for a rule that was missed would never be deleted.
-    fn dump_all<T>(
+    pub(super) fn dump_all<T>(
         &mut self,
         kind: u16,
         family: Family,
@@ -199,7 +211,7 @@ impl Socket {
         Err(Error::new(operation, Errno::BUSY))
     }
 
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         kind: u16,
         flags: u16,
@@ -209,13 +221,8 @@ impl Socket {
         mut part: impl FnMut(Reader<'_>),
     ) -> Result<Dump, Error> {
         let sequence = self.next_sequence();
-        let header = Header {
-            kind: (message::SUBSYSTEM << 8) | kind,
-            flags: message::REQUEST | flags,
-            sequence,
-            family: family.number(),
-            resource: 0,
-        };
+        let header =
+            Header { kind, flags: message::REQUEST | flags, sequence, family: family.number(), resource: 0 };
         let mut bytes = Vec::new();
         encode(&mut bytes, header, &attributes.0);
         self.send(&bytes).map_err(|errno| Error::new(operation, errno))?;
