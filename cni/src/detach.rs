@@ -49,6 +49,11 @@ impl Caller {
         for record in self.records()?.0.iter().rev().filter(|record| record.container() == container) {
             failures.extend(self.detach(record.network(), container, record.if_name(), fate).err());
         }
+        // What a kill left beside a record, or before there was one; the lock's own file goes with the lock.
+        match self.lock_container(container) {
+            Ok(_lock) => failures.extend(self.store.sweep_container(container).err()),
+            Err(error) => failures.push(error),
+        }
         several(failures)
     }
 

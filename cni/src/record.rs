@@ -309,6 +309,25 @@ impl Store {
         Ok(())
     }
 
+    /// Removes records of this container that were never finished. Its lock is held.
+    pub(crate) fn sweep_container(&self, container: &ContainerId) -> Result<(), Error> {
+        let failed = Error::state("remove half-written records from", &self.results);
+        let unfinished = |name: &str| {
+            let inner = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new"));
+            inner.is_some_and(|inner| inner.contains(container.as_str()))
+        };
+        let sweep = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.results)? {
+                let entry = entry?;
+                if entry.file_name().to_str().is_some_and(unfinished) {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        };
+        sweep().map_err(failed)
+    }
+
     fn path_of(&self, record: &Record) -> PathBuf {
         let [plain, unambiguous] = self.paths(&record.network_name, &record.container_id, &record.if_name);
         let taken = read(&plain)
