@@ -8,6 +8,7 @@
 //!   tasks/ID/volumes/N                 anonymous volumes
 //!   names/NAME -> ID                   a symbolic link: made or refused in one step
 //!   volumes/NAME                       named volumes
+//!   removed/ID                         what is being removed: renamed there first, so that nobody sees half a task
 //!   events                             every status, a line each
 //!   images/                            the image store
 //! STATE (/run/cofferdam)               means nothing after a reboot; records are renamed, not synced
@@ -95,7 +96,7 @@ impl Disk {
             check_private(base)?;
         }
         let disk = Disk { root: root.to_owned(), state: state.to_owned() };
-        for path in ["tasks", "names", "volumes"] {
+        for path in ["tasks", "names", "volumes", "removed"] {
             make_private(&disk.root.join(path))?;
         }
         for path in ["tasks", "netns"] {
@@ -290,7 +291,24 @@ impl Disk {
             let link = self.name_link(name);
             fs::remove_file(&link).map_err(Error::io("remove", link))?;
         }
-        remove_tree(&self.task_root(id))
+        self.remove_record(id)
+    }
+
+    /// Removes a task's directory in one step, as others see it.
+    pub fn remove_record(&self, id: &TaskId) -> Result<(), Error> {
+        let (from, to) = (self.task_root(id), self.root.join("removed").join(id.as_str()));
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io("remove", from)(error)),
+            Ok(()) => remove_tree(&to),
+        }
+    }
+
+    /// Removes what removers that were killed did not get to.
+    pub fn empty_removed(&self) -> Result<(), Error> {
+        ids_in(&self.root.join("removed"))?
+            .iter()
+            .try_for_each(|id| remove_tree(&self.root.join("removed").join(id.as_str())))
     }
 
     /// Removes a task's state directory: the last act of its life. The lock goes last, so that nobody finds a directory

@@ -105,6 +105,14 @@ fn aside(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// The last event of a task in the log, as long as the log reaches back to it.
+pub(crate) fn last_of(path: &Path, task: &TaskId) -> Option<TaskEvent> {
+    let read = |path: &Path| fs::read(path).unwrap_or_default();
+    let bytes = [read(&aside(path)), read(path)].concat();
+    let is_its = |event: &TaskEvent| event.task == *task;
+    bytes.rsplit(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).find(is_its)
+}
+
 /// Reads events, those that were and then those that come.
 #[derive(Debug)]
 pub struct Events {

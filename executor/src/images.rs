@@ -92,7 +92,12 @@ pub(crate) fn layers(places: &Places, id: &TaskId) -> Result<Vec<PathBuf>, Error
 
 /// Removes a task's changes to its image; the image's layers are free to go then.
 pub(crate) fn remove_snapshot(places: &Places, id: &TaskId) -> Result<(), Error> {
-    open(places)?.remove_snapshot(&key(id)).map(drop).map_err(failed)
+    let store = open(places)?;
+    if store.remove_snapshot(&key(id)).map_err(failed)? {
+        // The store deletes in the background, and this process may end before that.
+        store.settle().map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn key(id: &TaskId) -> String {

@@ -66,8 +66,8 @@ mod watch;
 
 pub use attach::{AttachedInput, AttachedOutput, Attachment, Output};
 pub use cofferdam_image::{
-    ClientOptions, Collected, CredentialSource, Image, ImageRef, ImportOptions, Naming, PlainHttp, PullEvent,
-    Removed, Store,
+    ClientOptions, Collected, CredentialSource, Image, ImageBuilder, ImageRef, ImportOptions, Naming,
+    PlainHttp, PullEvent, Removed, Store,
 };
 pub use cofferdam_shim::log::{LineEnd, LogLimits, Record, Stream};
 pub use cofferdam_shim::protocol::{AttachStreams, StepTime, WindowSize};

@@ -77,7 +77,7 @@ fn undo_unknown(places: &Places, disk: &Disk, id: &TaskId) -> Vec<Error> {
     let mut failures: Vec<Error> =
         crate::networks::detach(places, disk, id).err().into_iter().flatten().collect();
     failures.extend(images::remove_snapshot(places, id).err());
-    failures.extend(crate::disk::remove_tree(&disk.task_root(id)).err());
+    failures.extend(disk.remove_record(id).err());
     if failures.is_empty() {
         failures.extend(disk.drop_state(id).err());
     }
@@ -117,6 +117,7 @@ fn recover_records(places: &Places, disk: &Disk) -> Result<Vec<Recovered>, Error
         recovered.push(end_by_reboot(places, disk, &id));
     }
     disk.drop_dangling_names()?;
+    disk.empty_removed()?;
     Ok(recovered)
 }
 

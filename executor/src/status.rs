@@ -180,6 +180,20 @@ impl Status {
         }
     }
 
+    /// The status that an event told.
+    pub(crate) fn of_event(event: &crate::event::TaskEvent) -> Status {
+        let mut status = Status::new(event.task.clone(), event.time, RestartPolicy::No, None);
+        status.state = event.state;
+        status.reason = event.reason;
+        status.message.clone_from(&event.message);
+        status.exit = event.exit;
+        status.limitation = event.limitation;
+        status.pid = event.pid;
+        status.restarts = event.restarts;
+        status.finished = event.state.is_final().then_some(event.time);
+        status
+    }
+
     /// The exit code that `docker run` would end with: 125 for our own failures, 126 and 127 for a program that
     /// cannot be run or found, 128 plus the signal, or the task's own code.
     pub fn shell_code(&self) -> i32 {

@@ -11,6 +11,7 @@ use crate::attach::Attachment;
 use crate::containers::{self, Stats};
 use crate::control::Connection;
 use crate::error::Error;
+use crate::event;
 use crate::exec::{self, ExecSpec};
 use crate::executor::{Inner, TaskInfo, blocking};
 use crate::id::TaskId;
@@ -90,7 +91,15 @@ impl TaskHandle {
     async fn final_status(&self) -> Result<Option<Status>, Error> {
         let (inner, id) = (self.inner.clone(), self.id.clone());
         blocking(move || {
-            let info = inner.info(&id)?;
+            let info = match inner.info(&id) {
+                // It was quick, and is not kept: its last event tells.
+                Err(Error::NoSuchTask(text)) => {
+                    let event =
+                        event::last_of(&inner.disk.events(), &id).filter(|event| event.state.is_final());
+                    return event.map(|event| Some(Status::of_event(&event))).ok_or(Error::NoSuchTask(text));
+                }
+                info => info?,
+            };
             if info.status.state.is_final() {
                 return Ok(Some(info.status));
             }

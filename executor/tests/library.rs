@@ -1,0 +1,190 @@
+//! The library from inside a program that embeds it. No test harness: this program is also the parent of its tasks, so its
+//! `main` must begin with `init`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::future::Future;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use cofferdam_executor::{
+    AttachStreams, Config, Error, ExecSpec, Executor, Exit, Force, Keep, Kind, NetworkChoice, Output, Reason,
+    TaskName, TaskSpec, TaskState,
+};
+
+/// Set for a copy of this program that launches a task and is then killed.
+const AGENT: &str = "COFFERDAM_TEST_AGENT";
+
+fn main() {
+    cofferdam_executor::init();
+    if let Some(directory) = std::env::var_os(AGENT) {
+        return block_on(agent(Path::new(&directory)));
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let tests: [(&str, fn(&Path)); 6] = [
+        ("statuses_come_in_order_and_once", |dir| block_on(statuses(dir))),
+        ("an_attached_task_is_heard_from_its_first_byte", |dir| block_on(attached(dir))),
+        ("a_launch_that_is_dropped_leaves_nothing", |dir| block_on(dropped(dir))),
+        ("a_task_outlives_its_agent_and_is_met_again", |dir| block_on(outlives(dir))),
+        ("errors_have_kinds", |dir| block_on(kinds(dir))),
+        ("a_hundred_launches_leave_descriptors_as_they_were", |dir| block_on(many(dir))),
+    ];
+    for (name, test) in tests {
+        let directory = tempfile::tempdir().unwrap();
+        test(directory.path());
+        println!("test {name} ... ok");
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn demo(command: &[&str]) -> TaskSpec {
+    let mut spec = TaskSpec::image("demo").command(command.iter().copied());
+    spec.network = NetworkChoice::None;
+    spec
+}
+
+async fn open(directory: &Path) -> Executor {
+    Executor::open(Config::below(directory)).await.unwrap()
+}
+
+/// What a task may hold, below the throw-away directory: nothing of it may be left.
+fn assert_empty(directory: &Path) {
+    for path in ["state/tasks", "state/netns", "state/runtime", "root/tasks", "root/names", "root/removed"] {
+        let left: Vec<_> = std::fs::read_dir(directory.join(path))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+async fn statuses(directory: &Path) {
+    let executor = open(directory).await;
+    let mut events = executor.events(None).unwrap();
+    let task = executor.launch(demo(&["exit", "3"])).await.unwrap();
+    let status = task.wait().await.unwrap();
+    assert_eq!((status.state, status.exit), (TaskState::Failed, Some(Exit::Code(3))));
+    assert_eq!(status.reason, Some(Reason::CommandExited));
+    for state in [TaskState::Staging, TaskState::Starting, TaskState::Running, TaskState::Failed] {
+        let event = events.next().await.unwrap();
+        assert_eq!((&event.task, event.state), (task.id(), state));
+    }
+    assert!(events.try_next().unwrap().is_none());
+    task.remove(Force::No).await.unwrap();
+    assert_empty(directory);
+}
+
+async fn attached(directory: &Path) {
+    let executor = open(directory).await;
+    let streams = AttachStreams { stdin: true, output: true, size: None };
+    let spec = TaskSpec { stdin: true, keep: Keep::Nothing, ..demo(&["cat"]) };
+    let launched = executor.launch_with(spec, Some(streams)).await.unwrap();
+    let (mut output, mut input) = launched.attachment.unwrap().split();
+    input.write(b"to the task and back").await.unwrap();
+    input.end().await.unwrap();
+    let mut heard = Vec::new();
+    let status = loop {
+        match output.next().await.unwrap() {
+            Output::Stdout(bytes) => heard.extend(bytes),
+            Output::Over(status) => break status,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(heard, b"to the task and back");
+    assert_eq!(status.state, TaskState::Finished);
+    assert!(output.next().await.is_none());
+    assert_empty(directory);
+}
+
+async fn dropped(directory: &Path) {
+    let executor = open(directory).await;
+    executor.launch(TaskSpec { keep: Keep::Nothing, ..demo(&["true"]) }).await.unwrap().wait().await.unwrap();
+    for millis in [0, 1, 2, 5, 10, 15, 20, 30, 40] {
+        let launch = executor.launch(TaskSpec { keep: Keep::Nothing, ..demo(&["sleep", "1000"]) });
+        if let Ok(launched) = tokio::time::timeout(Duration::from_millis(millis), launch).await {
+            launched.unwrap().remove(Force::Kill).await.unwrap();
+        }
+    }
+    // What was dropped is undone by worker threads and shims: wait until they have.
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !executor.tasks().await.unwrap().is_empty() && std::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_empty(directory);
+}
+
+/// What the copy of this program does until it is killed.
+async fn agent(directory: &Path) {
+    let executor = open(directory).await;
+    let spec = demo(&["sleep", "1000"]).named(TaskName::parse("survivor").unwrap());
+    executor.launch(spec).await.unwrap();
+    println!("launched");
+    std::future::pending::<()>().await;
+}
+
+async fn outlives(directory: &Path) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env(AGENT, directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
+        .unwrap();
+    assert_eq!(line, "launched\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let executor = open(directory).await;
+    let task = executor.task("survivor").await.unwrap();
+    assert_eq!(task.status().await.unwrap().state, TaskState::Running);
+    let spec = ExecSpec { command: vec!["exit".into(), "4".into()], ..ExecSpec::default() };
+    let attachment = task.exec(spec, AttachStreams { stdin: false, output: true, size: None }).await.unwrap();
+    let (mut output, _input) = attachment.split();
+    assert!(matches!(output.next().await, Some(Output::Ended(Exit::Code(4)))));
+    let status = task.stop(Some(Duration::ZERO)).await.unwrap();
+    assert_eq!((status.state, status.reason), (TaskState::Killed, Some(Reason::KillRequested)));
+    task.remove(Force::No).await.unwrap();
+    assert_empty(directory);
+}
+
+async fn kinds(directory: &Path) {
+    let executor = open(directory).await;
+    let kind = |result: Result<_, Error>| result.map(drop).unwrap_err().kind();
+    assert_eq!(kind(executor.task("nosuch").await.map(drop)), Kind::NotFound);
+    assert_eq!(kind(executor.launch(demo(&["nosuch"])).await.map(drop)), Kind::NotFound);
+    assert_eq!(kind(executor.launch(demo(&["/etc/passwd"])).await.map(drop)), Kind::InvalidInput);
+    let mut greedy = demo(&["true"]);
+    greedy.resources.memory_bytes = Some(1 << 60);
+    assert_eq!(kind(executor.launch(greedy).await.map(drop)), Kind::InvalidInput);
+    let name = TaskName::parse("one").unwrap();
+    let first = executor.launch(demo(&["sleep", "1000"]).named(name.clone())).await.unwrap();
+    assert_eq!(kind(executor.launch(demo(&["true"]).named(name)).await.map(drop)), Kind::AlreadyExists);
+    assert_eq!(kind(first.remove(Force::No).await), Kind::Conflict);
+    first.remove(Force::Kill).await.unwrap();
+    assert_empty(directory);
+}
+
+async fn many(directory: &Path) {
+    let executor = open(directory).await;
+    let once = async || {
+        let task = executor.launch(TaskSpec { keep: Keep::Nothing, ..demo(&["true"]) }).await.unwrap();
+        assert_eq!(task.wait().await.unwrap().state, TaskState::Finished);
+    };
+    once().await;
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    for _ in 0..100 {
+        once().await;
+    }
+    assert_eq!(descriptors(), before);
+    assert_empty(directory);
+}
