@@ -1,0 +1,8 @@
+//! The command line from outside: real tasks in a private world, and a census after each test.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod host;
+mod killed;
+mod running;
