@@ -158,7 +158,8 @@ impl Runtime {
         let Create { stdio, console, pid_file, fault, start, .. } = create;
         let (descriptors, returned) = descriptors(stdio, console)?;
         let mut attendant = Hooks { record: &mut record, failed: None };
-        let applied = apply(plan, Inputs { descriptors, attendant: &mut attendant, fault });
+        let applied =
+            apply(plan, Inputs { descriptors, attendant: &mut attendant, cgroups: &self.cgroups, fault });
         let failed = attendant.failed.take();
         let applied =
             applied.map_err(|failure| match (failed, plan.steps.get(failure.step).map(|step| &step.op)) {
@@ -197,7 +198,7 @@ impl Runtime {
             rustix::process::WaitIdOptions::EXITED,
         );
         if let Some(cgroup) = &record.cgroup {
-            let _ = crate::resources::remove(cgroup);
+            let _ = crate::resources::remove(&self.cgroups, cgroup);
         }
     }
 

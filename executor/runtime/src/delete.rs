@@ -27,7 +27,7 @@ impl Runtime {
             }
             Err(error) => return Err(error),
         };
-        match record.status(&locked.directory) {
+        match record.status(&locked.directory, &self.cgroups) {
             Status::Stopped | Status::Created => {}
             _ if force => {}
             status => {
@@ -35,9 +35,8 @@ impl Runtime {
                 return Err(Error::Conflict(words));
             }
         }
-        kill_all(&record)?;
-        if let Some(cgroup) = &record.cgroup {
-            crate::resources::remove(cgroup)?;
+        if let Some(cgroup) = kill_all(&record, &self.cgroups)? {
+            cgroup.remove()?;
         }
         let warning = hooks::run(&record, HookPoint::Poststop, Status::Stopped, None).err();
         remove(&locked)?;

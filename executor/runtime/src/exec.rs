@@ -62,7 +62,7 @@ impl Runtime {
     /// Starts a process in a running container.
     pub fn exec(&self, id: &ContainerId, exec: Exec) -> Result<Executed, Error> {
         let (locked, record) = self.lock(id)?;
-        match record.status(&locked.directory) {
+        match record.status(&locked.directory, &self.cgroups) {
             Status::Running | Status::Created => {}
             Status::Paused if exec.ignore_paused => {}
             Status::Paused => {
@@ -89,8 +89,11 @@ impl Runtime {
         let plan = compile_joining(&joining, &self.host)?;
         let (mut filled, returned) = descriptors(exec.stdio, exec.console)?;
         filled.push((INIT, init));
-        let applied = apply(&plan, Inputs { descriptors: filled, attendant: &mut (), fault: None })
-            .map_err(|failure| Error::from_failure(&plan, failure))?;
+        let applied = apply(
+            &plan,
+            Inputs { descriptors: filled, attendant: &mut (), cgroups: &self.cgroups, fault: None },
+        )
+        .map_err(|failure| Error::from_failure(&plan, failure))?;
         drop(locked);
         if let Some(path) = &exec.pid_file {
             write_pid(path, applied.child.pid)?;

@@ -1,6 +1,6 @@
 //! The container's cgroup after create: processes, freezing, killing, statistics.
 
-use cofferdam_linux::cgroup::{Cgroup, Error as CgroupError, Statistics};
+use cofferdam_linux::cgroup::{Cgroup, Error as CgroupError, Layout, Statistics};
 use cofferdam_plan::ContainerId;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -15,25 +15,25 @@ fn failed(error: CgroupError) -> Error {
 }
 
 /// The cgroup, unless it is gone.
-fn existing(path: &str) -> Result<Option<Cgroup>, Error> {
-    match Cgroup::open(path) {
+pub(crate) fn existing(cgroups: &Layout, path: &str) -> Result<Option<Cgroup>, Error> {
+    match Cgroup::open_in(cgroups, path) {
         Err(error) if error.errno() == Errno::NOENT => Ok(None),
         result => result.map(Some).map_err(failed),
     }
 }
 
-pub(crate) fn frozen(path: &str) -> bool {
-    existing(path).ok().flatten().is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
+pub(crate) fn frozen(cgroups: &Layout, path: &str) -> bool {
+    existing(cgroups, path).ok().flatten().is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
 }
 
-pub(crate) fn thaw(record: &Record) -> Result<(), Error> {
-    let cgroup = record.cgroup.as_deref().map(existing).transpose()?.flatten();
+pub(crate) fn thaw(cgroups: &Layout, record: &Record) -> Result<(), Error> {
+    let cgroup = record.cgroup.as_deref().map(|path| existing(cgroups, path)).transpose()?.flatten();
     cgroup.map_or(Ok(()), |cgroup| cgroup.thaw().map_err(failed))
 }
 
 /// Sends a signal to every process of a cgroup.
-pub(crate) fn signal_all(path: &str, signal: i32) -> Result<(), Error> {
-    let Some(cgroup) = existing(path)? else { return Ok(()) };
+pub(crate) fn signal_all(cgroups: &Layout, path: &str, signal: i32) -> Result<(), Error> {
+    let Some(cgroup) = existing(cgroups, path)? else { return Ok(()) };
     for pid in cgroup.processes().map_err(failed)? {
         let Some(pid) = Pid::from_raw(pid) else { continue };
         // Gone meanwhile, which is what signals are mostly for.
@@ -43,12 +43,8 @@ pub(crate) fn signal_all(path: &str, signal: i32) -> Result<(), Error> {
     Ok(())
 }
 
-pub(crate) fn kill(path: &str) -> Result<(), Error> {
-    existing(path)?.map_or(Ok(()), |cgroup| cgroup.kill().map_err(failed))
-}
-
-pub(crate) fn remove(path: &str) -> Result<(), Error> {
-    existing(path)?.map_or(Ok(()), |cgroup| cgroup.remove().map_err(failed))
+pub(crate) fn remove(cgroups: &Layout, path: &str) -> Result<(), Error> {
+    existing(cgroups, path)?.map_or(Ok(()), |cgroup| cgroup.remove().map_err(failed))
 }
 
 impl Runtime {
@@ -81,7 +77,7 @@ impl Runtime {
     /// A container's cgroup, for whoever watches it.
     pub fn cgroup(&self, id: &ContainerId) -> Result<Cgroup, Error> {
         let record = Record::load(&self.directory(id), id.as_str())?;
-        open(&record, "watch")
+        open(&self.cgroups, &record, "watch")
     }
 
     fn with_cgroup<T>(
@@ -92,16 +88,16 @@ impl Runtime {
         act: impl FnOnce(&Cgroup) -> Result<T, CgroupError>,
     ) -> Result<T, Error> {
         let (locked, record) = self.lock(id)?;
-        let status = record.status(&locked.directory);
+        let status = record.status(&locked.directory, &self.cgroups);
         if !wanted.contains(&status) {
             return Err(Error::Conflict(format!("cannot {verb} a container that is {status}")));
         }
-        act(&open(&record, verb)?).map_err(failed)
+        act(&open(&self.cgroups, &record, verb)?).map_err(failed)
     }
 }
 
-fn open(record: &Record, verb: &str) -> Result<Cgroup, Error> {
+fn open(cgroups: &Layout, record: &Record, verb: &str) -> Result<Cgroup, Error> {
     let path = record.cgroup.as_deref();
     let path = path.ok_or_else(|| Error::Conflict(format!("cannot {verb} a container without a cgroup")))?;
-    Cgroup::open(path).map_err(failed)
+    Cgroup::open_in(cgroups, path).map_err(failed)
 }

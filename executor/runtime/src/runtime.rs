@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cofferdam_isolators::CgroupManager;
+use cofferdam_linux::cgroup::Layout;
 use cofferdam_plan::{ContainerId, HostFeatures};
 
 use crate::error::Error;
@@ -23,17 +24,25 @@ pub struct Runtime {
     root: PathBuf,
     pub(crate) options: Options,
     pub(crate) host: Arc<HostFeatures>,
+    pub(crate) cgroups: Arc<Layout>,
 }
 
 impl Runtime {
     /// Opens a state root, made 0700 if it is missing. A root that others can write to, or that is a symbolic link, is
     /// refused.
     pub fn open(root: &Path, options: Options) -> Result<Self, Error> {
-        Self::with_host(root, options, cofferdam_apply::probe::host())
+        let cgroups = Layout::probe().map_err(Error::Cgroup)?;
+        let host = cofferdam_apply::probe::host(&cgroups);
+        Self::with_host(root, options, host, cgroups)
     }
 
     /// As [`Runtime::open`], with a host that was probed before.
-    pub fn with_host(root: &Path, options: Options, host: HostFeatures) -> Result<Self, Error> {
+    pub fn with_host(
+        root: &Path,
+        options: Options,
+        host: HostFeatures,
+        cgroups: Layout,
+    ) -> Result<Self, Error> {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -57,7 +66,7 @@ impl Runtime {
         }
         let root =
             std::path::absolute(root).map_err(|error| file_error("opening the state root", root, &error))?;
-        Ok(Self { root, options, host: Arc::new(host) })
+        Ok(Self { root, options, host: Arc::new(host), cgroups: Arc::new(cgroups) })
     }
 
     /// What was learnt of the host.

@@ -15,7 +15,7 @@ impl Runtime {
     /// Starts a created container: afterwards the program runs, or the container is stopped and the error says why.
     pub fn start(&self, id: &ContainerId) -> Result<(), Error> {
         let (locked, record) = self.lock(id)?;
-        match record.status(&locked.directory) {
+        match record.status(&locked.directory, &self.cgroups) {
             Status::Created => {}
             Status::Creating => {
                 return Err(Error::Conflict("cannot start a container that is being created".into()));
@@ -33,7 +33,7 @@ impl Runtime {
         let result = self.start_locked(&locked, &record);
         if let Err(Error::Hook { .. }) = &result {
             // runtime-spec "Lifecycle" 7 and 9: a failing hook stops the container.
-            let _ = crate::kill::kill_all(&record);
+            let _ = crate::kill::kill_all(&record, &self.cgroups);
         }
         result
     }

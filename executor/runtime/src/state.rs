@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use cofferdam_linux::cgroup::Layout;
 use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -188,7 +189,7 @@ impl Record {
     }
 
     /// The status now.
-    pub(crate) fn status(&self, directory: &Path) -> Status {
+    pub(crate) fn status(&self, directory: &Path, cgroups: &Layout) -> Status {
         if self.pid == 0 && self.boot_id == boot_id() {
             return Status::Creating;
         }
@@ -198,7 +199,7 @@ impl Record {
         if gate(directory).exists() {
             return Status::Created;
         }
-        match self.cgroup.as_deref().map(crate::resources::frozen) {
+        match self.cgroup.as_deref().map(|path| crate::resources::frozen(cgroups, path)) {
             Some(true) => Status::Paused,
             _ => Status::Running,
         }

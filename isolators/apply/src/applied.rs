@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use cofferdam_linux::cgroup::Cgroup;
+use cofferdam_linux::cgroup::{Cgroup, Layout};
 use cofferdam_linux::process::{Child, clone_child, set_namespace};
 use cofferdam_linux::report::Report;
 use cofferdam_plan::op::HookPoint;
@@ -48,6 +48,8 @@ pub struct Inputs<'a> {
     pub descriptors: Vec<(Slot, OwnedFd)>,
     /// Who runs hooks.
     pub attendant: &'a mut dyn Attendant,
+    /// The host's cgroup hierarchies.
+    pub cgroups: &'a Layout,
     /// A fault to inject.
     pub fault: Option<Fault>,
 }
@@ -85,6 +87,7 @@ pub struct Applied {
 pub(crate) struct Run<'a> {
     pub table: Table,
     pub cgroup: Option<Cgroup>,
+    pub cgroups: &'a Layout,
     pub channel: OwnedFd,
     pub attendant: &'a mut dyn Attendant,
 }
@@ -106,6 +109,7 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
     let mut run = Run {
         table: Table::new(plan.slots.len(), inputs.descriptors),
         cgroup: None,
+        cgroups: inputs.cgroups,
         channel,
         attendant: inputs.attendant,
     };

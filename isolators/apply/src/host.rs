@@ -25,10 +25,10 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
             run.table.set(*into, namespace);
         }
         Op::CreateCgroup { path } => {
-            run.cgroup = Some(Cgroup::create(path).map_err(cgroup_words)?);
+            run.cgroup = Some(Cgroup::create_in(run.cgroups, path).map_err(cgroup_words)?);
         }
         Op::OpenCgroup { path } => {
-            run.cgroup = Some(Cgroup::open(path).map_err(cgroup_words)?);
+            run.cgroup = Some(Cgroup::open_in(run.cgroups, path).map_err(cgroup_words)?);
         }
         Op::WriteCgroup(write) => {
             let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;

@@ -7,13 +7,13 @@ use cofferdam_plan::{CgroupLayout, HostFeatures, OverlayApi, V1Hierarchy};
 const OVERLAY_DESCRIPTORS: (u32, u32) = (6, 13);
 
 /// Asks the host what it can do and what this process may do. Reads a handful of files below /proc, changes nothing.
-pub fn host() -> HostFeatures {
+pub fn host(cgroups: &Layout) -> HostFeatures {
     let kernel = kernel();
     let status = read("/proc/self/status");
     let memory = read("/proc/meminfo");
     HostFeatures {
         kernel,
-        cgroups: cgroup_layout(Layout::probe().unwrap_or_default()),
+        cgroups: cgroup_layout(cgroups.clone()),
         overlay: if kernel >= OVERLAY_DESCRIPTORS {
             OverlayApi::Descriptors
         } else {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn this_host_can_be_probed() {
-        let host = host();
+        let host = host(&Layout::probe().unwrap());
         assert!(host.kernel > (3, 0));
         assert!(host.memory_bytes > 0);
         assert_ne!(host.cgroups, CgroupLayout::None);
