@@ -16,6 +16,8 @@ use cofferdam_executor::{
 /// Set for a copy of this program that launches a task and is then killed.
 const AGENT: &str = "COFFERDAM_TEST_AGENT";
 
+type Test = (&'static str, fn(&Path));
+
 fn main() {
     cofferdam_executor::init();
     if let Some(directory) = std::env::var_os(AGENT) {
@@ -25,7 +27,7 @@ fn main() {
         println!("skipped: needs root");
         return;
     }
-    let tests: [(&str, fn(&Path)); 6] = [
+    let tests: [Test; 6] = [
         ("statuses_come_in_order_and_once", |dir| block_on(statuses(dir))),
         ("an_attached_task_is_heard_from_its_first_byte", |dir| block_on(attached(dir))),
         ("a_launch_that_is_dropped_leaves_nothing", |dir| block_on(dropped(dir))),

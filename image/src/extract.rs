@@ -8,7 +8,7 @@
 //! The staging directory is private (0700, root's), but the names come from the network: no path is ever handed to the
 //! kernel that could leave the tree (see [`crate::directory`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -48,6 +48,8 @@ pub(crate) struct Extracted {
     pub(crate) links: Vec<(Vec<u8>, Vec<u8>)>,
     /// The layer hides everything below it. overlayfs does not read this from a layer's root.
     pub(crate) opaque_root: bool,
+    /// Directories that hold marks of deleted names.
+    pub(crate) marked: BTreeSet<Vec<u8>>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -97,7 +99,7 @@ impl Extractor {
 
     /// The last pass: deletions, then the directories' attributes.
     pub(crate) fn finish(mut self) -> Result<Extracted, LayerError> {
-        let opaque_root = self.apply_whiteouts()?;
+        let (opaque_root, marked) = self.apply_whiteouts()?;
         let mut implied = Vec::new();
         for path in self.tree.directories() {
             let attributes = self.directories.get(&path).cloned();
@@ -109,7 +111,7 @@ impl Extractor {
         }
         let links = std::mem::take(&mut self.links);
         let links = links.into_iter().filter(|(name, _)| !self.tree.exists(name)).collect();
-        Ok(Extracted { implied, links, opaque_root, warnings: self.warnings })
+        Ok(Extracted { implied, links, opaque_root, marked, warnings: self.warnings })
     }
 
     fn warn(&mut self, name: &[u8], text: &str) {
@@ -245,31 +247,39 @@ impl Extractor {
         Ok(())
     }
 
-    /// Returns whether the root is opaque. What this layer itself ships survives its own deletions, in whatever order they
-    /// come; a directory that it ships in place of a deleted one shows nothing of the old.
-    fn apply_whiteouts(&mut self) -> Result<bool, LayerError> {
-        let whiteouts = std::mem::take(&mut self.whiteouts);
-        let mut opaque: std::collections::BTreeSet<Vec<u8>> = std::collections::BTreeSet::new();
-        for (parent, _) in whiteouts.iter().filter(|(_, name)| name.is_empty()) {
-            opaque.insert(self.tree.make_directories(parent)?.path.clone());
+    /// What this layer itself ships survives its own deletions, in whatever order they come; a directory that it ships in
+    /// place of a deleted one shows nothing of the old. Returns whether the root is opaque, and where deletions are marked.
+    fn apply_whiteouts(&mut self) -> Result<(bool, BTreeSet<Vec<u8>>), LayerError> {
+        let mut whiteouts = Vec::new();
+        for (parent, name) in std::mem::take(&mut self.whiteouts) {
+            // All of them first: a directory that one deletion needs may replace what another deletes.
+            whiteouts.push((self.tree.make_directories(&parent)?, name));
         }
-        for (parent, name) in whiteouts.iter().filter(|(_, name)| !name.is_empty()) {
-            let parent: Rc<Directory> = self.tree.make_directories(parent)?;
-            let path = parent.child(name);
-            if self.tree.is_directory(&path) {
+        let mut opaque: BTreeSet<Vec<u8>> = BTreeSet::new();
+        let mut deleted: Vec<(Rc<Directory>, Vec<u8>)> = Vec::new();
+        for (parent, name) in whiteouts {
+            let path = parent.child(&name);
+            if name.is_empty() {
+                opaque.insert(parent.path.clone());
+            } else if self.tree.is_directory(&path) {
+                // It replaces the deleted one, so it has its own attributes even if no entry states them.
+                self.directories.entry(path.clone()).or_insert_with(Attributes::implied);
                 opaque.insert(path);
-            } else if !opaque.contains(&parent.path) {
-                let device = rustix::fs::mknodat(
-                    &parent.fd,
-                    name.as_slice(),
-                    FileType::CharacterDevice,
-                    Mode::empty(),
-                    0,
-                );
-                match device {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(LayerError::entry_io(&path, "mark it as deleted")(error)),
-                }
+            } else {
+                deleted.push((parent, name));
+            }
+        }
+        let mut marked = BTreeSet::new();
+        for (parent, name) in deleted {
+            // Below an opaque directory nothing is left to delete, and overlayfs would list the mark itself.
+            if is_within(&parent.path, &opaque) {
+                continue;
+            }
+            let kind = FileType::CharacterDevice;
+            match rustix::fs::mknodat(&parent.fd, name.as_slice(), kind, Mode::empty(), 0) {
+                Ok(()) => drop(marked.insert(parent.path.clone())),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(LayerError::entry_io(&name, "mark it as deleted")(error)),
             }
         }
         let opaque_root = opaque.remove(&Vec::new());
@@ -278,7 +288,21 @@ impl Extractor {
             rustix::fs::fsetxattr(&directory, OPAQUE_XATTR, b"y", XattrFlags::empty())
                 .map_err(LayerError::entry_io(&path, "mark it as opaque"))?;
         }
-        Ok(opaque_root)
+        Ok((opaque_root, marked))
+    }
+}
+
+/// Whether a directory, or one above it, is in the set.
+fn is_within(path: &[u8], set: &BTreeSet<Vec<u8>>) -> bool {
+    let mut current = path;
+    loop {
+        if set.contains(current) {
+            return true;
+        }
+        if current.is_empty() {
+            return false;
+        }
+        current = split(current).0;
     }
 }
 

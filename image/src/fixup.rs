@@ -1,9 +1,9 @@
 //! The fix-up layer: what depends on how layers are stacked, kept out of the layers themselves.
 //!
-//! Two things in an image depend on lower layers. A layer that lists `tmp/foo` but not `tmp` leaves `/tmp` as it was, with
-//! mode 1777, although overlayfs shows the attributes of the uppermost directory. And a hard link may name a file of a lower
-//! layer. Layers are stored by DiffID and know nothing of what lies below, so both go into one small layer on top, stored by
-//! ChainID, which most images do not need.
+//! Three things in an image depend on lower layers. A layer that lists `tmp/foo` but not `tmp` leaves `/tmp` as it was, with
+//! mode 1777, although overlayfs shows the attributes of the uppermost directory. A hard link may name a file of a lower
+//! layer. And a deletion that hits nothing must not be seen in a listing. Layers are stored by DiffID and know nothing of
+//! what lies below, so all that goes into one small layer on top, stored by ChainID, which most images do not need.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,6 +20,7 @@ use crate::identity::{ChainId, DiffId};
 use crate::layer::{Fence, LayerRecord};
 use crate::layout::{self, Layout, make_private};
 use crate::lock::{Lock, Mode as LockMode};
+use crate::path::EntryPath;
 use crate::record::{self, Durable};
 use crate::stack::{Agreement, Found, Stack, from_stat, read_attributes};
 use crate::workspace::Workspace;
@@ -92,13 +93,10 @@ pub(crate) fn root_attributes(layout: &Layout, layers: &[LayerRecord]) -> Result
 fn find_repairs(stack: &Stack) -> Result<Repairs, Blame> {
     let mut repairs = Repairs::default();
     let mut seen = BTreeSet::new();
-    for layer in stack.layers.iter().skip(1) {
-        for path in layer.record.implied.iter().map(|path| path.bytes()) {
+    for layer in &stack.layers {
+        for path in layer.record.implied.iter().chain(&layer.record.marked).map(EntryPath::bytes) {
             // The root is the upper directory's, which gets its attributes when a snapshot is made.
-            if path.is_empty() || !seen.insert(path.to_vec()) {
-                continue;
-            }
-            if let Some((_, Agreement::Differs)) = stack.directory(path)? {
+            if !path.is_empty() && seen.insert(path.to_vec()) && needs_directory(stack, path)? {
                 repairs.add_directories(stack, path)?;
             }
         }
@@ -114,6 +112,18 @@ fn find_repairs(stack: &Stack) -> Result<Repairs, Blame> {
         }
     }
     Ok(repairs)
+}
+
+/// Whether a directory would show wrong attributes, or the mark of a deleted name: overlayfs leaves those out only where it
+/// merges several directories, so one that stands alone gets an empty one on top.
+fn needs_directory(stack: &Stack, path: &[u8]) -> Result<bool, LayerError> {
+    let key = EntryPath::new(path.to_vec());
+    let alone = match stack.merged(path)?[..] {
+        [] => return Ok(false),
+        [index] => stack.layers[index].record.marked.contains(&key),
+        _ => false,
+    };
+    Ok(alone || matches!(stack.directory(path)?, Some((_, Agreement::Differs))))
 }
 
 impl Repairs {

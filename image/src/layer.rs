@@ -64,6 +64,8 @@ pub(crate) struct LayerRecord {
     pub(crate) opaque_root: bool,
     pub(crate) implied: BTreeSet<EntryPath>,
     pub(crate) links: Vec<(EntryPath, EntryPath)>,
+    /// Directories that hold marks of deleted names.
+    pub(crate) marked: BTreeSet<EntryPath>,
     #[serde(flatten)]
     pub(crate) fence: Fence,
 }
@@ -187,6 +189,7 @@ fn unpack<R: Read>(
         opaque_root: extracted.opaque_root,
         implied: extracted.implied.into_iter().map(EntryPath::new).collect(),
         links: extracted.links.into_iter().map(|(a, b)| (EntryPath::new(a), EntryPath::new(b))).collect(),
+        marked: extracted.marked.into_iter().map(EntryPath::new).collect(),
         fence: Fence::new(),
     };
     record::store(&stage.join("layer.json"), context.workspace, &record, Durable::Later)?;

@@ -64,7 +64,7 @@ pub(crate) fn pull(
     options: &PullOptions,
     progress: &dyn Fn(PullEvent),
 ) -> Result<Digest, Error> {
-    let present = image::find(layout, &reference.to_string())?;
+    let present = find_present(layout, reference, options.platform.as_ref())?;
     let unknown = || Error::UnknownImage { name: reference.familiar() };
     match (options.policy, &present) {
         (PullPolicy::Never, _) => return present.ok_or_else(unknown),
@@ -87,6 +87,19 @@ pub(crate) fn pull(
     let resolved = client.resolve(reference, &platform)?;
     fetch(layout, &client, reference, &resolved, &platform, options, progress)?;
     Ok(resolved.digest)
+}
+
+/// The image that the name stands for, unless another platform is wanted.
+fn find_present(
+    layout: &Layout,
+    name: &ImageRef,
+    wanted: Option<&Platform>,
+) -> Result<Option<Digest>, Error> {
+    let Some(digest) = image::find(layout, &name.to_string())? else { return Ok(None) };
+    let record = intact(layout, &digest)?;
+    let suits =
+        |record: &ImageRecord| wanted.is_none_or(|wanted| wanted.preference(&record.platform).is_some());
+    Ok(record.filter(suits).map(|record| record.manifest))
 }
 
 fn is_current(layout: &Layout, reference: &ImageRef, target: &Digest) -> Result<bool, Error> {

@@ -72,44 +72,65 @@ impl Stack {
         Ok(Found::Directory(current))
     }
 
-    /// The attributes that the directory `path` has in the mounted stack, and whether its uppermost layer has them too.
-    /// `None` if the stack shows no directory of that name.
-    pub(crate) fn directory(&self, path: &[u8]) -> Result<Option<(Attributes, Agreement)>, LayerError> {
-        let key = EntryPath::new(path.to_vec());
-        let mut uppermost = true;
+    /// The layers whose directories `path` are merged into one, uppermost first.
+    pub(crate) fn merged(&self, path: &[u8]) -> Result<Vec<usize>, LayerError> {
+        let mut merged = Vec::new();
         for index in (0..self.layers.len()).rev() {
             match self.find(index, path)? {
-                Found::Directory(directory) => {
-                    if !self.layers[index].record.implied.contains(&key) {
-                        let attributes = read_attributes(&directory, path)?;
-                        let agreement = if uppermost { Agreement::Same } else { Agreement::Differs };
-                        return Ok(Some((attributes, agreement)));
-                    }
-                    uppermost = false;
-                    if self.hides_below(index, path)? {
-                        break;
-                    }
-                }
-                Found::Absent => {}
+                Found::Directory(_) => merged.push(index),
+                Found::Absent => continue,
                 Found::Hidden | Found::Node(..) => break,
             }
-        }
-        Ok(if uppermost { None } else { Some((Attributes::implied(), Agreement::Same)) })
-    }
-
-    /// Whether a directory of `path` in the layer at `index` is opaque.
-    fn hides_below(&self, index: usize, path: &[u8]) -> Result<bool, LayerError> {
-        let mut current = open_beneath(&self.layers[index].root, b"", OFlags::RDONLY)
-            .map_err(LayerError::entry_io(path, "open"))?;
-        for component in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
-            current = open_beneath(&current, component, OFlags::RDONLY)
-                .map_err(LayerError::entry_io(path, "open"))?;
-            if is_opaque(&current) {
-                return Ok(true);
+            if self.opacity(index, path)? != Opacity::Clear {
+                break;
             }
         }
-        Ok(false)
+        Ok(merged)
     }
+
+    /// The attributes that the directory `path` has in the image, and whether its uppermost layer says so. `None` if the
+    /// stack shows no directory of that name. An opaque directory hides what lower layers have in it, not what they say of it.
+    pub(crate) fn directory(&self, path: &[u8]) -> Result<Option<(Attributes, Agreement)>, LayerError> {
+        let key = EntryPath::new(path.to_vec());
+        let mut agreement = Agreement::Same;
+        let mut exists = false;
+        for index in (0..self.layers.len()).rev() {
+            match self.find(index, path)? {
+                Found::Directory(directory) if !self.layers[index].record.implied.contains(&key) => {
+                    return Ok(Some((read_attributes(&directory, path)?, agreement)));
+                }
+                Found::Directory(_) => (exists, agreement) = (true, Agreement::Differs),
+                Found::Absent => continue,
+                Found::Hidden | Found::Node(..) => break,
+            }
+            if self.opacity(index, path)? == Opacity::Above {
+                break;
+            }
+        }
+        Ok(exists.then(|| (Attributes::implied(), Agreement::Same)))
+    }
+
+    /// What the directories on the way to `path`, which the layer at `index` has, hide of lower layers.
+    fn opacity(&self, index: usize, path: &[u8]) -> Result<Opacity, LayerError> {
+        let failed = || LayerError::entry_io(path, "open");
+        let mut current = open_beneath(&self.layers[index].root, b"", OFlags::RDONLY).map_err(failed())?;
+        let mut components = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();
+        while let Some(component) = components.next() {
+            current = open_beneath(&current, component, OFlags::RDONLY).map_err(failed())?;
+            if is_opaque(&current) {
+                return Ok(if components.peek().is_some() { Opacity::Above } else { Opacity::Itself });
+            }
+        }
+        Ok(Opacity::Clear)
+    }
+}
+
+/// Where on its path a directory is opaque.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opacity {
+    Clear,
+    Itself,
+    Above,
 }
 
 /// The layers that can be seen, lowest first: none below an opaque root, and of a layer that is listed several times only
