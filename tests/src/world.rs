@@ -36,8 +36,16 @@ impl World {
             None::<&str>,
         )
         .context("making mounts private")?;
+        for shared in ["/tmp"].iter().chain(census::SHARED_ROOTS).filter(|folder| Path::new(folder).is_dir())
+        {
+            // Other tenants of the machine come and go there.
+            let mode = Some("mode=1777");
+            nix::mount::mount(Some("tmpfs"), *shared, Some("tmpfs"), MsFlags::empty(), mode)
+                .with_context(|| format!("a tmpfs over {shared}"))?;
+        }
         succeed(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-        let folder = tempfile::Builder::new().prefix("cofferdam-world-").tempdir()?;
+        // Not in /tmp: layers and overlays go to a disk, as they do in earnest.
+        let folder = tempfile::Builder::new().prefix("cofferdam-world-").tempdir_in("/var/tmp")?;
         for name in ["state", "root", "files"] {
             std::fs::create_dir(folder.path().join(name))?;
         }

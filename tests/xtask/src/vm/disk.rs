@@ -55,9 +55,10 @@ pub(super) fn build(contents: &Contents<'_>, cache: &Path) -> Result<PathBuf> {
 }
 
 fn base(root: &Path, session: Session) -> Result<()> {
-    for folder in
-        ["bin", "sbin", "etc", "proc", "sys", "dev", "run", "tmp", "root", "var/lib", "usr", "modules"]
-    {
+    for folder in [
+        "bin", "sbin", "etc", "proc", "sys", "dev", "run", "tmp", "root", "var/lib", "var/tmp", "usr",
+        "modules",
+    ] {
         std::fs::create_dir_all(root.join(folder))?;
     }
     for folder in ["programs", "suites", "usr/bin", "usr/sbin", "etc/cni/net.d"] {
