@@ -55,7 +55,17 @@ struct Exclusion {
     reason: &'static str,
 }
 
-const EXCLUDED: &[Exclusion] = &[];
+const EXCLUDED: &[Exclusion] = &[
+    Exclusion {
+        test: "images_of_other_programs_are_pulled_and_run",
+        reason: "unpacking Debian takes minutes",
+    },
+    Exclusion {
+        test: "curl_reaches_nginx_through_a_published_port",
+        reason: "unpacking Debian takes minutes",
+    },
+    Exclusion { test: "a_run_killed_at_any_moment", reason: "a hundred launches take minutes" },
+];
 
 /// From power on to the last test. A run that is still going then has failed.
 const DEADLINE: Duration = Duration::from_secs(20 * 60);
