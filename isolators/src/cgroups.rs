@@ -131,10 +131,13 @@ pub fn plan_namespace(context: &Context<'_>, builder: &mut Builder) -> Result<()
     Ok(())
 }
 
-/// The container's directory in a hierarchy of the host, for containers without a cgroup namespace.
-pub fn host_directory(context: &Context<'_>, mount_point: &str) -> Result<HostPath, Refusal> {
+/// The container's directory in a hierarchy of the host, for containers without a cgroup namespace. A path that does not
+/// begin with `/` lies below our own cgroup.
+pub fn host_directory(context: &Context<'_>, mount_point: &str, own_path: &str) -> Result<HostPath, Refusal> {
     let path = path(context.spec(), context.container.id)?;
-    HostPath::new(format!("{mount_point}{path}"), "/linux/cgroupsPath")
+    let below =
+        if path.starts_with('/') { path } else { format!("{}/{path}", own_path.trim_end_matches('/')) };
+    HostPath::new(format!("{mount_point}{below}"), "/linux/cgroupsPath")
 }
 
 /// A joining process is put into the container's cgroup.

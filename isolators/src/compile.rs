@@ -71,6 +71,7 @@ pub const ISOLATORS: &[Isolator] = &[
     ("devices", devices::plan),
     ("sysctl", sysctl::plan),
     ("masks", mounts::plan_masks),
+    ("cgroup mounts", mounts::plan_cgroups),
     ("working directory", process::plan_directory),
     ("cgroup namespace", cgroups::plan_namespace),
     ("hooks", hooks::plan),
@@ -103,7 +104,7 @@ pub fn compile_joining(joining: &Joining<'_>, host: &HostFeatures) -> Result<Pla
         ));
     }
     cgroups::plan_joining(joining, host, &mut builder)?;
-    namespaces::plan_joining(joining, &mut builder)?;
+    namespaces::plan_joining(joining, host, &mut builder)?;
     process::plan_joining(joining, host, root, &mut builder)?;
     Ok(builder.finish())
 }

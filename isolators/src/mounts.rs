@@ -41,9 +41,42 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         return Err(Refusal::invalid("/mounts", format!("{} mounts, at most {MOUNTS_MAX}", mounts.len())));
     }
     for (index, mount) in mounts.iter().enumerate() {
-        plan_one(context, builder, mount, &format!("/mounts/{index}"))?;
+        if !is_cgroup(mount) || !may_wait(context, mount) {
+            plan_one(context, builder, mount, &format!("/mounts/{index}"))?;
+        }
     }
     Ok(())
+}
+
+/// The cgroup mounts: last of all, because the child must be in its cgroup first, and being put there takes the parent as
+/// long as everything else takes the child.
+pub fn plan_cgroups(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    let mounts = context.spec().mounts().as_deref().unwrap_or_default();
+    for (index, mount) in mounts.iter().enumerate().filter(|_| context.has_root()) {
+        if is_cgroup(mount) && may_wait(context, mount) {
+            plan_one(context, builder, mount, &format!("/mounts/{index}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_cgroup(mount: &Mount) -> bool {
+    matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
+        && !mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind")
+}
+
+/// Whether nothing else is mounted, masked or made read-only at or below this mount.
+fn may_wait(context: &Context<'_>, mount: &Mount) -> bool {
+    let at = mount.destination();
+    let linux = context.linux();
+    let paths = |list: Option<&Vec<String>>| {
+        list.into_iter().flatten().any(|path| std::path::Path::new(path).starts_with(at))
+    };
+    let below =
+        context.spec().mounts().iter().flatten().filter(|other| other.destination().starts_with(at)).count();
+    below == 1
+        && !paths(linux.and_then(|linux| linux.masked_paths().as_ref()))
+        && !paths(linux.and_then(|linux| linux.readonly_paths().as_ref()))
 }
 
 fn plan_one(
@@ -202,20 +235,32 @@ fn plan_cgroup(
     pointer: &str,
 ) -> Result<(), Refusal> {
     cgroups::plan_namespace(context, builder)?;
-    let namespaced = context.membership.has(Namespace::Cgroup);
     match &context.host.cgroups {
-        CgroupLayout::V2 { mount_point, .. } => {
+        CgroupLayout::V2 { mount_point, own_path, .. } => {
             let tree = builder.slot(format!("{at}"));
+<<<<<<< Updated upstream
             if namespaced {
                 new_cgroup(builder, "cgroup2", Vec::new(), options.attributes.set, tree, pointer)?;
             } else {
-                let own = cgroups::host_directory(context, mount_point)?;
+                let own = cgroups::host_directory(context, mount_point, own_path)?;
                 bind_cgroup(builder, own, options.attributes, tree, pointer);
             }
+=======
+            hierarchy(
+                context,
+                builder,
+                options,
+                ("cgroup2", Vec::new()),
+                (mount_point, own_path),
+                tree,
+                pointer,
+            )?;
+>>>>>>> Stashed changes
             place(context, builder, options, tree, at.clone(), Create::RealDirectory, pointer);
             Ok(())
         }
         CgroupLayout::V1 { hierarchies, .. } => {
+<<<<<<< Updated upstream
             let base = builder.slot(format!("{at}"));
             let tmpfs = Op::NewFilesystem {
                 kind: Text::new("tmpfs", pointer)?,
@@ -241,7 +286,7 @@ fn plan_cgroup(
                         pointer,
                     )?;
                 } else {
-                    let own = cgroups::host_directory(context, &hierarchy.mount_point)?;
+                    let own = cgroups::host_directory(context, &hierarchy.mount_point, &hierarchy.own_path)?;
                     bind_cgroup(builder, own, options.attributes, tree, pointer);
                 }
                 let path = ContainerPath::new(format!("{at}/{name}"), pointer)?;
@@ -266,9 +311,72 @@ fn plan_cgroup(
                 builder.step(Stage::Enter, pointer, Op::SetAttributes { tree: base, attributes });
             }
             Ok(())
+=======
+            plan_cgroup_v1(context, builder, options, hierarchies, at, pointer)
+>>>>>>> Stashed changes
         }
         CgroupLayout::None => Err(Refusal::unsupported(pointer, "this host mounts no cgroup hierarchy")),
     }
+}
+
+/// Version 1: a tmpfs with one mount a hierarchy, and links for controllers that share one.
+fn plan_cgroup_v1(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    options: &MountOptions,
+    hierarchies: &[V1Hierarchy],
+    at: &ContainerPath,
+    pointer: &str,
+) -> Result<(), Refusal> {
+    let base = builder.slot(format!("{at}"));
+    let tmpfs = Op::NewFilesystem {
+        kind: Text::new("tmpfs", pointer)?,
+        source: Some(Text::new("tmpfs", pointer)?),
+        options: data(&["mode=755".into()], pointer)?,
+        attributes: MountAttributes::NO_SUID | MountAttributes::NO_DEV | MountAttributes::NO_EXEC,
+        into: base,
+    };
+    builder.step(Stage::Enter, pointer, tmpfs);
+    place(context, builder, options, base, at.clone(), Create::RealDirectory, pointer);
+    for V1Hierarchy { controllers, mount_point, own_path } in hierarchies {
+        let joined = controllers.join(",");
+        let name = joined.trim_start_matches("name=");
+        let tree = builder.slot(format!("{at}/{name}"));
+        let words = data(&cgroup_v1_words(controllers), pointer)?;
+        hierarchy(context, builder, options, ("cgroup", words), (mount_point, own_path), tree, pointer)?;
+        let path = ContainerPath::new(format!("{at}/{name}"), pointer)?;
+        let op = Op::Place { tree, root: context.root, at: path, create: Create::RealDirectory };
+        builder.step(Stage::Enter, pointer, op);
+        for controller in controllers.iter().filter(|_| controllers.len() > 1) {
+            let link = ContainerPath::new(format!("{at}/{controller}"), pointer)?;
+            let target = Text::new(joined.as_str(), pointer)?;
+            builder.step(Stage::Enter, pointer, Op::MakeSymlink { root: context.root, target, at: link });
+        }
+    }
+    if options.attributes.set & MountAttributes::READ_ONLY != 0 {
+        let attributes = MountAttributes { set: MountAttributes::READ_ONLY, ..MountAttributes::default() };
+        builder.step(Stage::Enter, pointer, Op::SetAttributes { tree: base, attributes });
+    }
+    Ok(())
+}
+
+/// One hierarchy as a detached tree: in a cgroup namespace a mount of its own, otherwise a copy of the container's
+/// directory on the host.
+fn hierarchy(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    options: &MountOptions,
+    (kind, words): (&str, Vec<(Text, Option<Text>)>),
+    (mount_point, own_path): (&str, &str),
+    tree: Slot,
+    pointer: &str,
+) -> Result<(), Refusal> {
+    if context.membership.has(Namespace::Cgroup) {
+        return new_cgroup(builder, kind, words, options.attributes.set, tree, pointer);
+    }
+    let own = cgroups::host_directory(context, mount_point, own_path)?;
+    bind_cgroup(builder, own, options.attributes, tree, pointer);
+    Ok(())
 }
 
 /// The options that pick an existing v1 hierarchy, cgroups(7).

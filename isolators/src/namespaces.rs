@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_plan::{Barrier, Builder, HostPath, IdMapping, Namespace, Op, Refusal, Stage, Text};
+use cofferdam_plan::{
+    Barrier, Builder, HostFeatures, HostPath, IdMapping, Namespace, Op, Refusal, Stage, Text,
+};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
 use crate::compile::{Context, INIT, pass};
@@ -104,7 +106,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     let late = [Namespace::Cgroup, Namespace::Time];
     let new =
         Namespace::ALL.into_iter().filter(|kind| members.makes(*kind) && !late.contains(kind)).collect();
-    let into_cgroup = context.manages_cgroup() && context.host.cgroups.is_v2();
+    let into_cgroup = context.manages_cgroup() && context.host.cgroups.has_unified();
     builder.step(
         Stage::Clone,
         "/linux/namespaces",
@@ -198,10 +200,14 @@ fn plan_time(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal
 }
 
 /// A joining process enters, by one pidfd, every namespace that the container does not share with the runtime.
-pub fn plan_joining(joining: &Joining<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+pub fn plan_joining(
+    joining: &Joining<'_>,
+    host: &HostFeatures,
+    builder: &mut Builder,
+) -> Result<(), Refusal> {
     let members = Membership::of(joining.spec)?;
     let pid_namespace = members.has(Namespace::Pid).then_some(INIT);
-    let into_cgroup = joining.cgroup.is_some();
+    let into_cgroup = joining.cgroup.is_some() && host.cgroups.has_unified();
     builder.step(Stage::Clone, "exec", Op::Clone { namespaces: Vec::new(), pid_namespace, into_cgroup });
     builder.step(Stage::Enter, "exec", Op::ForbidDump);
     let kinds = Namespace::ALL.into_iter().filter(|kind| members.has(*kind) && *kind != Namespace::Pid);

@@ -3,6 +3,8 @@
 //! A plan is read in review like an strace of what a container costs and touches. `cargo xtask golden --bless` writes the
 //! plans anew.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::{Path, PathBuf};
 
 use cofferdam_isolators::{CgroupManager, Container, Gate, Rootfs, compile};

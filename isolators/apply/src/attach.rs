@@ -17,7 +17,7 @@ pub(crate) fn run(run: &mut Run<'_>, child: &Child, op: &Op) -> Outcome {
         Op::MapIds { uids, gids } => map_ids(child, uids, gids),
         Op::AttachCgroup => {
             let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
-            cgroup.attach(child.pid).map_err(cgroup_words)
+            cgroup.attach_v1(child.pid).map_err(cgroup_words)
         }
         Op::AdjustOomScore { value } => write_proc(child, "oom_score_adj", &value.to_string()),
         Op::RunHooks { point } => {

@@ -261,8 +261,21 @@ impl Cgroup {
     /// # Errors
     /// The first hierarchy that refuses; `ESRCH` where the process is gone.
     pub fn attach(&self, pid: i32) -> Result<(), Error> {
+        Self::attach_to(self.places.iter(), pid)
+    }
+
+    /// Moves a process that was cloned into the version 2 cgroup into the version 1 hierarchies as well. Every hierarchy
+    /// costs a migration, which waits for all other processors: none is entered twice.
+    ///
+    /// # Errors
+    /// As [`Cgroup::attach`].
+    pub fn attach_v1(&self, pid: i32) -> Result<(), Error> {
+        Self::attach_to(self.places.iter().filter(|place| !place.unified), pid)
+    }
+
+    fn attach_to<'a>(mut places: impl Iterator<Item = &'a Place>, pid: i32) -> Result<(), Error> {
         let pid = pid.to_string();
-        self.places.iter().try_for_each(|place| {
+        places.try_for_each(|place| {
             place
                 .write("cgroup.procs", &pid)
                 .map_err(|errno| place.failed("attach to", "cgroup.procs", errno))

@@ -304,13 +304,13 @@ pub enum Op {
     ListenGate { path: HostPath, into: Slot },
 
     // ---- clone
-    /// Clone the child. `clone3(CLONE_PIDFD | namespaces)`, on a v2 host straight into the cgroup.
+    /// Clone the child, straight into the cgroup2 hierarchy where there is one. `clone3(CLONE_PIDFD | namespaces)`
     Clone { namespaces: Vec<Namespace>, pid_namespace: Option<Slot>, into_cgroup: bool },
 
     // ---- attach: the parent acts on the child
     /// Write the id maps of the child's user namespace.
     MapIds { uids: Vec<IdMapping>, gids: Vec<IdMapping> },
-    /// Attach the child to the container's cgroups. `write(cgroup.procs)`
+    /// Attach the child to the container's version 1 cgroups; it was cloned into the version 2 one. `write(cgroup.procs)`
     AttachCgroup,
     /// Write the child's `oom_score_adj`.
     AdjustOomScore { value: i32 },
