@@ -133,3 +133,43 @@ fn a_task_whose_supervisor_is_killed_is_ended_and_reported() {
     succeed(&world, &["rm", "orphan"]);
     settle(&watch);
 }
+
+/// The shims of a world, found by the state directory that is their argument.
+fn shims(world: &World) -> Vec<i32> {
+    let state = world.state().display().to_string();
+    let is_shim = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.starts_with("cofferdam-shim\0") && line.contains(&state)
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_shim).collect()
+}
+
+#[test]
+fn a_supervisor_that_is_killed_at_any_moment_of_a_launch_takes_everything_along() {
+    let Some(world) = settled_world() else { return };
+    let watch = world.watch();
+    for round in 0..ROUNDS / 3 {
+        let words = ["run", "-d", "--name", "v", "-p", "18083:9000", "demo", "sleep", "1000"];
+        let mut child =
+            cofferdam(&world, &words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let found = loop {
+            let found = shims(&world);
+            if !found.is_empty() || Instant::now() > deadline {
+                break found;
+            }
+        };
+        std::thread::sleep(moment(round) / 5);
+        for pid in found {
+            // It may have ended by itself.
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+        }
+        child.wait().unwrap();
+        succeed(&world, &["ps"]);
+        let removed = call(&world, &["rm", "-f", "v"]);
+        assert!(removed.code == Some(0) || removed.stderr.contains("no task"), "{removed:?}");
+    }
+    settle(&watch);
+}
