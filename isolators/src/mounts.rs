@@ -1,8 +1,9 @@
 //! Mounts, masked and read-only paths. runtime-spec config.md, "Mounts"; config-linux.md, "Masked Paths".
 
+use cofferdam_plan::op::FilesystemOption;
 use cofferdam_plan::{
     Builder, CgroupLayout, ContainerPath, Create, HostPath, MountAttributes, Namespace, Op, Propagation,
-    Refusal, Slot, Stage, Text,
+    Refusal, Slot, Stage, Text, V1Hierarchy,
 };
 use oci_spec::runtime::Mount;
 
@@ -238,14 +239,6 @@ fn plan_cgroup(
     match &context.host.cgroups {
         CgroupLayout::V2 { mount_point, own_path, .. } => {
             let tree = builder.slot(format!("{at}"));
-<<<<<<< Updated upstream
-            if namespaced {
-                new_cgroup(builder, "cgroup2", Vec::new(), options.attributes.set, tree, pointer)?;
-            } else {
-                let own = cgroups::host_directory(context, mount_point, own_path)?;
-                bind_cgroup(builder, own, options.attributes, tree, pointer);
-            }
-=======
             hierarchy(
                 context,
                 builder,
@@ -255,65 +248,11 @@ fn plan_cgroup(
                 tree,
                 pointer,
             )?;
->>>>>>> Stashed changes
             place(context, builder, options, tree, at.clone(), Create::RealDirectory, pointer);
             Ok(())
         }
         CgroupLayout::V1 { hierarchies, .. } => {
-<<<<<<< Updated upstream
-            let base = builder.slot(format!("{at}"));
-            let tmpfs = Op::NewFilesystem {
-                kind: Text::new("tmpfs", pointer)?,
-                source: Some(Text::new("tmpfs", pointer)?),
-                options: data(&["mode=755".into()], pointer)?,
-                attributes: MountAttributes::NO_SUID | MountAttributes::NO_DEV | MountAttributes::NO_EXEC,
-                into: base,
-            };
-            builder.step(Stage::Enter, pointer, tmpfs);
-            place(context, builder, options, base, at.clone(), Create::RealDirectory, pointer);
-            for hierarchy in hierarchies {
-                let joined = hierarchy.controllers.join(",");
-                let name = joined.trim_start_matches("name=");
-                let tree = builder.slot(format!("{at}/{name}"));
-                if namespaced {
-                    let words = cgroup_v1_words(&hierarchy.controllers);
-                    new_cgroup(
-                        builder,
-                        "cgroup",
-                        data(&words, pointer)?,
-                        options.attributes.set,
-                        tree,
-                        pointer,
-                    )?;
-                } else {
-                    let own = cgroups::host_directory(context, &hierarchy.mount_point, &hierarchy.own_path)?;
-                    bind_cgroup(builder, own, options.attributes, tree, pointer);
-                }
-                let path = ContainerPath::new(format!("{at}/{name}"), pointer)?;
-                builder.step(
-                    Stage::Enter,
-                    pointer,
-                    Op::Place { tree, root: context.root, at: path, create: Create::RealDirectory },
-                );
-                for controller in hierarchy.controllers.iter().filter(|_| hierarchy.controllers.len() > 1) {
-                    let link = ContainerPath::new(format!("{at}/{controller}"), pointer)?;
-                    let target = Text::new(joined.as_str(), pointer)?;
-                    builder.step(
-                        Stage::Enter,
-                        pointer,
-                        Op::MakeSymlink { root: context.root, target, at: link },
-                    );
-                }
-            }
-            if options.attributes.set & MountAttributes::READ_ONLY != 0 {
-                let attributes =
-                    MountAttributes { set: MountAttributes::READ_ONLY, ..MountAttributes::default() };
-                builder.step(Stage::Enter, pointer, Op::SetAttributes { tree: base, attributes });
-            }
-            Ok(())
-=======
             plan_cgroup_v1(context, builder, options, hierarchies, at, pointer)
->>>>>>> Stashed changes
         }
         CgroupLayout::None => Err(Refusal::unsupported(pointer, "this host mounts no cgroup hierarchy")),
     }
@@ -366,7 +305,7 @@ fn hierarchy(
     context: &Context<'_>,
     builder: &mut Builder,
     options: &MountOptions,
-    (kind, words): (&str, Vec<(Text, Option<Text>)>),
+    (kind, words): (&str, Vec<FilesystemOption>),
     (mount_point, own_path): (&str, &str),
     tree: Slot,
     pointer: &str,
