@@ -26,6 +26,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// First descriptor after standard input, output and error.
 const FIRST_FREE: u32 = 3;
 
+/// Most descriptors that a program keeps: each number below is looked at once.
+const PRESERVED_MAX: u32 = 4096;
+
 /// Makes the working directory, before the root may become read-only.
 pub fn plan_directory(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     let Some(process) = context.process().filter(|_| context.has_root()) else { return Ok(()) };
@@ -118,7 +121,11 @@ impl Confinement<'_> {
         if !builder.contains(|op| *op == Op::ForbidDump) {
             builder.step(Stage::Confine, "every container", Op::ForbidDump);
         }
-        let first = FIRST_FREE.saturating_add(self.preserve_fds);
+        if self.preserve_fds > PRESERVED_MAX {
+            let problem = format!("{} descriptors to preserve, at most {PRESERVED_MAX}", self.preserve_fds);
+            return Err(Refusal::invalid("preserve-fds", problem));
+        }
+        let first = FIRST_FREE + self.preserve_fds;
         builder.step(Stage::Confine, "every container", Op::CloseDescriptors { first });
         let path = directory(process)?;
         builder.step(Stage::Confine, "/process/cwd", Op::ChangeDirectory { path });

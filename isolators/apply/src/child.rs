@@ -202,6 +202,8 @@ impl<'a> Half<'a> {
                 let [channel, knock] = self.kept();
                 let kept = [channel, knock, gate.as_ref().map_or(-1, AsRawFd::as_raw_fd)];
                 self.knock = gate.or(self.knock.take());
+                // The preserved range may hold descriptors of ours too, where the caller has left holes.
+                cofferdam_linux::process::close_marked(3, *first, kept);
                 cofferdam_linux::process::close_all_from(*first, kept)
             }
             Op::FindProgram { candidates, .. } => {

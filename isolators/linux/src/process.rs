@@ -186,6 +186,22 @@ pub fn close_all_from(first: u32, kept: [i32; 3]) -> Result<(), Errno> {
     close_range(from, u32::MAX)
 }
 
+/// Closes those of the descriptors from `first` to below `end` that exec would close, but `kept`: a path such as
+/// `/proc/self/fd/7/..` is resolved before exec closes anything. Only for the child just before exec, as
+/// [`close_all_from`]. *Child-safe.*
+pub fn close_marked(first: u32, end: u32, kept: [i32; 3]) {
+    for descriptor in (first..end).filter_map(|number| i32::try_from(number).ok()) {
+        if kept.contains(&descriptor) {
+            continue;
+        }
+        // SAFETY: integers only; a number that is not open gives EBADF.
+        let flags = unsafe { libc::syscall(libc::SYS_fcntl, descriptor, libc::F_GETFD) };
+        if flags >= 0 && flags & libc::c_long::from(libc::FD_CLOEXEC) != 0 {
+            close_descriptor(descriptor);
+        }
+    }
+}
+
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     // SAFETY: integers only; see `close_all_from` for who still refers to these descriptors.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
