@@ -4,7 +4,7 @@
 use cofferdam_plan::{
     Barrier, Builder, CgroupLayout, ContainerId, HostFeatures, HostPath, Namespace, Op, Refusal, Stage,
 };
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::cgroup::cpu_list::CpuList;
 use crate::cgroup::devices::{Defaults, DevicePolicy};
@@ -24,7 +24,7 @@ pub fn path(spec: &Spec, id: &ContainerId) -> Result<String, Refusal> {
 
 /// Makes the cgroup, sets its limits, attaches the child.
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
-    oom_score(context, builder);
+    oom_score(context.process(), context.host, builder);
     let resources = context.linux().and_then(|linux| linux.resources().as_ref());
     if !context.manages_cgroup() {
         if resources.is_some() {
@@ -97,10 +97,9 @@ fn devices(
 }
 
 /// Lower scores than the caller's own need CAP_SYS_RESOURCE.
-fn oom_score(context: &Context<'_>, builder: &mut Builder) {
+fn oom_score(process: Option<&Process>, host: &HostFeatures, builder: &mut Builder) {
     const SYS_RESOURCE: u32 = 24;
-    let host = context.host;
-    let Some(wanted) = context.process().and_then(|process| process.oom_score_adj()) else { return };
+    let Some(wanted) = process.and_then(|process| process.oom_score_adj()) else { return };
     let value = if wanted < host.oom_score_adj && !host.holds(SYS_RESOURCE) {
         builder.warn(format!(
             "/process/oomScoreAdj: {wanted} is below this process's own {}, and lowering it needs CAP_SYS_RESOURCE: {} is used",
@@ -146,10 +145,16 @@ pub fn plan_joining(
     host: &HostFeatures,
     builder: &mut Builder,
 ) -> Result<(), Refusal> {
-    let Some(path) = joining.cgroup else { return Ok(()) };
-    builder.step(Stage::Host, "exec", Op::OpenCgroup { path: path.to_owned() });
-    if matches!(host.cgroups, CgroupLayout::V1 { .. }) {
-        builder.step(Stage::Attach, "exec", Op::AttachCgroup);
+    oom_score(joining.spec.process().as_ref(), host, builder);
+    let mut waits = builder.contains(|op| matches!(op, Op::AdjustOomScore { .. }));
+    if let Some(path) = joining.cgroup {
+        builder.step(Stage::Host, "exec", Op::OpenCgroup { path: path.to_owned() });
+        if matches!(host.cgroups, CgroupLayout::V1 { .. }) {
+            builder.step(Stage::Attach, "exec", Op::AttachCgroup);
+            waits = true;
+        }
+    }
+    if waits {
         pass(builder, "exec", Barrier::Attached);
     }
     Ok(())

@@ -73,6 +73,9 @@ pub fn plan_joining(
 ) -> Result<(), Refusal> {
     let process = joining.process;
     builder.step(Stage::Enter, "exec", Op::NewSession);
+    // The caller's session keyring stays outside, as for the first process.
+    let name = Text::new(format!("_ses.{}", joining.id), "exec")?;
+    builder.step(Stage::Enter, "exec", Op::NewKeyring { name });
     if joining.console {
         let path = cofferdam_plan::HostPath::new("/", "exec")?;
         builder.step(Stage::Enter, "/process/terminal", Op::OpenDirectory { path, into: root });
