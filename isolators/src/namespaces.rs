@@ -96,7 +96,12 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     let mut joins = Vec::new();
     for (kind, path, pointer) in members.joined() {
         let slot = builder.slot(format!("{}-namespace", kind.file()));
-        builder.step(Stage::Host, pointer, Op::OpenNamespace { kind, path: path.clone(), into: slot });
+        let foreign = crate::sysctl::changes(context, kind);
+        builder.step(
+            Stage::Host,
+            pointer,
+            Op::OpenNamespace { kind, path: path.clone(), foreign, into: slot },
+        );
         match kind {
             Namespace::Pid => pid_namespace = Some(slot),
             _ => joins.push((kind, slot, pointer)),

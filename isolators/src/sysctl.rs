@@ -74,16 +74,35 @@ fn dotted(path: &str) -> String {
     path.replace('/', ".")
 }
 
-fn check_owner(context: &Context<'_>, name: &str, pointer: &str) -> Result<(), Refusal> {
-    let owner = if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
-        Namespace::Ipc
+/// The kind of namespace that a parameter belongs to.
+fn owner(name: &str) -> Option<Namespace> {
+    if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
+        Some(Namespace::Ipc)
     } else if name.starts_with("net.") {
-        Namespace::Network
+        Some(Namespace::Network)
     } else if name == "kernel.domainname" || name == "kernel.hostname" {
-        Namespace::Uts
-    } else if name.starts_with("user.") && context.membership.has(Namespace::User) {
-        Namespace::User
+        Some(Namespace::Uts)
+    } else if name.starts_with("user.") {
+        Some(Namespace::User)
     } else {
+        None
+    }
+}
+
+/// Whether a parameter of this kind of namespace is set.
+pub(crate) fn changes(context: &Context<'_>, kind: Namespace) -> bool {
+    let listed = context.linux().and_then(|linux| linux.sysctl().as_ref());
+    let path = |name: &String| path(name, "/linux/sysctl").ok();
+    listed
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, _)| path(name))
+        .any(|path| owner(&dotted(&path)) == Some(kind))
+}
+
+fn check_owner(context: &Context<'_>, name: &str, pointer: &str) -> Result<(), Refusal> {
+    let with_user = |owner: &Namespace| *owner != Namespace::User || context.membership.has(Namespace::User);
+    let Some(owner) = owner(name).filter(with_user) else {
         return Err(Refusal::invalid(
             pointer,
             format!("{name} is not in a namespace of its own: it would change the host"),

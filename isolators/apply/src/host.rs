@@ -20,8 +20,11 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
             let tree = clone_tree(source, *recursive, *no_follow)?;
             run.table.set(*into, tree);
         }
-        Op::OpenNamespace { kind, path, into } => {
+        Op::OpenNamespace { kind, path, foreign, into } => {
             let namespace = open_namespace(*kind, path)?;
+            if *foreign {
+                refuse_own(&namespace, *kind, path)?;
+            }
             run.table.set(*into, namespace);
         }
         Op::CreateCgroup { path } => {
@@ -78,6 +81,17 @@ fn open_namespace(kind: Namespace, path: &HostPath) -> Result<OwnedFd, (Errno, O
         Ok(_) => Err((Errno::INVAL, Some(format!("{path} is a namespace, but not of kind {}", kind.file())))),
         Err(_) => Err((Errno::INVAL, Some(format!("{path} is not a namespace")))),
     }
+}
+
+/// What the container changes in a namespace that it joins must not be changed for the host.
+fn refuse_own(namespace: &OwnedFd, kind: Namespace, path: &HostPath) -> Result<(), (Errno, Option<String>)> {
+    let joined = rustix::fs::fstat(namespace).map_err(plain)?;
+    let own = rustix::fs::stat(format!("/proc/thread-self/ns/{}", kind.file())).map_err(plain)?;
+    if (joined.st_dev, joined.st_ino) != (own.st_dev, own.st_ino) {
+        return Ok(());
+    }
+    let words = format!("{path} is the host's own: its kernel parameters are not the container's to set");
+    Err((Errno::PERM, Some(words)))
 }
 
 /// The socket is reached through its directory's descriptor, so the state root may be deeper than `sun_path` is long.

@@ -290,8 +290,9 @@ pub enum Op {
     // ---- host: before the process exists
     /// Make a detached copy of a mount tree. `open_tree(OPEN_TREE_CLONE)`
     CloneTree { source: HostPath, recursive: bool, no_follow: bool, into: Slot },
-    /// Open a namespace file and check its kind. `open`, `ioctl(NS_GET_NSTYPE)`
-    OpenNamespace { kind: Namespace, path: HostPath, into: Slot },
+    /// Open a namespace file and check its kind; with `foreign`, also that it is not the one we are in. `open`,
+    /// `ioctl(NS_GET_NSTYPE)`, `fstat`
+    OpenNamespace { kind: Namespace, path: HostPath, foreign: bool, into: Slot },
     /// Make the container's cgroup in every hierarchy. `mkdir`
     CreateCgroup { path: String },
     /// Open the cgroup that a container was created in.

@@ -30,8 +30,9 @@ impl Plan {
                 format!("open-device {} <- {path} c {major}:{minor}", n(into))
             }
             BindDevice { root, device, at } => format!("bind-device {} onto {}:{at}", n(device), n(root)),
-            OpenNamespace { kind, path, into } => {
-                format!("open-namespace {} <- {} {path}", n(into), kind.file())
+            OpenNamespace { kind, path, foreign, into } => {
+                let word = if *foreign { "foreign " } else { "" };
+                format!("open-namespace {} <- {word}{} {path}", n(into), kind.file())
             }
             CreateCgroup { path } => format!("create-cgroup {path}"),
             OpenCgroup { path } => format!("open-cgroup {path}"),
