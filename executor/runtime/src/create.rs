@@ -155,6 +155,9 @@ impl Runtime {
         let locked = Locked::open(directory, create.id.as_str())?;
         let mut record = self.record(plan, &create)?;
         record.store(directory)?;
+        if let Some(cgroup) = &record.cgroup {
+            crate::state::note_cgroup(directory, cgroup)?;
+        }
         let Create { stdio, console, pid_file, fault, start, .. } = create;
         let (descriptors, returned) = descriptors(stdio, console)?;
         let mut attendant = Hooks { record: &mut record, failed: None };

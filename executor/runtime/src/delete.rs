@@ -1,13 +1,15 @@
 //! delete: remove what create made. runtime-spec runtime.md, "Delete".
 
+use cofferdam_linux::cgroup::Layout;
 use cofferdam_plan::ContainerId;
 use cofferdam_plan::op::HookPoint;
 
 use crate::error::Error;
 use crate::hooks;
 use crate::kill::kill_all;
+use crate::resources::existing;
 use crate::runtime::Runtime;
-use crate::state::{Locked, Record, Status, file_error};
+use crate::state::{Locked, Record, Status, file_error, noted_cgroup};
 
 impl Runtime {
     /// Deletes a stopped or created container; with `force` also a running one. The state goes last: whatever cannot be
@@ -20,11 +22,7 @@ impl Runtime {
         };
         let record = match Record::load(&locked.directory, id.as_str()) {
             Ok(record) => record,
-            // Killed before its first write, or torn: with force it goes, and there is nothing else to undo.
-            Err(_) if force => {
-                remove(&locked)?;
-                return Ok(Vec::new());
-            }
+            Err(error) if force => return delete_unreadable(&locked, error, &self.cgroups),
             Err(error) => return Err(error),
         };
         match record.status(&locked.directory, &self.cgroups) {
@@ -42,6 +40,23 @@ impl Runtime {
         remove(&locked)?;
         Ok(warning.map(|error| error.to_string()).into_iter().collect())
     }
+}
+
+/// Without a readable state: what the noted cgroup holds is ended. Nothing was made before the state was written; where
+/// there is one and no note of the cgroup, nobody knows what may still run, and the state stays.
+fn delete_unreadable(locked: &Locked, error: Error, cgroups: &Layout) -> Result<Vec<String>, Error> {
+    let noted = noted_cgroup(&locked.directory);
+    if let Some(path) = &noted {
+        if let Some(cgroup) = existing(cgroups, path)? {
+            cgroup.kill()?;
+            cgroup.remove()?;
+        }
+    } else if !matches!(error, Error::NotFound { .. }) {
+        return Err(error);
+    }
+    remove(locked)?;
+    let warning = noted.map(|_| format!("{error}; its cgroup was emptied, its poststop hooks did not run"));
+    Ok(warning.into_iter().collect())
 }
 
 fn remove(locked: &Locked) -> Result<(), Error> {

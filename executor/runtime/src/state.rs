@@ -20,6 +20,9 @@ pub const STATE_VERSION: u32 = 1;
 /// Largest state file that is read, in bytes.
 const STATE_MAX_BYTES: u64 = 32 << 20;
 
+/// The link that [`note_cgroup`] makes.
+const CGROUP_NOTE: &str = "cgroup";
+
 /// The status of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -159,6 +162,9 @@ impl Record {
             .read_to_string(&mut text)
             .map_err(|error| file_error("reading", &path, &error))?;
         let record: Self = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+        if record.id != id {
+            return Err(broken(format!("it is the state of {:?}", record.id)));
+        }
         match record.version {
             STATE_VERSION => Ok(record),
             other => Err(broken(format!("version {other}, this program knows {STATE_VERSION}"))),
@@ -219,6 +225,18 @@ impl Record {
             annotations: self.spec.annotations().clone().unwrap_or_default(),
         }
     }
+}
+
+/// Notes the cgroup a second time, as the target of a link: where the state file cannot be read, what the container left
+/// is still found and ended.
+pub(crate) fn note_cgroup(directory: &Path, cgroup: &str) -> Result<(), Error> {
+    let path = directory.join(CGROUP_NOTE);
+    std::os::unix::fs::symlink(cgroup, &path).map_err(|error| file_error("writing", &path, &error))
+}
+
+/// The cgroup that [`note_cgroup`] noted.
+pub(crate) fn noted_cgroup(directory: &Path) -> Option<String> {
+    std::fs::read_link(directory.join(CGROUP_NOTE)).ok()?.into_os_string().into_string().ok()
 }
 
 /// State letter and start time of a process, proc_pid_stat(5). The name in parentheses may hold anything.
