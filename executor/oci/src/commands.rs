@@ -33,7 +33,7 @@ pub(crate) fn run(invocation: Invocation, log: &Log) -> Result<i32, Failed> {
         Command::Plan(arguments) => plan(&runtime()?, &arguments),
         Command::Create(arguments) => create(&runtime()?, arguments, log, false),
         Command::Run(arguments) => create(&runtime()?, arguments, log, true),
-        Command::Start { id } => runtime()?.start(&parse(&id)?).map(|()| 0).map_err(failed),
+        Command::Start { id } => start(&runtime()?, &parse(&id)?),
         Command::State { id } => state(&runtime()?, &id),
         Command::Kill { id, signal, all } => {
             let number = signals::parse(&signal).ok_or_else(|| (1, format!("unknown signal {signal:?}")))?;
@@ -109,6 +109,16 @@ fn create(runtime: &Runtime, arguments: CreateArguments, log: &Log, run: bool) -
     status
 }
 
+fn start(runtime: &Runtime, id: &ContainerId) -> Result<i32, Failed> {
+    let spec = runtime.spec(id).map_err(failed)?;
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+    if hooks.is_some_and(|hooks| !hooks.is_empty()) {
+        // Such a hook is started from inside the container, where it may be a link to this very program.
+        cofferdam_runtime::become_sealed().map_err(|error| (1, error.to_string()))?;
+    }
+    runtime.start(id).map(|()| 0).map_err(failed)
+}
+
 fn exec(runtime: &Runtime, arguments: ExecArguments, log: &Log) -> Result<i32, Failed> {
     let id = parse(&arguments.id)?;
     let process = match &arguments.process {
@@ -142,11 +152,16 @@ fn process(
         process.set_cwd(cwd.clone());
     }
     if let Some(user) = &arguments.user {
-        let number = |text: &str| text.parse::<u32>().map_err(|_| (1, format!("{user:?} is not UID[:GID]")));
-        let (uid, gid) = user.split_once(':').unwrap_or((user, ""));
+        let wrong = || (1, format!("{user:?} is not UID[:GID]"));
+        // Digits only: `parse` would take a plus sign.
+        let number = |text: &str| {
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse::<u32>().ok().filter(|_| digits).ok_or_else(wrong)
+        };
+        let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(uid, gid)| (uid, Some(gid)));
         let mut changed = process.user().clone();
         changed.set_uid(number(uid)?);
-        if !gid.is_empty() {
+        if let Some(gid) = gid {
             changed.set_gid(number(gid)?);
         }
         process.set_user(changed);
