@@ -1,6 +1,7 @@
 //! The floor's cgroups: one in every hierarchy that the host has, with the default device rules.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -153,7 +154,11 @@ impl Cgroup {
 
     pub(super) fn remove(&self) -> Result<()> {
         for directory in &self.directories {
-            fs::remove_dir(directory).with_context(|| format!("removing {}", directory.display()))?;
+            match fs::remove_dir(directory) {
+                // Whoever sweeps empty cgroups of this name meanwhile was faster.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                other => other.with_context(|| format!("removing {}", directory.display()))?,
+            }
         }
         Ok(())
     }
