@@ -23,10 +23,6 @@ fn main() {
     if let Some(directory) = std::env::var_os(AGENT) {
         return block_on(agent(Path::new(&directory)));
     }
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: needs root");
-        return;
-    }
     let tests: [Test; 6] = [
         ("statuses_come_in_order_and_once", |dir| block_on(statuses(dir))),
         ("an_attached_task_is_heard_from_its_first_byte", |dir| block_on(attached(dir))),
@@ -35,10 +31,53 @@ fn main() {
         ("errors_have_kinds", |dir| block_on(kinds(dir))),
         ("a_hundred_launches_leave_descriptors_as_they_were", |dir| block_on(many(dir))),
     ];
-    for (name, test) in tests {
+    let asked = Asked::parse(std::env::args().skip(1));
+    if asked.lists {
+        tests.iter().filter(|(name, _)| asked.wants(name)).for_each(|(name, _)| println!("{name}: test"));
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    for (name, test) in tests.into_iter().filter(|(name, _)| asked.wants(name)) {
         let directory = tempfile::tempdir().unwrap();
         test(directory.path());
         println!("test {name} ... ok");
+    }
+}
+
+/// What test runners ask of a test program: the part of libtest's command line that they use.
+#[derive(Default)]
+struct Asked {
+    lists: bool,
+    ignored: bool,
+    exact: bool,
+    names: Vec<String>,
+}
+
+impl Asked {
+    fn parse(mut words: impl Iterator<Item = String>) -> Asked {
+        let mut asked = Asked::default();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--list" => asked.lists = true,
+                "--ignored" => asked.ignored = true,
+                "--exact" => asked.exact = true,
+                // Options with a value: no test is meant.
+                "--format" | "--test-threads" | "--skip" => drop(words.next()),
+                _ if word.starts_with('-') => {}
+                _ => asked.names.push(word),
+            }
+        }
+        asked
+    }
+
+    /// No test here is ignored.
+    fn wants(&self, name: &str) -> bool {
+        let is_named =
+            |asked: &String| if self.exact { asked == name } else { name.contains(asked.as_str()) };
+        !self.ignored && (self.names.is_empty() || self.names.iter().any(is_named))
     }
 }
 
