@@ -24,7 +24,7 @@
 //!
 //! The directory in STATE is made before anything else of a task and removed after everything else: it is the intent
 //! record of everything that the task may hold, because all of it is named after the task's id. A directory whose lock
-//! nobody holds belongs to a task that lost its owner; [`crate::recover`] undoes it.
+//! nobody holds belongs to a task that lost its owner; `recover` undoes it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;

@@ -24,8 +24,8 @@
 //! ```
 //!
 //! Read first: [`transition`](mod@transition) (the life of a task as a pure function), [`disk`] (what is where and who owns
-//! it), [`launch`] (from a request to a created container), [`supervisor`] (what facts mean, in the shim's process),
-//! [`recover`] (after a kill).
+//! it), `launch` (from a request to a created container), `supervisor` (what facts mean, in the shim's process),
+//! `recover` (after a kill).
 //!
 //! It is the only place where images, networks and the runtime meet. Privileges: root. Threads: the caller's tokio runtime;
 //! what blocks runs on its blocking threads. Every number of executors, in every number of processes, may use the same

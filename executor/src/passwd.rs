@@ -2,7 +2,7 @@
 //!
 //! The text of these files is the image's and so untrusted: lines that do not parse are skipped, ids outside a `u32` or
 //! equal to 2^32-1 (which the kernel takes for "leave it") never match. Reading the files is the caller's business; see
-//! [`crate::rootfs_file`].
+//! `rootfs_file`.
 
 use crate::request::Refusal;
 

@@ -1,6 +1,6 @@
 //! What people write on a command line or in a file, read into values: one grammar a file.
 //!
-//! Every reader takes text and nothing else, touches no file (except [`env`], for `--env-file`'s content handed to it)
+//! Every reader takes text and nothing else, touches no file (an `--env-file`'s content is handed in)
 //! and refuses with a [`Refusal`] that names what was asked and what would have been right.
 
 pub mod env;

@@ -115,7 +115,7 @@ pub enum KillProgress {
 /// What is known of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// [`STATUS_VERSION`].
+    /// Version of the stored form: 1.
     pub version: u32,
     /// Which task.
     pub task: TaskId,

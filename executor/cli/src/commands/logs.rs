@@ -1,12 +1,13 @@
 //! `cofferdam logs`.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use cofferdam_executor::request::span::parse_moment;
 use cofferdam_executor::{Executor, LineEnd, LogRequest, Record, Stream, Timestamp};
 
 use super::Outcome;
+use crate::escape::escape_output;
 use crate::failure::Failure;
 
 #[derive(Debug, clap::Args)]
@@ -46,13 +47,23 @@ pub(crate) async fn run(args: &Args, executor: &Executor) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The task's bytes as they are: they went to a terminal or a file when it ran, too.
+/// The task's bytes as they are, or on a terminal what cannot steer it.
 fn print(args: &Args, record: &Record) -> io::Result<()> {
     let mut line = Vec::new();
     if args.timestamps {
         line.extend_from_slice(format!("{} ", record.time).as_bytes());
     }
-    line.extend_from_slice(&record.payload);
+    let to_terminal = match record.stream {
+        Stream::Stdout => io::stdout().is_terminal(),
+        Stream::Stderr => io::stderr().is_terminal(),
+    };
+    if to_terminal {
+        // Programs end lines with a carriage return when they have a terminal.
+        let payload = record.payload.strip_suffix(b"\r").unwrap_or(&record.payload);
+        line.extend_from_slice(escape_output(payload).as_bytes());
+    } else {
+        line.extend_from_slice(&record.payload);
+    }
     if record.end == LineEnd::Full {
         line.push(b'\n');
     }

@@ -120,7 +120,7 @@ pub(crate) struct Args {
     /// Seconds between the stop signal and SIGKILL
     #[arg(long, value_name = "SECONDS")]
     stop_timeout: Option<u64>,
-    /// When to start it again: no, on-failure[:TIMES], always, unless-stopped
+    /// When to start it again: no, on-failure or on-failure:TIMES, always, unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no")]
     restart: String,
     /// Print every step of the launch with its time
