@@ -8,15 +8,12 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{CWD, MemfdFlags, SealFlags};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, fstatvfs, open};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::mount;
 use crate::process::{Vector, exec_descriptor};
-
-/// Set in the environment of the sealed copy, so that it does not seal itself again.
-const MARK: &str = "_COFFERDAM_SEALED";
 
 /// A descriptor from which the running program can be executed and through which it cannot be written.
 pub fn open_self() -> Result<OwnedFd, Errno> {
@@ -47,15 +44,26 @@ fn copy_to_memory() -> Result<OwnedFd, Errno> {
     Ok(copy.into())
 }
 
-/// Goes on as the sealed copy of this program, with the same arguments and environment. Returns at once in the sealed
-/// copy. Fails when neither a read-only mount nor a sealed copy can be made: then nothing may enter a container.
+/// Whether the running program cannot be written through `/proc/self/exe`: it was started from a read-only mount, or from a
+/// sealed copy in memory. Asked of the kernel, because whatever a caller could set to say so, a caller could set falsely.
+pub fn is_sealed() -> Result<bool, Errno> {
+    let program = open(c"/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    if fstatvfs(&program)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(true);
+    }
+    // EINVAL: no file in memory, so nothing that could carry seals.
+    Ok(rustix::fs::fcntl_get_seals(&program).is_ok_and(|seals| seals.contains(SealFlags::WRITE)))
+}
+
+/// Goes on as the sealed copy of this program, with the same arguments and environment. Returns at once where the program
+/// is sealed already. Fails when neither a read-only mount nor a sealed copy can be made: then nothing may enter a container.
 pub fn become_sealed() -> Result<(), Errno> {
-    if std::env::var_os(MARK).is_some() {
+    if is_sealed()? {
         return Ok(());
     }
     let text = |bytes: &OsStr| CString::new(bytes.as_bytes()).map_err(|_| Errno::INVAL);
     let arguments = std::env::args_os().map(|a| text(&a)).collect::<Result<Vec<_>, _>>()?;
-    let mut environment = vec![CString::from(c"_COFFERDAM_SEALED=1")];
+    let mut environment = Vec::new();
     for (key, value) in std::env::vars_os() {
         let mut pair = key;
         pair.push("=");
