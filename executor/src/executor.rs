@@ -191,7 +191,7 @@ impl Executor {
         attach: Option<AttachStreams>,
     ) -> Result<Launched, Error> {
         let inner = self.inner.clone();
-        let (staged, stream) = blocking(move || inner.launcher().launch(spec)).await?;
+        let (stream, staged) = blocking(move || inner.launcher().launch(spec)).await?;
         let notes = staged.notes.clone();
         let id = staged.record.id.clone();
         let mut connection =

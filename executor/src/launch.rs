@@ -11,6 +11,7 @@
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cofferdam_image::{Image, Snapshot};
 use cofferdam_shim::durable::{self, Durability};
@@ -35,6 +36,10 @@ use crate::supervisor::{Handover, publish};
 use crate::transition::{Event, transition};
 use crate::volumes;
 
+/// How long a shim may take to give a task back whose launch was taken back, and how often we look.
+const SHIM_LIMIT: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
 /// Most bytes that are read of the host's `resolv.conf`.
 const RESOLV_CONF_LIMIT_BYTES: usize = 64 << 10;
 
@@ -55,6 +60,8 @@ pub(crate) struct Staged {
     pub(crate) record: TaskRecord,
     status: Status,
     claim: Option<Claim>,
+    /// A shim has the task too: it gives everything back when its connection closes.
+    has_shim: bool,
     /// What was clamped, in words.
     pub(crate) notes: Vec<String>,
 }
@@ -77,9 +84,20 @@ impl Staged {
         self.undo(reason, message);
     }
 
-    /// Gives everything back. The shim, if one was started, has let go of the task or never had it.
+    /// The connection is closed; the shim removes the task's state directory last.
+    fn wait_for_shim(&self) {
+        let deadline = Instant::now() + SHIM_LIMIT;
+        while self.disk.task_state(&self.record.id).exists() && Instant::now() < deadline {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Gives everything back. The connection to the shim, if there is one, must be closed.
     fn undo(&mut self, reason: Reason, message: &str) {
         let Some(_claim) = self.claim.take() else { return };
+        if self.has_shim {
+            self.wait_for_shim();
+        }
         if !self.disk.task_state(&self.record.id).exists() {
             return;
         }
@@ -106,11 +124,16 @@ impl Drop for Staged {
 
 impl Launcher<'_> {
     /// Makes a task ready and starts its shim. Blocks.
-    pub(crate) fn launch(&self, spec: TaskSpec) -> Result<(Staged, UnixStream), Error> {
+    ///
+    /// The connection comes first, so that it is closed first when the pair is dropped.
+    pub(crate) fn launch(&self, spec: TaskSpec) -> Result<(UnixStream, Staged), Error> {
         let image = self.image(&spec)?;
         let mut staged = self.admit(spec, image.as_ref())?;
         match self.stage(&mut staged, image.as_ref()) {
-            Ok(stream) => Ok((staged, stream)),
+            Ok(stream) => {
+                staged.has_shim = true;
+                Ok((stream, staged))
+            }
             Err((reason, error)) => {
                 staged.fail(reason, &error.to_string());
                 Err(error)
@@ -146,7 +169,7 @@ impl Launcher<'_> {
         };
         let claim = Some(self.disk.admit(&record, &status)?);
         let (places, disk) = (self.places.clone(), self.disk.clone());
-        let staged = Staged { places, disk, record, status, claim, notes: Vec::new() };
+        let staged = Staged { places, disk, record, status, claim, has_shim: false, notes: Vec::new() };
         crate::event::append(
             &self.disk.events(),
             &crate::event::TaskEvent::of(&staged.record, &staged.status),

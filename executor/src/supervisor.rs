@@ -92,6 +92,10 @@ struct Supervisor {
 
 impl Policy for Supervisor {
     fn decide(&mut self, fact: Fact) -> Vec<Order> {
+        if self.is_over() {
+            // Somebody ended the task before we came to it: a launch that was taken back while the shim was starting.
+            return vec![Order::Finish];
+        }
         let Some(event) = event_of(fact) else { return Vec::new() };
         let (status, actions) = transition(self.status.clone(), event, Timestamp::now());
         self.status = status;
