@@ -316,14 +316,21 @@ pub(crate) fn receive(socket: &OwnedFd) -> Result<OwnedFd, Error> {
         .ok_or(Error::System { operation: "receiving the terminal".into(), errno: rustix::io::Errno::BADMSG })
 }
 
-/// Digits only: callers parse it with Atoi. Never through a link, and whole or not at all.
+/// Digits only: callers parse it with Atoi. Whole or not at all, and never through a link that somebody left in a folder
+/// that others can write to.
 pub(crate) fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
+    use std::io::Write;
+    let failed = |error: &std::io::Error| file_error("writing the pid file", path, error);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{pid}"));
-    let written =
-        std::fs::write(&temporary, pid.to_string()).and_then(|()| std::fs::rename(&temporary, path));
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&temporary)
+        .map_err(|error| failed(&error))?;
+    let written = file.write_all(pid.to_string().as_bytes()).and_then(|()| std::fs::rename(&temporary, path));
     written.map_err(|error| {
         let _ = std::fs::remove_file(&temporary);
-        file_error("writing the pid file", path, &error)
+        failed(&error)
     })
 }
