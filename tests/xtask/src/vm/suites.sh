@@ -10,15 +10,16 @@ for suite in /suites/*; do
     # shellcheck disable=SC2086
     "$suite/test" --list --format terse $filters | sed -n 's/: test$//p' > /run/tests
     while read -r test; do
+        started=$(date +%s)
         if ! timeout "$limit" "$suite/test" --exact "$test" --nocapture > /run/output 2>&1; then
             cat /run/output
-            echo "## failed $test"
+            echo "## failed $test ($(($(date +%s) - started)) s)"
         elif grep -q '^skipped: ' /run/output; then
             echo "## skipped $test: $(sed -n 's/^skipped: //p' /run/output | head -n 1)"
         elif grep -q ' 1 ignored; ' /run/output; then
             echo "## skipped $test: ignored"
         else
-            echo "## passed $test"
+            echo "## passed $test ($(($(date +%s) - started)) s)"
         fi
     done < /run/tests
     echo "## ended $name after $(($(date +%s) - begun)) s"
