@@ -54,6 +54,7 @@ struct Asked {
     ignored: bool,
     exact: bool,
     names: Vec<String>,
+    skips: Vec<String>,
 }
 
 impl Asked {
@@ -65,7 +66,8 @@ impl Asked {
                 "--ignored" => asked.ignored = true,
                 "--exact" => asked.exact = true,
                 // Options with a value: no test is meant.
-                "--format" | "--test-threads" | "--skip" => drop(words.next()),
+                "--format" | "--test-threads" => drop(words.next()),
+                "--skip" => asked.skips.extend(words.next()),
                 _ if word.starts_with('-') => {}
                 _ => asked.names.push(word),
             }
@@ -77,7 +79,8 @@ impl Asked {
     fn wants(&self, name: &str) -> bool {
         let is_named =
             |asked: &String| if self.exact { asked == name } else { name.contains(asked.as_str()) };
-        !self.ignored && (self.names.is_empty() || self.names.iter().any(is_named))
+        let is_skipped = self.skips.iter().any(|part| name.contains(part.as_str()));
+        !self.ignored && !is_skipped && (self.names.is_empty() || self.names.iter().any(is_named))
     }
 }
 
