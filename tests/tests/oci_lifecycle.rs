@@ -192,9 +192,10 @@ fn exec_joins_the_container_and_returns_its_own_status() {
         let bundle = sleeper(bundles);
         runtime.create("ex", bundle.path()).unwrap();
         runtime.succeed(&["start", "ex"]).unwrap();
-        let outcome = runtime
-            .call(&["exec", "ex", "sh", "-c", "hostname; tr '\\0' ' ' < /proc/1/cmdline; exit 7"])
-            .unwrap();
+        // A peer's start returns when the gate is open, ours when the program runs: the peer is waited for.
+        let script = "until read name < /proc/1/comm && [ $name = sleep ]; do :; done; \
+                      hostname; tr '\\0' ' ' < /proc/1/cmdline; exit 7";
+        let outcome = runtime.call(&["exec", "ex", "sh", "-c", script]).unwrap();
         assert_eq!(
             (outcome.status, outcome.stdout.as_str()),
             (Some(7), "isolated\nsleep 1000 "),

@@ -16,6 +16,9 @@ const ROUNDS: u32 = 100;
 /// Longest time a launch is given before it is killed; about twice what it takes.
 const SPAN: Duration = Duration::from_millis(250);
 
+/// How much longer a launch takes that has to pull its image first.
+const PULL_TIMES: u32 = 2;
+
 /// Moments that are spread over the span and the same on every run: multiples of the golden section.
 fn moment(round: u32) -> Duration {
     let fraction = (f64::from(round) * 0.618_033_988_75).fract();
@@ -72,7 +75,7 @@ fn a_launch_that_is_killed_at_any_moment_leaves_nothing_that_the_next_start_does
 }
 
 #[test]
-fn a_pull_that_is_killed_at_any_moment_is_taken_up_by_the_next() {
+fn a_pull_and_run_that_is_killed_at_any_moment_is_taken_up_by_the_next() {
     let Some(world) = settled_world() else { return };
     if !needs::programs(&["docker-registry", "skopeo"]) {
         return;
@@ -80,16 +83,30 @@ fn a_pull_that_is_killed_at_any_moment_is_taken_up_by_the_next() {
     let registry = Registry::start(&world.files().join("registry"), Options::default()).unwrap();
     let name = format!("{}/big:latest", registry.address());
     push_image(&world, &name);
-    let rounds = ROUNDS / 4;
-    for round in 0..rounds {
-        kill_after(cofferdam(&world, &["run", "--rm", &name, "/bin/guest", "true"]), moment(round));
+    let whole = |round: u32| {
+        let answer = call(&world, &["run", "--rm", &name, "/bin/guest", "exit", "4"]);
+        assert_eq!(answer.code, Some(4), "round {round}: {answer:?}");
+        succeed(&world, &["rmi", &name]);
+    };
+    whole(0);
+    let watch = world.watch();
+    let mut survived = 0;
+    for round in 0..ROUNDS {
+        let words = ["run", "-d", "--name", "victim", &name, "/bin/guest", "sleep", "1000"];
+        kill_after(cofferdam(&world, &words), moment(round) * PULL_TIMES);
+        let listed = succeed(&world, &["ps", "--filter", "name=victim", "--format", "json"]);
+        survived += listed.lines().count();
+        let removed = call(&world, &["rm", "-f", "victim"]);
+        assert!(removed.code == Some(0) || removed.stderr.contains("no task"), "{removed:?}");
+        // What is half pulled is finished now and then; else the next round begins where this one was killed.
         if round % 5 == 4 {
-            let answer = call(&world, &["run", "--rm", &name, "/bin/guest", "exit", "4"]);
-            assert_eq!(answer.code, Some(4), "round {round}: {answer:?}");
-            succeed(&world, &["rmi", &name]);
+            whole(round);
+        } else {
+            call(&world, &["rmi", "-f", &name]);
         }
     }
-    call(&world, &["rmi", &name]);
+    println!("{survived} of {ROUNDS} launches had come through");
+    settle(&watch);
     assert_eq!(succeed(&world, &["ps", "-a", "-q"]), "");
 }
 

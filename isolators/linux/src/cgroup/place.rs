@@ -194,10 +194,17 @@ impl Place {
 
     /// Removes what lies below, deepest first, and then the cgroup itself. Gone already is well.
     pub(super) fn remove(&self) -> Result<(), Errno> {
-        remove_children(self.directory.as_fd(), 0)?;
-        match unlinkat(&self.parent, &*self.name, AtFlags::REMOVEDIR) {
+        let remove = || match unlinkat(&self.parent, &*self.name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(errno),
+        };
+        // Most have nothing below them: looking first would cost more than the removal.
+        match remove() {
+            Err(Errno::BUSY | Errno::NOTEMPTY) => {
+                remove_children(self.directory.as_fd(), 0)?;
+                remove()
+            }
+            result => result,
         }
     }
 
