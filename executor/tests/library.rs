@@ -177,8 +177,8 @@ async fn dropped(directory: &Path) {
             launched.unwrap().remove(Force::Kill).await.unwrap();
         }
     }
-    // What was dropped is undone by worker threads and shims: wait until they have.
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    // What was dropped is undone by worker threads and shims: wait until they have, also on an emulated machine.
+    let deadline = std::time::Instant::now() + Duration::from_secs(90);
     let living = || std::fs::read_dir(directory.join("state/tasks")).unwrap().count();
     while living() > 0 && std::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
