@@ -65,7 +65,6 @@ const LAUNCH: (&str, &str) = ("cofferdam-runtime", "launch");
 const LIBRARY: (&str, &str) = ("cofferdam-executor", "library");
 const TASKS: (&str, &str) = ("cofferdam-tests", "tasks");
 const FAULTS: (&str, &str) = ("cofferdam-tests", "faults");
-const ATTACKS: (&str, &str) = ("cofferdam-tests", "security");
 const TOO_MANY: &str = "so many launches take minutes in emulation";
 const TOO_LARGE: &str = "unpacking Debian takes minutes in emulation";
 const SWEPT: &str = "its steps are also in the sweeps of limits and user_namespace, which run here";
@@ -77,7 +76,6 @@ const EXCLUDED: &[Exclusion] = &[
     without(TASKS, "images_of_other_programs_are_pulled_and_run", TOO_LARGE),
     without(TASKS, "curl_reaches_nginx_through_a_published_port", TOO_LARGE),
     without(TASKS, "a_run_killed_at_any_moment", TOO_MANY),
-    without(ATTACKS, "ex_01_no_program_is_reached_through_a_descriptor", TOO_MANY),
     without(FAULTS, "default", SWEPT),
     without(FAULTS, "hooks_and_bind", SWEPT),
     without(FAULTS, "joined_network", SWEPT),
