@@ -22,6 +22,9 @@ pub const HOOK_TIMEOUT_S: u64 = 120;
 /// How much of a hook's standard error is kept for the message, in bytes.
 const STDERR_MAX_BYTES: u64 = 64 << 10;
 
+/// How long the pipes of a hook that has ended are waited for: whoever it left behind may hold them for ever.
+const PIPES_MAX: Duration = Duration::from_millis(100);
+
 /// Runs every hook of a point in order; the first failure ends it. `inside` is a process whose namespaces they join.
 pub(crate) fn run(
     record: &Record,
@@ -120,9 +123,13 @@ fn spawn_inside(mut command: Command, process: &OwnedFd, flags: u64) -> Result<s
 
 fn attend(mut child: std::process::Child, state: Vec<u8>, timeout: Duration) -> Result<(), String> {
     let deadline = Instant::now() + timeout;
-    let mut stdin = child.stdin.take();
+    let stdin = child.stdin.take();
+    let (told, telling) = std::sync::mpsc::channel::<()>();
     // A hook need not read its state; one that is larger than a pipe must not hold us up.
-    std::thread::spawn(move || stdin.as_mut().map(|stdin| stdin.write_all(&state)));
+    std::thread::spawn(move || {
+        drop(stdin.map(|mut stdin| stdin.write_all(&state)));
+        drop(told);
+    });
     let stderr = child.stderr.take();
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -145,11 +152,12 @@ fn attend(mut child: std::process::Child, state: Vec<u8>, timeout: Duration) -> 
     if !ended {
         return Err(format!("did not end within {} s and was killed", timeout.as_secs()));
     }
+    // Both pipes are closed now, unless somebody inherited the hook's ends: that is waited for, but not for long.
+    let said = receiver.recv_timeout(PIPES_MAX).unwrap_or_default();
+    let _ = telling.recv_timeout(PIPES_MAX);
     if status.success() {
         return Ok(());
     }
-    // Whoever inherited the hook's standard error may keep it open: its words are waited for, but not for long.
-    let said = receiver.recv_timeout(Duration::from_millis(100)).unwrap_or_default();
     let how = status.code().map_or_else(
         || format!("killed by signal {}", status.signal().unwrap_or(0)),
         |code| format!("exit status {code}"),
