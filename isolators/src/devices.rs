@@ -26,8 +26,7 @@ const FIFO: u32 = 0o010_000;
 /// Nodes, links, terminal, standard descriptors.
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     if context.has_root() && !host_dev(context)? {
-        for (index, (name, major, minor)) in DEFAULTS.iter().enumerate() {
-            let _ = index;
+        for (name, major, minor) in DEFAULTS {
             node(
                 context,
                 builder,

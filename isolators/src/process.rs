@@ -141,7 +141,7 @@ impl Confinement<'_> {
             "/process/capabilities/bounding",
             Op::BoundCapabilities { keep: sets.bounding.bits() },
         );
-        let filter = self.filter(builder)?;
+        let filter = self.filter()?;
         let no_new_privileges = process.no_new_privileges().unwrap_or(false);
         // Without no-new-privileges only CAP_SYS_ADMIN may load a filter: then the ids change after it.
         let late_ids = filter.is_some() && !no_new_privileges;
@@ -215,7 +215,7 @@ impl Confinement<'_> {
         sets
     }
 
-    fn filter(&self, builder: &mut Builder) -> Result<Option<seccomp::Filter>, Refusal> {
+    fn filter(&self) -> Result<Option<seccomp::Filter>, Refusal> {
         let profile = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let Some(profile) = profile else { return Ok(None) };
         let filter = seccomp::compile(profile)
@@ -223,7 +223,6 @@ impl Confinement<'_> {
         if filter.notify.is_some() {
             return Err(Refusal::unsupported("/linux/seccomp/listenerPath", "seccomp notification"));
         }
-        let _ = builder;
         Ok(Some(filter))
     }
 

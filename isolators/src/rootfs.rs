@@ -31,7 +31,8 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
             if !shared {
                 builder.step(Stage::Enter, "/root/path", slave(tree));
             }
-            attach(context, builder, tree, path)
+            attach(builder, tree, path);
+            Ok(())
         }
         Rootfs::Overlay { lower, upper, work, onto } => overlay(context, builder, lower, upper, work, onto),
     }
@@ -53,11 +54,10 @@ fn bundle_root(context: &Context<'_>) -> Result<HostPath, Refusal> {
     HostPath::new(context.container.bundle.join(path), "/root/path")
 }
 
-fn attach(_context: &Context<'_>, builder: &mut Builder, tree: Slot, path: HostPath) -> Result<(), Refusal> {
+fn attach(builder: &mut Builder, tree: Slot, path: HostPath) {
     let onto = builder.slot("rootfs-directory");
     builder.step(Stage::Enter, "/root/path", Op::OpenDirectory { path, into: onto });
     builder.step(Stage::Enter, "/root/path", Op::AttachRoot { tree, onto });
-    Ok(())
 }
 
 fn overlay(
@@ -78,7 +78,8 @@ fn overlay(
             "/root/path",
             Op::Overlay { lower, upper, work, options: Vec::new(), into: tree },
         );
-        return attach(context, builder, tree, onto);
+        attach(builder, tree, onto);
+        return Ok(());
     }
     let layers = lower.iter().map(escaped).collect::<Vec<_>>().join(":");
     let data = format!("lowerdir={layers},upperdir={},workdir={}", escaped(&upper), escaped(&work));
