@@ -78,6 +78,10 @@ pub struct Joining<'a> {
     pub spec: &'a Spec,
     /// Its id.
     pub id: &'a ContainerId,
+    /// Its first process.
+    pub init_pid: i32,
+    /// Its bundle directory.
+    pub bundle: &'a std::path::Path,
     /// The process to start.
     pub process: &'a Process,
     /// As in [`Container`].

@@ -12,16 +12,23 @@
 //! exec
 //! ```
 
-use cofferdam_plan::{Builder, ContainerPath, HostFeatures, Namespace, Op, Refusal, Slot, Stage, Text};
+use cofferdam_plan::op::Handover;
+use cofferdam_plan::{
+    Builder, ContainerPath, HostFeatures, HostPath, Namespace, Op, Refusal, Slot, Stage, Text,
+};
 use oci_spec::runtime::{Process, Spec};
 
 use crate::capabilities::{CapSet, CapabilitySets};
 use crate::compile::{CONSOLE, Context, STDIO, gate};
-use crate::container::Joining;
+use crate::container::{Gate, Joining};
+use crate::seccomp::message::Identity;
 use crate::{rlimits, seccomp};
 
 /// Where a program is looked for when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// First kernel with SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV.
+const WAIT_KILLABLE_KERNEL: (u32, u32) = (5, 19);
 
 /// First descriptor after standard input, output and error.
 const FIRST_FREE: u32 = 3;
@@ -60,6 +67,12 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         host: context.host,
         own_user_namespace: context.membership.has(Namespace::User),
         preserve_fds: context.container.preserve_fds,
+        identity: Identity {
+            id: context.container.id,
+            bundle: context.container.bundle,
+            status: if context.container.gate == Gate::Open { "creating" } else { "created" },
+            init_pid: None,
+        },
     };
     confinement.plan(builder)
 }
@@ -97,6 +110,12 @@ pub fn plan_joining(
         host,
         own_user_namespace: user,
         preserve_fds: joining.preserve_fds,
+        identity: Identity {
+            id: joining.id,
+            bundle: joining.bundle,
+            status: "running",
+            init_pid: Some(joining.init_pid),
+        },
     };
     confinement.plan(builder)
 }
@@ -111,6 +130,7 @@ pub(crate) fn stdio(given: bool, builder: &mut Builder) {
 
 struct Confinement<'a> {
     spec: &'a Spec,
+    identity: Identity<'a>,
     process: &'a Process,
     host: &'a HostFeatures,
     own_user_namespace: bool,
@@ -150,7 +170,7 @@ impl Confinement<'_> {
         if late_ids {
             builder.step(Stage::Confine, "/process/args", program);
             builder.step(Stage::Exec, "every container", Op::ResetSignals);
-            self.load(filter, builder);
+            self.load(filter, builder)?;
             self.ids(stage, sets, builder)?;
         } else {
             self.ids(stage, sets, builder)?;
@@ -159,7 +179,7 @@ impl Confinement<'_> {
             }
             builder.step(Stage::Confine, "/process/args", program);
             builder.step(Stage::Exec, "every container", Op::ResetSignals);
-            self.load(filter, builder);
+            self.load(filter, builder)?;
         }
         self.exec(builder)
     }
@@ -220,17 +240,29 @@ impl Confinement<'_> {
         let Some(profile) = profile else { return Ok(None) };
         let filter = seccomp::compile(profile)
             .map_err(|error| Refusal::invalid(error.pointer(), error.to_string()))?;
-        if filter.notify.is_some() {
-            return Err(Refusal::unsupported("/linux/seccomp/listenerPath", "seccomp notification"));
+        if filter.flags & seccomp::WAIT_KILLABLE_RECV != 0 && self.host.kernel < WAIT_KILLABLE_KERNEL {
+            let problem = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs Linux 5.19";
+            return Err(Refusal::unsupported("/linux/seccomp/flags", problem));
         }
         Ok(Some(filter))
     }
 
-    fn load(&self, filter: Option<seccomp::Filter>, builder: &mut Builder) {
-        if let Some(filter) = filter {
-            let op = Op::LoadFilter { program: filter.program, flags: filter.flags };
-            builder.step(Stage::Exec, "/linux/seccomp", op);
-        }
+    fn load(&self, filter: Option<seccomp::Filter>, builder: &mut Builder) -> Result<(), Refusal> {
+        let Some(filter) = filter else { return Ok(()) };
+        let handover = match &filter.notify {
+            None => None,
+            Some(notify) => {
+                let pointer = "/linux/seccomp/listenerPath";
+                let path = HostPath::new(&notify.listener_path, pointer)?;
+                let socket = builder.slot("listener");
+                builder.step(Stage::Host, pointer, Op::ConnectListener { path, into: socket });
+                let message = self.identity.message(self.spec, &notify.listener_metadata)?;
+                Some(Handover { socket, message })
+            }
+        };
+        let op = Op::LoadFilter { program: filter.program, flags: filter.flags, handover };
+        builder.step(Stage::Exec, "/linux/seccomp", op);
+        Ok(())
     }
 
     fn ids(&self, stage: Stage, sets: CapabilitySets, builder: &mut Builder) -> Result<(), Refusal> {

@@ -16,6 +16,7 @@
 mod action;
 mod architecture;
 pub mod default;
+pub(crate) mod message;
 mod multiplex;
 mod program;
 mod rules;
@@ -139,6 +140,9 @@ mod flag {
     pub(super) const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 }
 
+/// SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, which newer kernels alone know.
+pub const WAIT_KILLABLE_RECV: u32 = flag::WAIT_KILLABLE_RECV;
+
 /// Compiles `profile` for the architecture this program runs on.
 ///
 /// # Errors
@@ -198,6 +202,13 @@ fn architectures(profile: &LinuxSeccomp, native: Architecture, skipped: &mut Ski
     known
 }
 
+/// Whether a profile asks a supervising process about some calls.
+#[must_use]
+pub fn notifies(profile: &LinuxSeccomp) -> bool {
+    let rules = profile.syscalls().as_deref().unwrap_or_default();
+    rules.iter().any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify)
+}
+
 /// TSYNC needs nothing: the filter is loaded by a process with one thread.
 fn flags(profile: &LinuxSeccomp, notifies: bool) -> u32 {
     let mut flags = if notifies { flag::NEW_LISTENER } else { 0 };
@@ -214,8 +225,9 @@ fn flags(profile: &LinuxSeccomp, notifies: bool) -> u32 {
     flags
 }
 
-/// Calls with which the child hands the listener to its parent, after the filter holds.
-const HANDOVER: [&str; 2] = ["write", "sendmsg"];
+/// Calls that the child needs between loading the filter and being rid of its own copy of the listener, and to say why it
+/// failed: stopped in one of them, nobody could go on.
+const HANDOVER: [&str; 3] = ["write", "sendmsg", "close"];
 
 fn notify(profile: &LinuxSeccomp) -> Result<Option<Notify>, Error> {
     if profile.default_action() == LinuxSeccompAction::ScmpActNotify {

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use cofferdam_isolators::capabilities::CapSet;
 use cofferdam_isolators::seccomp::{
-    Action, Architecture, Call, Filter, Instruction, compile_for, simulate, syscalls,
+    Action, Architecture, Call, Filter, Instruction, compile_for, default, simulate, syscalls,
 };
 use oci_spec::runtime::{
     LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
@@ -296,6 +297,62 @@ fn podmans_profile_gets_the_same_answers() {
         assert!(filter.program.len() <= theirs.len());
         cost(&filter.program, &theirs);
     }
+}
+
+/// Docker's default profile, for which engines' users pay with every system call: no call costs more than libseccomp's tree
+/// on average, and neither does any by the clock.
+#[test]
+fn dockers_default_profile_costs_no_more_than_with_libseccomp() {
+    let Some(oracle) = oracle() else { return };
+    let profile = default::profile(default::Style::Docker, CapSet::DEFAULT, Architecture::X86_64);
+    let filter = compile_for(&profile, Architecture::X86_64).unwrap();
+    let theirs = parse(&ask(oracle, &script(&profile)).unwrap());
+    println!("{} instructions, libseccomp {}", filter.program.len(), theirs.len());
+    cost(&filter.program, &theirs);
+    if !cfg!(target_arch = "x86_64") {
+        println!("skipped: needs x86-64, for which the filters are");
+        return;
+    }
+    // Calls whose answer depends on no argument are remembered by the kernel (Linux 5.11); that of personality is not.
+    for (name, call) in [("getppid", getppid as fn()), ("personality", personality)] {
+        let (bare, mine, other) =
+            (nanoseconds(&[], call), nanoseconds(&filter.program, call), nanoseconds(&theirs, call));
+        println!("{name}: {bare:.0} ns without a filter, {mine:.0} with ours, {other:.0} with libseccomp's");
+        // Twice, because the machine may be busy with something else; by instructions it is exact.
+        assert!(mine < 2.0 * other + 100.0, "{name}: {mine:.0} ns, libseccomp {other:.0}");
+    }
+}
+
+fn getppid() {
+    std::hint::black_box(rustix::process::getppid());
+}
+
+fn personality() {
+    const PER_QUERY: u32 = u32::MAX;
+    let _ = cofferdam_linux::process::set_personality(PER_QUERY);
+}
+
+/// What one call takes under a filter, in a thread of its own: the best of some rounds.
+fn nanoseconds(program: &[Instruction], call: fn()) -> f64 {
+    const ROUNDS: u32 = 20;
+    const CALLS: u32 = 5_000;
+    let filter: Vec<_> = program
+        .iter()
+        .map(|i| cofferdam_linux::seccomp::SockFilter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
+        .collect();
+    let measure = || {
+        if !filter.is_empty() {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            cofferdam_linux::seccomp::load(&filter, 0).unwrap();
+        }
+        let round = |_| {
+            let begin = std::time::Instant::now();
+            (0..CALLS).for_each(|_| call());
+            begin.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
+        };
+        (0..ROUNDS).map(round).fold(f64::INFINITY, f64::min)
+    };
+    std::thread::scope(|scope| scope.spawn(measure).join().unwrap())
 }
 
 /// Mean instructions per call over all native numbers: ours may not be above libseccomp's tree.

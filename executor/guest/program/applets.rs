@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
+use crate::guest::abi::{self, Abi};
 use crate::guest::signals::Blocked;
 use crate::guest::terminal;
 
@@ -124,6 +125,38 @@ pub(crate) fn sleep(arguments: &[String]) -> ExitCode {
             ExitCode::SUCCESS
         }
         None => complain(USAGE, "usage: sleep [SECONDS]"),
+    }
+}
+
+/// `parent native|compat|x32 [thread]`: asks for the parent's pid through one of the kernel's ABIs, in a thread if told so,
+/// and says what came of it; then that the process is still there.
+pub(crate) fn parent(arguments: &[String]) -> ExitCode {
+    let abi = match arguments.first().map(String::as_str) {
+        Some("native") => Abi::Native,
+        Some("compat") => Abi::Compat,
+        Some("x32") => Abi::X32,
+        _ => return complain(USAGE, "usage: parent native|compat|x32 [thread]"),
+    };
+    let ask = move || match abi::parent(abi) {
+        Ok(pid) => format!("parent {pid}"),
+        Err(errno) => format!("errno {errno}"),
+    };
+    let said = if arguments.len() < 2 { ask() } else { in_thread(ask) };
+    report(writeln!(io::stdout(), "{said}\nalive"))
+}
+
+/// What `ask` says in a thread of its own, which may be killed in the middle of it.
+fn in_thread(ask: impl FnOnce() -> String + Send + 'static) -> String {
+    let (send, receive) = std::sync::mpsc::channel();
+    thread::spawn(move || send.send(ask()));
+    // A killed thread drops nothing, so its end of the channel stays open: only its absence tells.
+    loop {
+        if let Ok(said) = receive.recv_timeout(Duration::from_millis(10)) {
+            return said;
+        }
+        if fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1) {
+            return "thread killed".to_owned();
+        }
     }
 }
 

@@ -19,7 +19,7 @@ type Applet = (&'static str, Run);
 type Run = fn(&[String]) -> ExitCode;
 
 /// Every part. `cofferdam_guest::APPLETS` lists the same names.
-const APPLETS: [Applet; 19] = [
+const APPLETS: [Applet; 20] = [
     ("args", applets::args),
     ("cat", applets::cat),
     ("connect", applets::connect),
@@ -33,6 +33,7 @@ const APPLETS: [Applet; 19] = [
     ("id", applets::id),
     ("init", init::run),
     ("listen", applets::listen),
+    ("parent", applets::parent),
     ("signals", applets::signals),
     ("sleep", applets::sleep),
     ("spin", applets::spin),

@@ -11,7 +11,7 @@ pub const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest"));
 /// The parts that [`PROGRAM`] can play, as its name (`argv[0]`) or as its first argument.
 pub const APPLETS: &[&str] = &[
     "args", "cat", "connect", "demo", "env", "exit", "false", "forks", "hog", "hold", "id", "init", "listen",
-    "signals", "sleep", "spin", "true", "tty", "write",
+    "parent", "signals", "sleep", "spin", "true", "tty", "write",
 ];
 
 /// The environment variable that tells `demo` which namespaces the host's own processes are in, so that it can tell whether

@@ -80,6 +80,8 @@ impl Runtime {
         let joining = Joining {
             spec: &record.spec,
             id: &container,
+            init_pid: record.pid,
+            bundle: &record.bundle,
             process: &exec.process,
             console: !matches!(exec.console, Console::None),
             stdio: matches!(exec.stdio, Stdio::Fds { .. }),

@@ -1,6 +1,7 @@
 //! start: open the gate. runtime-spec runtime.md, "Start".
 
 use cofferdam_apply::LateFailure;
+use cofferdam_isolators::seccomp;
 use cofferdam_plan::ContainerId;
 use cofferdam_plan::op::HookPoint;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -44,7 +45,13 @@ impl Runtime {
             .ok_or_else(|| Error::Conflict("cannot start a container that has stopped".into()))?;
         hooks::run(record, HookPoint::StartContainer, Status::Created, Some(&process))?;
         let knock = knock(locked)?;
-        let outcome = LateFailure::hear(&knock).map_err(system("waiting for the program"))?;
+        let profile = record.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let outcome = if profile.is_some_and(seccomp::notifies) {
+            LateFailure::hear_supervised(&knock)
+        } else {
+            LateFailure::hear(&knock)
+        };
+        let outcome = outcome.map_err(system("waiting for the program"))?;
         let _ = std::fs::remove_file(gate(&locked.directory));
         if let Some(failure) = outcome {
             return Err(late(record, failure));

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use cofferdam_linux::cgroup::{Cgroup, Layout};
-use cofferdam_linux::process::{Child, clone_child, set_namespace};
+use cofferdam_linux::process::{Child, clone_noted, set_namespace};
 use cofferdam_linux::report::Report;
 use cofferdam_plan::op::HookPoint;
 use cofferdam_plan::{Namespace, Op, Plan, Slot, Stage, Step};
@@ -202,10 +202,13 @@ impl Parent<'_> {
         };
         let parent_end = run.channel.as_raw_fd();
         let table = &mut run.table;
-        let child = clone_child(flags, cgroup.as_ref().map(AsFd::as_fd), || half.run(table, parent_end))
-            .map_err(plain);
-        // With it goes our copy of the child's end of the channel: from here on, its closing means the child's.
+        let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+        let pid = Some(half.report.pid());
+        let child = clone_noted(flags, cgroup, pid, || half.run(table, parent_end)).map_err(plain);
+        // With it goes our copy of the child's end of the channel: from here on, its closing means the child's. So with
+        // the table: whoever reads to the end of what the child sends must not wait for us.
         drop(half);
+        run.table.clear();
         if let Some(own) = own {
             set_namespace(own.as_fd(), Namespace::Pid.flag()).map_err(plain)?;
         }
@@ -221,7 +224,14 @@ fn waits(plan: &Plan) -> bool {
 fn outcome(plan: &Plan, run: &Run<'_>, report: &Report) -> Result<(), (usize, (Errno, Option<String>))> {
     let dead =
         || (usize::MAX, (Errno::CHILD, Some("the child process ended before it could say why".to_owned())));
+    let hands_over = plan.find(notifies).is_some();
+    if hands_over {
+        channel::set_patience(run.channel.as_fd(), channel::SUPERVISED_SECONDS)
+            .map_err(|errno| (usize::MAX, plain(errno)))?;
+    }
     match channel::hear(run.channel.as_fd()) {
+        // Somebody else decides when this exec returns.
+        Err(Errno::AGAIN) if hands_over && executed(plan, report) => Ok(()),
         Ok(Heard::Created) if waits(plan) => Ok(()),
         // End of file without a failure record: exec closed the channel, or the child was killed before it could write.
         Ok(Heard::Closed) if report.failure().is_none() && !waits(plan) && executed(plan, report) => Ok(()),
@@ -229,6 +239,11 @@ fn outcome(plan: &Plan, run: &Run<'_>, report: &Report) -> Result<(), (usize, (E
         Ok(_) => Err((usize::MAX, plain(Errno::PROTO))),
         Err(errno) => Err((usize::MAX, plain(errno))),
     }
+}
+
+/// Whether somebody supervises the system calls of the child.
+fn notifies(op: &Op) -> Option<()> {
+    matches!(op, Op::LoadFilter { handover: Some(_), .. }).then_some(())
 }
 
 /// Whether the child came as far as exec: the time stamp of that step is written just before the call.

@@ -34,6 +34,16 @@ pub(crate) fn hear(end: BorrowedFd<'_>) -> Result<Heard, Errno> {
     }
 }
 
+/// How long a process whose calls somebody supervises is waited for, in seconds: a supervisor that never answers must not
+/// stop whoever starts the container. What it does to the program after that is between the two.
+pub(crate) const SUPERVISED_SECONDS: u64 = 3;
+
+/// Lets waiting on this end be over after `seconds`, with `EAGAIN`.
+pub(crate) fn set_patience(end: BorrowedFd<'_>, seconds: u64) -> Result<(), Errno> {
+    let limit = std::time::Duration::from_secs(seconds);
+    rustix::net::sockopt::set_socket_timeout(end, rustix::net::sockopt::Timeout::Recv, Some(limit))
+}
+
 /// Sends one token. *Child-safe.*
 pub(crate) fn say(end: BorrowedFd<'_>, token: u8) -> Result<(), Errno> {
     // MSG_NOSIGNAL: the other side's death must arrive as EPIPE, never as a signal to an agent.
@@ -87,6 +97,16 @@ impl LateFailure {
         message[4..8].copy_from_slice(&self.errno.raw_os_error().to_le_bytes());
         message[8..].copy_from_slice(&self.detail.to_le_bytes());
         let _ = write(gate, &message);
+    }
+
+    /// As [`LateFailure::hear`], of a process whose system calls somebody supervises: after a few seconds its program
+    /// counts as executed, since it is somebody else who decides when.
+    pub fn hear_supervised(gate: impl AsFd) -> Result<Option<Self>, Errno> {
+        set_patience(gate.as_fd(), SUPERVISED_SECONDS)?;
+        match Self::hear(gate) {
+            Err(Errno::AGAIN) => Ok(None),
+            result => result,
+        }
     }
 
     /// Waits until the process behind the gate has executed its program (`None`) or says why it could not.

@@ -10,13 +10,17 @@ mod gate;
 mod mounts;
 mod nodes;
 
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use cofferdam_linux::process::{Vector, exit_now};
 use cofferdam_linux::report::Report;
 use cofferdam_linux::seccomp::SockFilter;
-use cofferdam_plan::{Op, Plan, Slot};
+use cofferdam_plan::op::Handover;
+use cofferdam_plan::{Op, Plan, Slot, Text};
 use rustix::io::Errno;
+use rustix::path::DecInt;
 
 use crate::applied::{Fault, now};
 use crate::channel::LateFailure;
@@ -63,7 +67,7 @@ impl Table {
 /// The child's half of a plan, prepared before the clone.
 pub(crate) struct Half<'a> {
     plan: &'a Plan,
-    report: &'a Report,
+    pub(crate) report: &'a Report,
     channel: Option<OwnedFd>,
     fault: Option<Fault>,
     arguments: Vector,
@@ -75,6 +79,8 @@ pub(crate) struct Half<'a> {
     mask_attached: bool,
     /// Where `start` waits for the outcome.
     knock: Option<OwnedFd>,
+    /// Who takes the filter's notifications.
+    listener: Option<OwnedFd>,
     detail: i32,
 }
 
@@ -120,6 +126,7 @@ impl<'a> Half<'a> {
             program: None,
             mask_attached: false,
             knock: None,
+            listener: None,
             detail: 0,
         }
     }
@@ -161,8 +168,8 @@ impl<'a> Half<'a> {
     }
 
     /// The descriptors that stay open until exec closes them.
-    fn kept(&self) -> [RawFd; 2] {
-        [&self.channel, &self.knock].map(|fd| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd))
+    fn kept(&self) -> [RawFd; 3] {
+        [&self.channel, &self.knock, &self.listener].map(|fd| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd))
     }
 
     fn step(&mut self, table: &mut Table, index: usize, op: &Op) -> Result<(), Errno> {
@@ -197,11 +204,14 @@ impl<'a> Half<'a> {
                     Op::WaitStart { gate } => Some(*gate),
                     _ => None,
                 });
-                let gate = gate.and_then(|slot| table.take(slot).ok());
+                self.knock = gate.and_then(|slot| table.take(slot).ok()).or(self.knock.take());
+                let listener = self.plan.find(|op| match op {
+                    Op::LoadFilter { handover: Some(handover), .. } => Some(handover.socket),
+                    _ => None,
+                });
+                self.listener = listener.and_then(|slot| table.take(slot).ok());
                 table.clear();
-                let [channel, knock] = self.kept();
-                let kept = [channel, knock, gate.as_ref().map_or(-1, AsRawFd::as_raw_fd)];
-                self.knock = gate.or(self.knock.take());
+                let kept = self.kept();
                 // The preserved range may hold descriptors of ours too, where the caller has left holes.
                 cofferdam_linux::process::close_marked(3, *first, kept);
                 cofferdam_linux::process::close_all_from(*first, kept)
@@ -211,9 +221,12 @@ impl<'a> Half<'a> {
                 self.program = Some((index, found));
                 Ok(())
             }
-            Op::LoadFilter { flags, .. } => {
+            Op::LoadFilter { flags, handover, .. } => {
                 let filter = self.filters.iter().find(|(at, _)| *at == index).ok_or(Errno::INVAL)?;
-                cofferdam_linux::seccomp::load(&filter.1, *flags).map(drop)
+                match (cofferdam_linux::seccomp::load(&filter.1, *flags)?, handover) {
+                    (Some(notifications), Some(handover)) => self.hand_over(notifications, &handover.message),
+                    _ => Ok(()),
+                }
             }
             Op::WaitStart { .. } => {
                 let gate = self.knock.take().ok_or(Errno::BADF)?;
@@ -225,6 +238,20 @@ impl<'a> Half<'a> {
             Op::Exec { .. } => Err(self.exec(index)),
             _ => enter::run(table, op).unwrap_or_else(|| confine::run(op)),
         }
+    }
+
+    /// Gives the filter's notifications away and keeps nothing of them: from here on this process may be stopped in any
+    /// call, and must not be the one who could answer.
+    fn hand_over(&mut self, notifications: OwnedFd, message: &[Text]) -> Result<(), Errno> {
+        let socket = self.listener.take().ok_or(Errno::BADF)?;
+        let pid = DecInt::new(self.report.pid().load(Ordering::Relaxed));
+        let mut parts = [IoSlice::new(&[]); 2 * Handover::PARTS];
+        for (pair, part) in parts.chunks_exact_mut(2).zip(message) {
+            pair.copy_from_slice(&[IoSlice::new(pid.as_bytes()), IoSlice::new(part.as_c_str().to_bytes())]);
+        }
+        // The pid is between the parts, not before the first.
+        let parts = parts.get(1..2 * message.len()).ok_or(Errno::INVAL)?;
+        cofferdam_linux::terminal::send_descriptor_with(socket.as_fd(), parts, notifications.as_fd())
     }
 
     fn exec(&mut self, index: usize) -> Errno {

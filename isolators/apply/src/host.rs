@@ -7,7 +7,9 @@ use cofferdam_plan::{HostPath, Namespace, Op};
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with, sockopt,
+};
 
 use crate::applied::Run;
 
@@ -42,6 +44,10 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
         Op::FilterDevices { program } => {
             let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
             cgroup.filter_devices(program).map_err(cgroup_words)?;
+        }
+        Op::ConnectListener { path, into } => {
+            let socket = connect_listener(path)?;
+            run.table.set(*into, socket);
         }
         Op::ListenGate { path, into } => {
             let socket = listen_gate(path)?;
@@ -101,6 +107,25 @@ fn listen_gate(path: &HostPath) -> Result<OwnedFd, (Errno, Option<String>)> {
     let (_directory, address) = gate_address(path.as_path()).map_err(plain)?;
     bind(&socket, &address).map_err(plain)?;
     listen(&socket, 1).map_err(plain)?;
+    Ok(socket)
+}
+
+/// How long whoever supervises system calls may take to accept a connection, and later to take the descriptor, in seconds.
+/// They answer in microseconds or are stuck; a container that waits for them for ever could not even be deleted by name.
+const LISTENER_SECONDS: u64 = 5;
+
+fn connect_listener(path: &HostPath) -> Result<OwnedFd, (Errno, Option<String>)> {
+    let failed = |errno| match errno {
+        // What SO_SNDTIMEO makes of a full backlog.
+        Errno::AGAIN => (Errno::TIMEDOUT, Some(format!("nobody accepted on {path} in {LISTENER_SECONDS} s"))),
+        errno => plain(errno),
+    };
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(plain)?;
+    let limit = std::time::Duration::from_secs(LISTENER_SECONDS);
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(limit)).map_err(plain)?;
+    let (_directory, address) = gate_address(path.as_path()).map_err(plain)?;
+    connect(&socket, &address).map_err(failed)?;
     Ok(socket)
 }
 

@@ -32,6 +32,7 @@ struct CloneArgs {
 }
 
 const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_PARENT_SETTID: u64 = 0x0010_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -46,6 +47,17 @@ pub fn clone_child(
     cgroup: Option<BorrowedFd<'_>>,
     body: impl FnOnce() -> i32,
 ) -> Result<Child, Errno> {
+    clone_noted(flags, cgroup, None, body)
+}
+
+/// As [`clone_child`], and the child's pid as the caller sees it is in `pid` before the child runs: in memory that both
+/// share, the child can tell others who it is.
+pub fn clone_noted(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    pid: Option<&std::sync::atomic::AtomicI32>,
+    body: impl FnOnce() -> i32,
+) -> Result<Child, Errno> {
     let mut pidfd: i32 = -1;
     let mut args = CloneArgs {
         flags: flags | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
@@ -57,8 +69,13 @@ pub fn clone_child(
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
+    if let Some(pid) = pid {
+        args.flags |= CLONE_PARENT_SETTID;
+        args.parent_tid = pid.as_ptr() as u64;
+    }
     let mask = crate::signal::block_all();
-    // SAFETY: `args` is a valid, live clone_args of the size given, and `pidfd` outlives the call. Without CLONE_VM the
+    // SAFETY: `args` is a valid, live clone_args of the size given, and `pidfd` and `pid`, an i32 that only atomics touch,
+    // outlive the call. Without CLONE_VM the
     // child has its own copy of this address space and returns here on its own copy of this stack.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     if result == 0 {

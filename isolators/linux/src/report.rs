@@ -15,6 +15,8 @@ struct Header {
     failed_step: AtomicU64,
     errno: AtomicI32,
     detail: AtomicI32,
+    pid: AtomicI32,
+    _padding: u32,
 }
 
 /// What went wrong in the child.
@@ -68,7 +70,7 @@ impl Report {
     }
 
     fn records(&self) -> &[AtomicU64] {
-        // SAFETY: `steps` records fit behind the header by construction, aligned to 8 because the header's size is 16;
+        // SAFETY: `steps` records fit behind the header by construction, aligned to 8 because the header's size is 24;
         // zero-filled memory is a valid AtomicU64.
         unsafe {
             let first = self.memory.as_ptr().add(size_of::<Header>()).cast();
@@ -88,6 +90,11 @@ impl Report {
         self.header().errno.store(errno.raw_os_error(), Ordering::Relaxed);
         self.header().detail.store(detail, Ordering::Relaxed);
         self.header().failed_step.store(step as u64, Ordering::Release);
+    }
+
+    /// The place for the child's pid, which the clone fills in.
+    pub fn pid(&self) -> &AtomicI32 {
+        &self.header().pid
     }
 
     /// When `step` was done, 0 if it was not.

@@ -1,6 +1,6 @@
-//! Loading a seccomp filter, seccomp(2).
+//! Loading a seccomp filter, seccomp(2), and supervising one, seccomp_unotify(2).
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -39,6 +39,70 @@ pub fn load(filter: &[SockFilter], flags: u32) -> Result<Option<OwnedFd>, Errno>
     })?;
     // SAFETY: with NEW_LISTENER the result is a fresh descriptor that nobody else owns.
     Ok((flags & NEW_LISTENER != 0).then(|| unsafe { OwnedFd::from_raw_fd(result as i32) }))
+}
+
+/// A call that waits for an answer, `struct seccomp_notif`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Notification {
+    /// Names the call in the answer.
+    pub id: u64,
+    /// The calling thread, as the receiver sees it.
+    pub pid: u32,
+    /// None are known.
+    pub flags: u32,
+    /// The call's number.
+    pub number: i32,
+    /// Its ABI, `AUDIT_ARCH_*`.
+    pub architecture: u32,
+    /// Where the calling instruction lies.
+    pub instruction_pointer: u64,
+    /// Its arguments. Memory that they point to may change at any time: nothing must be decided by it.
+    pub arguments: [u64; 6],
+}
+
+/// What a waiting call is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// This result, without the kernel's doing anything.
+    Value(i64),
+    /// This error.
+    Error(Errno),
+    /// The kernel is to do it after all (Linux 5.5).
+    Continue,
+}
+
+/// `struct seccomp_notif_resp`.
+#[repr(C)]
+struct Response {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+/// Waits for the next call of the processes behind a notify descriptor. `ENOENT`: its caller was killed meanwhile.
+/// seccomp_unotify(2), Linux 5.0.
+pub fn receive(listener: BorrowedFd<'_>) -> Result<Notification, Errno> {
+    const RECEIVE: libc::c_ulong = 0xc050_2100;
+    let mut notification = Notification::default();
+    // SAFETY: the kernel writes one struct seccomp_notif, which `Notification` is laid out as, into the zeroed local.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, listener.as_raw_fd(), RECEIVE, &raw mut notification) })?;
+    Ok(notification)
+}
+
+/// Answers a call that [`receive`] gave.
+pub fn answer(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Result<(), Errno> {
+    const SEND: libc::c_ulong = 0xc018_2101;
+    const CONTINUE: u32 = 1;
+    let mut response = Response { id, value: 0, error: 0, flags: 0 };
+    match answer {
+        Answer::Value(value) => response.value = value,
+        Answer::Error(errno) => response.error = -errno.raw_os_error(),
+        Answer::Continue => response.flags = CONTINUE,
+    }
+    // SAFETY: the kernel reads one struct seccomp_notif_resp, which `Response` is laid out as, from the live local.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, listener.as_raw_fd(), SEND, &raw mut response) }).map(drop)
 }
 
 #[cfg(test)]

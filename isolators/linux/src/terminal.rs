@@ -31,13 +31,28 @@ pub fn send_descriptor(
     message: &[u8],
     descriptor: BorrowedFd<'_>,
 ) -> Result<(), Errno> {
+    send_descriptor_with(socket, &[IoSlice::new(message)], descriptor)
+}
+
+/// Sends a descriptor with a message in parts, as one. A socket with a send timeout (SO_SNDTIMEO) gives `ETIMEDOUT` when
+/// the other side does not take all of it in time. *Child-safe.*
+pub fn send_descriptor_with(
+    socket: BorrowedFd<'_>,
+    message: &[IoSlice<'_>],
+    descriptor: BorrowedFd<'_>,
+) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let descriptors = [descriptor];
     if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(Errno::NOBUFS);
     }
-    sendmsg(socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL).map(drop)
+    let length: usize = message.iter().map(|part| part.len()).sum();
+    match sendmsg(socket, message, &mut control, SendFlags::NOSIGNAL) {
+        Ok(sent) if sent == length => Ok(()),
+        Ok(_) | Err(Errno::AGAIN) => Err(Errno::TIMEDOUT),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Receives one descriptor and the bytes that came with it; the number of bytes is returned.

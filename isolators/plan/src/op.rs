@@ -240,6 +240,20 @@ pub struct Instruction {
     pub k: u32,
 }
 
+/// How the child hands the descriptor of its filter's notifications over: in one `sendmsg`, with this message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handover {
+    /// The connected socket.
+    pub socket: Slot,
+    /// The message; the child's pid, which only the clone tells, goes between the parts. At most [`Handover::PARTS`].
+    pub message: Vec<Text>,
+}
+
+impl Handover {
+    /// Most parts of a message.
+    pub const PARTS: usize = 3;
+}
+
 /// One write to a cgroup file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupWrite {
@@ -301,6 +315,8 @@ pub enum Op {
     WriteCgroup(CgroupWrite),
     /// Attach the device program to the v2 cgroup. `bpf(BPF_PROG_LOAD)`, `bpf(BPF_PROG_ATTACH)`
     FilterDevices { program: Vec<u64> },
+    /// Connect to whoever supervises the container's system calls. `socket`, `connect`
+    ConnectListener { path: HostPath, into: Slot },
     /// Make the socket on which `start` will knock. `socket`, `bind`, `listen`
     ListenGate { path: HostPath, into: Slot },
 
@@ -459,7 +475,7 @@ pub enum Op {
     /// Put the signal dispositions and the mask back to their defaults. `rt_sigaction`, `rt_sigprocmask`
     ResetSignals,
     /// `seccomp(SECCOMP_SET_MODE_FILTER)`
-    LoadFilter { program: Vec<Instruction>, flags: u32 },
+    LoadFilter { program: Vec<Instruction>, flags: u32, handover: Option<Handover> },
 
     // ---- gate, exec
     /// Tell the parent that the container is created, and wait for `start`.
@@ -474,7 +490,9 @@ impl Op {
     pub fn undo(&self) -> Undo {
         use Op::*;
         match self {
-            CloneTree { .. } | OpenNamespace { .. } => Undo::Nothing("a descriptor, closed with its table"),
+            CloneTree { .. } | OpenNamespace { .. } | ConnectListener { .. } => {
+                Undo::Nothing("a descriptor, closed with its table")
+            }
             CreateCgroup { .. } => Undo::RemoveCgroup,
             OpenCgroup { .. } => Undo::Nothing("the cgroup belongs to the container"),
             WriteCgroup(_) | FilterDevices { .. } => Undo::Nothing("goes with the cgroup"),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::op::{FilesystemOption, Op, Slot};
-use crate::path::HostPath;
+use crate::path::{HostPath, Text};
 use crate::plan::Plan;
 
 impl Plan {
@@ -148,9 +148,16 @@ impl Plan {
             FindProgram { name, candidates } => format!("find-program {name} among {}", list(candidates)),
             CloseDescriptors { first } => format!("close-descriptors from {first}"),
             ResetSignals => "reset-signals".into(),
-            LoadFilter { program, flags } => {
-                format!("load-filter {} instructions flags={flags:#x}", program.len())
+            LoadFilter { program, flags, handover } => {
+                let mut line = format!("load-filter {} instructions flags={flags:#x}", program.len());
+                if let Some(handover) = handover {
+                    let message =
+                        handover.message.iter().map(Text::to_string).collect::<Vec<_>>().join("PID");
+                    let _ = write!(line, " handed to {} with {message}", n(&handover.socket));
+                }
+                line
             }
+            ConnectListener { path, into } => format!("connect-listener {} <- {path}", n(into)),
             WaitStart { gate } => format!("wait-start {}", n(gate)),
             Exec { arguments, environment } => {
                 format!("exec {} with {} variables", list(arguments), environment.len())
