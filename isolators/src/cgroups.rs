@@ -45,7 +45,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
 }
 
 /// What the translation has to know of the host.
-fn translation_host(host: &HostFeatures) -> cgroup::Host {
+pub(crate) fn translation_host(host: &HostFeatures) -> cgroup::Host {
     cgroup::Host {
         controllers: Controllers::from(&host.cgroups),
         cpus: CpuList::parse(&host.online_cpus).ok(),
@@ -62,15 +62,6 @@ fn limits(host: &HostFeatures, resources: &LinuxResources, builder: &mut Builder
         builder.step(Stage::Host, write.why.as_str(), Op::WriteCgroup(write.into()));
     }
     Ok(())
-}
-
-/// The writes of an update to a container that runs, with what must not be exceeded already.
-pub fn plan_update(
-    host: &HostFeatures,
-    resources: &LinuxResources,
-    memory_and_swap_bytes: Option<u64>,
-) -> Result<cgroup::Translation, Refusal> {
-    cgroup::translate(resources, &translation_host(host), Occasion::Update { memory_and_swap_bytes })
 }
 
 /// Everything is denied but the listed devices and the default ones.

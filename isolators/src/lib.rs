@@ -22,6 +22,7 @@ pub mod rlimits;
 pub mod rootfs;
 pub mod seccomp;
 pub mod sysctl;
+pub mod update;
 
 pub use compile::{compile, compile_joining};
 pub use container::{CgroupManager, Container, Gate, Joining, Rootfs};

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
+use crate::update::UpdateArguments;
+
 /// Options before the command.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Global {
@@ -60,6 +62,7 @@ pub(crate) enum Command {
     Delete { id: String, force: bool },
     Pause { id: String },
     Resume { id: String },
+    Update(UpdateArguments),
     Ps { id: String, json: bool },
     List { json: bool, quiet: bool },
     Spec { bundle: Option<PathBuf> },
@@ -79,6 +82,7 @@ pub(crate) struct Invocation {
 struct Said {
     create: CreateArguments,
     exec: ExecArguments,
+    update: UpdateArguments,
     all: bool,
     force: bool,
     quiet: bool,
@@ -152,6 +156,7 @@ fn long_name(letter: char, command: Option<&str>) -> Option<&'static str> {
         ('e', _) => "env",
         ('u', _) => "user",
         ('p', _) => "process",
+        ('r', Some("update")) => "resources",
         _ => return None,
     })
 }
@@ -191,6 +196,7 @@ fn command_option(said: &mut Said, option: &str, parser: &mut lexopt::Parser) ->
         "force" => said.force = true,
         "quiet" => said.quiet = true,
         "format" => said.json = parser.value()? == "json",
+        other if crate::update::takes(other) => said.update.set(other, parser.value()?.string()?),
         other => return Err(Long(other).unexpected()),
     }
     Ok(())
@@ -215,6 +221,7 @@ fn command(name: &str, mut said: Said) -> Result<Command, lexopt::Error> {
         "delete" => Command::Delete { id: id()?, force: said.force },
         "pause" => Command::Pause { id: id()? },
         "resume" => Command::Resume { id: id()? },
+        "update" => Command::Update(UpdateArguments { id: id()?, ..said.update }),
         "ps" => Command::Ps {
             id: words.first().cloned().ok_or_else(|| wrong("a minimum of 1 argument"))?,
             json: said.json,

@@ -9,6 +9,7 @@ use cofferdam_runtime::{
 
 use crate::arguments::{Command, CreateArguments, ExecArguments, Global, Invocation};
 use crate::log::Log;
+use crate::update::UpdateArguments;
 use crate::wait;
 
 /// Exit status and message of a failure.
@@ -46,6 +47,7 @@ pub(crate) fn run(invocation: Invocation, log: &Log) -> Result<i32, Failed> {
         }
         Command::Pause { id } => runtime()?.pause(&parse(&id)?).map(|()| 0).map_err(failed),
         Command::Resume { id } => runtime()?.resume(&parse(&id)?).map(|()| 0).map_err(failed),
+        Command::Update(arguments) => update(&runtime()?, &arguments, log),
         Command::Ps { id, json } => ps(&runtime()?, &id, json),
         Command::List { json, quiet } => list(&runtime()?, json, quiet),
         Command::Exec(arguments) => exec(&runtime()?, arguments, log)
@@ -169,6 +171,13 @@ fn process(
     Ok(process)
 }
 
+fn update(runtime: &Runtime, arguments: &UpdateArguments, log: &Log) -> Result<i32, Failed> {
+    let (resources, ignored) = arguments.change().map_err(|words| (1, words))?;
+    let warnings = runtime.update(&parse(&arguments.id)?, &resources).map_err(failed)?;
+    ignored.iter().chain(&warnings).for_each(|warning| log.warning(warning));
+    Ok(0)
+}
+
 fn state(runtime: &Runtime, id: &str) -> Result<i32, Failed> {
     let state = runtime.state(&parse(id)?).map_err(failed)?;
     println!("{}", serde_json::to_string_pretty(&state).map_err(|error| (1, error.to_string()))?);
@@ -237,6 +246,7 @@ Commands:
   ps      [--format table|json] ID
   pause   ID
   resume  ID
+  update  [--resources FILE|-] [--memory BYTES] [--cpu-quota US] [--pids-limit N] ... ID
   spec    [-b BUNDLE]
   plan    [-b BUNDLE] [ID]    print the steps that create would take
 ";

@@ -3,6 +3,7 @@
 mod arguments;
 mod commands;
 mod log;
+mod update;
 mod wait;
 
 use arguments::{Command, Invocation};

@@ -64,6 +64,9 @@ pub enum Error {
     /// A step failed; everything before it was undone.
     #[error("unable to start container process: {0}")]
     Step(#[from] Box<Failure>),
+    /// A step of an update failed; everything before it was taken back.
+    #[error("unable to update the container: {0}")]
+    Change(Box<Failure>),
     /// A step after the gate failed: the container is stopped.
     #[error("unable to start container process: {description}: {}", in_words(failure.errno))]
     Late {
@@ -141,7 +144,7 @@ impl Error {
             Self::Refused(_) => Kind::Unsupported,
             Self::Program { denied: true, .. } => Kind::Denied,
             Self::Program { .. } => Kind::NotFound,
-            Self::Step(failure) => of(failure.errno),
+            Self::Step(failure) | Self::Change(failure) => of(failure.errno),
             Self::Late { failure, .. } => of(failure.errno),
             Self::Conflict(_) | Self::StillRunning { .. } => Kind::Conflict,
             Self::Hook { .. } | Self::StateFile { .. } => Kind::Internal,

@@ -31,6 +31,7 @@ pub mod runtime;
 pub mod signals;
 pub mod start;
 pub mod state;
+pub mod update;
 
 pub use cofferdam_apply::{Fault, StepTime};
 pub use cofferdam_isolators::{CgroupManager, Rootfs};
@@ -39,7 +40,7 @@ pub use create::{Console, Create, Created, Stdio};
 pub use error::{Error, Kind};
 pub use exec::{Exec, Executed};
 pub use explain::explain;
-pub use oci_spec::runtime::{Process, Spec};
+pub use oci_spec::runtime::{LinuxResources, Process, Spec};
 pub use runtime::{Options, Runtime};
 pub use state::{State, Status, now_rfc3339};
 

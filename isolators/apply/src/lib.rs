@@ -16,6 +16,7 @@
 
 mod applied;
 mod attach;
+mod change;
 mod channel;
 pub mod child;
 mod error;
@@ -24,5 +25,6 @@ pub mod probe;
 mod undo;
 
 pub use applied::{Applied, Attendant, Fault, Inputs, Progress, StepTime, apply};
+pub use change::{Changed, change};
 pub use channel::LateFailure;
 pub use error::{Failure, in_words};

@@ -18,7 +18,8 @@ pub(crate) fn undo(
     let mut left = Vec::new();
     for step in done.iter().rev().filter_map(|index| plan.steps.get(*index)) {
         let result = match step.op.undo() {
-            Undo::Nothing(_) => Ok(()),
+            // What changes a cgroup in use is undone where what it held was read, in `change`.
+            Undo::Nothing(_) | Undo::RestoreCgroupFile | Undo::ReplaceDevices(_) => Ok(()),
             Undo::KillChild => {
                 child.map_or(Ok(()), kill).map_err(|error| format!("the child process: {error}"))
             }

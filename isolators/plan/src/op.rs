@@ -267,6 +267,26 @@ pub struct CgroupWrite {
     pub optional: bool,
 }
 
+/// Other device rules for a cgroup, and those that it had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // both are whole sets of rules
+pub enum DeviceChange {
+    /// Version 2: a program takes the place of another, in one step.
+    Program { now: Vec<u64>, before: Vec<u64> },
+    /// Version 1: writes to the list.
+    List { now: Vec<CgroupWrite>, before: Vec<CgroupWrite> },
+}
+
+impl DeviceChange {
+    /// The way back.
+    pub fn reversed(&self) -> Self {
+        match self.clone() {
+            Self::Program { now, before } => Self::Program { now: before, before: now },
+            Self::List { now, before } => Self::List { now: before, before: now },
+        }
+    }
+}
+
 /// When a hook runs, runtime-spec config.md, POSIX-platform hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // the specification's own names
@@ -313,6 +333,10 @@ pub enum Op {
     OpenCgroup { path: String },
     /// Write one cgroup file.
     WriteCgroup(CgroupWrite),
+    /// Write one file of a cgroup in use, having read what it held.
+    ChangeCgroup(CgroupWrite),
+    /// Give a cgroup in use other device rules. `bpf(BPF_PROG_ATTACH)` with `BPF_F_REPLACE`, or writes to the list
+    ReplaceDevices(DeviceChange),
     /// Attach the device program to the v2 cgroup. `bpf(BPF_PROG_LOAD)`, `bpf(BPF_PROG_ATTACH)`
     FilterDevices { program: Vec<u64> },
     /// Connect to whoever supervises the container's system calls. `socket`, `connect`
@@ -496,6 +520,8 @@ impl Op {
             CreateCgroup { .. } => Undo::RemoveCgroup,
             OpenCgroup { .. } => Undo::Nothing("the cgroup belongs to the container"),
             WriteCgroup(_) | FilterDevices { .. } => Undo::Nothing("goes with the cgroup"),
+            ChangeCgroup(_) => Undo::RestoreCgroupFile,
+            ReplaceDevices(change) => Undo::ReplaceDevices(change.reversed()),
             ListenGate { path, .. } => Undo::RemoveFile(path.clone()),
             Clone { .. } => Undo::KillChild,
             MapIds { .. } | AttachCgroup | AdjustOomScore { .. } | Release(_) | Await(_) => {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::op::{FilesystemOption, Op, Slot};
+use crate::op::{CgroupWrite, DeviceChange, FilesystemOption, Op, Slot};
 use crate::path::{HostPath, Text};
 use crate::plan::Plan;
 
@@ -36,15 +36,23 @@ impl Plan {
             }
             CreateCgroup { path } => format!("create-cgroup {path}"),
             OpenCgroup { path } => format!("open-cgroup {path}"),
-            WriteCgroup(w) => {
+            WriteCgroup(w) | ChangeCgroup(w) => {
+                let verb = if matches!(op, ChangeCgroup(_)) { "change" } else { "write" };
                 let dot = if w.controller.is_empty() { "" } else { ":" };
                 format!(
-                    "write-cgroup {}{dot}{} {:?}{}",
+                    "{verb}-cgroup {}{dot}{} {:?}{}",
                     w.controller,
                     w.file,
                     w.value,
                     flag(w.optional, " optional")
                 )
+            }
+            ReplaceDevices(DeviceChange::Program { now, .. }) => {
+                format!("replace-devices {} instructions", now.len())
+            }
+            ReplaceDevices(DeviceChange::List { now, .. }) => {
+                let line = |w: &CgroupWrite| format!("{} {:?}", w.file, w.value);
+                format!("replace-devices [{}]", now.iter().map(line).collect::<Vec<_>>().join(", "))
             }
             FilterDevices { program } => format!("filter-devices {} instructions", program.len()),
             ListenGate { path, into } => format!("listen-gate {} <- {path}", n(into)),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::op::Op;
+use crate::op::{DeviceChange, Op};
 use crate::path::HostPath;
 
 /// Where and when a step runs.
@@ -64,6 +64,10 @@ pub enum Undo {
     RemoveCgroup,
     /// Remove a file that the step made.
     RemoveFile(HostPath),
+    /// Write what the file held before.
+    RestoreCgroupFile,
+    /// Put other device rules in force.
+    ReplaceDevices(DeviceChange),
     /// Kill and reap the child; its namespaces go with it.
     KillChild,
 }

@@ -13,7 +13,7 @@ use super::{Occasion, Writer, invalid, unsupported};
 pub(super) fn needs_cpu(cpu: &LinuxCpu) -> bool {
     set(cpu.shares())
         || set(cpu.period())
-        || set(cpu.burst())
+        || cpu.burst().is_some()
         || cpu.quota().is_some_and(|quota| quota != 0)
         || cpu.idle().is_some()
         || cpu.realtime_runtime().is_some_and(|runtime| runtime != 0)
@@ -51,7 +51,7 @@ pub(super) fn cpu(out: &mut Writer<'_>, cpu: &LinuxCpu) -> Result<(), Refusal> {
     if let Some(quota) = quota {
         out.put("cpu", "cpu.cfs_quota_us", quota.max(-1), "/cpu/quota");
     }
-    if let Some(burst) = cpu.burst().filter(|burst| *burst != 0) {
+    if let Some(burst) = cpu.burst().filter(|burst| *burst != 0 || out.occasion != Occasion::Create) {
         out.put("cpu", "cpu.cfs_burst_us", burst, "/cpu/burst");
     }
     if cpu.idle() == Some(1) {

@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory,
 use super::v1::{
     check_cpu, checked_weight, cpuset_writes, device_number, page_size, throttles, weight_device_number,
 };
-use super::{Writer, at, invalid, unsupported};
+use super::{Occasion, Writer, at, invalid, unsupported};
 
 /// Every write of this file goes to the one tree.
 const TREE: &str = "";
@@ -36,7 +36,7 @@ pub(super) fn cpu(out: &mut Writer<'_>, cpu: &LinuxCpu) -> Result<(), Refusal> {
         let pointer = if cpu.quota().is_some() { "/cpu/quota" } else { "/cpu/period" };
         out.put(TREE, "cpu.max", format!("{quota} {period}"), pointer);
     }
-    if let Some(burst) = cpu.burst().filter(|burst| *burst != 0) {
+    if let Some(burst) = cpu.burst().filter(|burst| *burst != 0 || out.occasion != Occasion::Create) {
         out.put(TREE, "cpu.max.burst", burst, "/cpu/burst");
     }
     if cpu.idle() == Some(1) {
