@@ -1,5 +1,10 @@
-//! The container's cgroup: made and limited before the process exists, joined before anything of the container runs.
+//! The container's cgroup: made, limited and joined before anything of the container runs.
 //! runtime-spec config-linux.md, "Control groups".
+//!
+//! On version 2 it is made before the process, which is cloned straight into it. On version 1 one is made in each of a dozen
+//! hierarchies, which takes as long as the mounts do: there the parent makes and limits them while the child, which is still
+//! ours, builds its mounts, and the child waits for them before its cgroup namespace. A container without that namespace that
+//! is shown its cgroup gets copies of the directories, so there they are made first as well.
 
 use cofferdam_plan::{
     Barrier, Builder, CgroupLayout, ContainerId, HostFeatures, HostPath, Namespace, Op, Refusal, Stage,
@@ -12,6 +17,7 @@ use crate::cgroup::path::CgroupPath;
 use crate::cgroup::{self, Controllers, Occasion};
 use crate::compile::{Context, pass};
 use crate::container::Joining;
+use crate::mounts;
 
 /// The container's path below the root of every hierarchy: `linux.cgroupsPath`, or one of our own.
 pub fn path(spec: &Spec, id: &ContainerId) -> Result<String, Refusal> {
@@ -33,15 +39,23 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         return Ok(());
     }
     let path = path(context.spec(), context.container.id)?;
-    builder.step(Stage::Host, "/linux/cgroupsPath", Op::CreateCgroup { path });
+    let shown = context.spec().mounts().iter().flatten().any(mounts::is_cgroup);
+    let bound = shown && !context.membership.has(Namespace::Cgroup);
+    let stage = if bound { Stage::Host } else { stage(context.host) };
+    builder.step(stage, "/linux/cgroupsPath", Op::CreateCgroup { path });
     if let Some(resources) = resources {
-        limits(context.host, resources, builder)?;
+        limits(context.host, resources, stage, builder)?;
     }
-    devices(context, resources, builder)?;
+    devices(context, resources, stage, builder)?;
     if !context.host.cgroups.is_v2() {
         builder.step(Stage::Attach, "/linux/cgroupsPath", Op::AttachCgroup);
     }
     Ok(())
+}
+
+/// When the cgroup is made, or opened, and written to.
+fn stage(host: &HostFeatures) -> Stage {
+    if host.cgroups.is_v2() { Stage::Host } else { Stage::Attach }
 }
 
 /// What the translation has to know of the host.
@@ -53,13 +67,18 @@ pub(crate) fn translation_host(host: &HostFeatures) -> cgroup::Host {
     }
 }
 
-fn limits(host: &HostFeatures, resources: &LinuxResources, builder: &mut Builder) -> Result<(), Refusal> {
+fn limits(
+    host: &HostFeatures,
+    resources: &LinuxResources,
+    stage: Stage,
+    builder: &mut Builder,
+) -> Result<(), Refusal> {
     let translation = cgroup::translate(resources, &translation_host(host), Occasion::Create)?;
     for ignored in translation.ignored {
         builder.warn(format!("{}: {}", ignored.pointer, ignored.reason));
     }
     for write in &translation.writes {
-        builder.step(Stage::Host, write.why.as_str(), Op::WriteCgroup(write.into()));
+        builder.step(stage, write.why.as_str(), Op::WriteCgroup(write.into()));
     }
     Ok(())
 }
@@ -68,6 +87,7 @@ fn limits(host: &HostFeatures, resources: &LinuxResources, builder: &mut Builder
 fn devices(
     context: &Context<'_>,
     resources: Option<&LinuxResources>,
+    stage: Stage,
     builder: &mut Builder,
 ) -> Result<(), Refusal> {
     const WHY: &str = "/linux/resources/devices";
@@ -75,11 +95,11 @@ fn devices(
     let policy = DevicePolicy::new(rules, Defaults::Compatible)?;
     match &context.host.cgroups {
         CgroupLayout::V2 { .. } => {
-            builder.step(Stage::Host, WHY, Op::FilterDevices { program: policy.program() });
+            builder.step(stage, WHY, Op::FilterDevices { program: policy.program() });
         }
         CgroupLayout::V1 { .. } => {
             for write in &policy.v1_writes() {
-                builder.step(Stage::Host, WHY, Op::WriteCgroup(write.into()));
+                builder.step(stage, WHY, Op::WriteCgroup(write.into()));
             }
         }
         CgroupLayout::None => {}
@@ -139,8 +159,8 @@ pub fn plan_joining(
     oom_score(joining.spec.process().as_ref(), host, builder);
     let mut waits = builder.contains(|op| matches!(op, Op::AdjustOomScore { .. }));
     if let Some(path) = joining.cgroup {
-        builder.step(Stage::Host, "exec", Op::OpenCgroup { path: path.to_owned() });
-        if matches!(host.cgroups, CgroupLayout::V1 { .. }) {
+        builder.step(stage(host), "exec", Op::OpenCgroup { path: path.to_owned() });
+        if !host.cgroups.is_v2() {
             builder.step(Stage::Attach, "exec", Op::AttachCgroup);
             waits = true;
         }

@@ -63,8 +63,8 @@ pub type Isolator = (&'static str, fn(&Context<'_>, &mut Builder) -> Result<(), 
 /// Every isolator, in order. Within a stage, steps run in this order.
 pub const ISOLATORS: &[Isolator] = &[
     ("version", version),
-    ("cgroups", cgroups::plan),
     ("namespaces", namespaces::plan),
+    ("cgroups", cgroups::plan),
     ("identity", identity::plan),
     ("rootfs", rootfs::plan),
     ("mounts", mounts::plan),

@@ -61,7 +61,8 @@ pub fn plan_cgroups(context: &Context<'_>, builder: &mut Builder) -> Result<(), 
     Ok(())
 }
 
-fn is_cgroup(mount: &Mount) -> bool {
+/// Whether it shows cgroups, as a mount of its own kind.
+pub(crate) fn is_cgroup(mount: &Mount) -> bool {
     matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
         && !mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind")
 }

@@ -111,7 +111,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     let late = [Namespace::Cgroup, Namespace::Time];
     let new =
         Namespace::ALL.into_iter().filter(|kind| members.makes(*kind) && !late.contains(kind)).collect();
-    let into_cgroup = context.manages_cgroup() && context.host.cgroups.has_unified();
+    let into_cgroup = context.manages_cgroup() && context.host.cgroups.is_v2();
     builder.step(
         Stage::Clone,
         "/linux/namespaces",
@@ -212,7 +212,7 @@ pub fn plan_joining(
 ) -> Result<(), Refusal> {
     let members = Membership::of(joining.spec)?;
     let pid_namespace = members.has(Namespace::Pid).then_some(INIT);
-    let into_cgroup = joining.cgroup.is_some() && host.cgroups.has_unified();
+    let into_cgroup = joining.cgroup.is_some() && host.cgroups.is_v2();
     builder.step(Stage::Clone, "exec", Op::Clone { namespaces: Vec::new(), pid_namespace, into_cgroup });
     builder.step(Stage::Enter, "exec", Op::ForbidDump);
     let kinds = Namespace::ALL.into_iter().filter(|kind| members.has(*kind) && *kind != Namespace::Pid);

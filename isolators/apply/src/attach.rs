@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::applied::Run;
 use crate::channel::{self, Heard};
-use crate::host::{Outcome, cgroup_words, plain};
+use crate::host::{self, Outcome, cgroup_words, plain};
 
 /// Runs one step of the attach stage. `ECHILD` says that the child is gone and has recorded why.
 pub(crate) fn run(run: &mut Run<'_>, child: &Child, op: &Op) -> Outcome {
@@ -17,8 +17,9 @@ pub(crate) fn run(run: &mut Run<'_>, child: &Child, op: &Op) -> Outcome {
         Op::MapIds { uids, gids } => map_ids(child, uids, gids),
         Op::AttachCgroup => {
             let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
-            cgroup.attach_v1(child.pid).map_err(cgroup_words)
+            cgroup.attach(child.pid).map_err(cgroup_words)
         }
+        Op::CreateCgroup { .. } | Op::OpenCgroup { .. } | Op::WriteCgroup(_) => host::run(run, op),
         Op::AdjustOomScore { value } => write_proc(child, "oom_score_adj", &value.to_string()),
         Op::RunHooks { point } => {
             run.attendant.run_hooks(*point, child).map_err(|words| (Errno::CANCELED, Some(words)))

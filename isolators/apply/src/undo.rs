@@ -1,4 +1,5 @@
-//! Undoing, in reverse. Every undo is attempted; what fails is named.
+//! Undoing: the child first, since it holds what others would let go of, then in reverse. Every undo is attempted; what
+//! fails is named.
 
 use std::os::fd::AsFd;
 
@@ -15,14 +16,12 @@ pub(crate) fn undo(
     child: Option<&Child>,
     cgroup: Option<&Cgroup>,
 ) -> Vec<String> {
-    let mut left = Vec::new();
+    let killed = child.map_or(Ok(()), kill).map_err(|error| format!("the child process: {error}"));
+    let mut left = Vec::from_iter(killed.err());
     for step in done.iter().rev().filter_map(|index| plan.steps.get(*index)) {
         let result = match step.op.undo() {
-            // What changes a cgroup in use is undone where what it held was read, in `change`.
-            Undo::Nothing(_) | Undo::RestoreCgroupFile | Undo::ReplaceDevices(_) => Ok(()),
-            Undo::KillChild => {
-                child.map_or(Ok(()), kill).map_err(|error| format!("the child process: {error}"))
-            }
+            // What changes a cgroup in use is undone where what it held was read, in `change`; the child is gone.
+            Undo::Nothing(_) | Undo::KillChild | Undo::RestoreCgroupFile | Undo::ReplaceDevices(_) => Ok(()),
             Undo::RemoveCgroup => {
                 cgroup.map_or(Ok(()), Cgroup::remove).map_err(|error| format!("the cgroup: {error}"))
             }

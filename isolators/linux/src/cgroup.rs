@@ -256,26 +256,13 @@ impl Cgroup {
         place.read(file).map_err(|errno| place.failed("read", file, errno))
     }
 
-    /// Moves a process into the cgroup, in every hierarchy.
+    /// Moves a process into the cgroup, in every hierarchy. Each costs a migration, which waits for all other processors.
     ///
     /// # Errors
     /// The first hierarchy that refuses; `ESRCH` where the process is gone.
     pub fn attach(&self, pid: i32) -> Result<(), Error> {
-        Self::attach_to(self.places.iter(), pid)
-    }
-
-    /// Moves a process that was cloned into the version 2 cgroup into the version 1 hierarchies as well. Every hierarchy
-    /// costs a migration, which waits for all other processors: none is entered twice.
-    ///
-    /// # Errors
-    /// As [`Cgroup::attach`].
-    pub fn attach_v1(&self, pid: i32) -> Result<(), Error> {
-        Self::attach_to(self.places.iter().filter(|place| !place.unified), pid)
-    }
-
-    fn attach_to<'a>(mut places: impl Iterator<Item = &'a Place>, pid: i32) -> Result<(), Error> {
         let pid = pid.to_string();
-        places.try_for_each(|place| {
+        self.places.iter().try_for_each(|place| {
             place
                 .write("cgroup.procs", &pid)
                 .map_err(|errno| place.failed("attach to", "cgroup.procs", errno))
@@ -307,7 +294,7 @@ impl Cgroup {
     /// Where a list cannot be read.
     pub fn processes(&self) -> Result<Vec<i32>, Error> {
         let mut all = Vec::new();
-        for place in self.present() {
+        for place in self.unified_first() {
             let found = place.processes().map_err(|errno| place.failed("read", "cgroup.procs", errno))?;
             all.extend(found);
             if !all.is_empty() {
@@ -338,10 +325,14 @@ impl Cgroup {
     }
 
     /// The version 2 directory first: it lists fastest and kills best.
-    fn present(&self) -> impl Iterator<Item = &Place> {
+    fn unified_first(&self) -> impl Iterator<Item = &Place> {
         let unified = self.places.iter().filter(|place| place.unified);
         let others = self.places.iter().filter(|place| !place.unified);
-        unified.chain(others).filter(|place| place.exists())
+        unified.chain(others)
+    }
+
+    fn present(&self) -> impl Iterator<Item = &Place> {
+        self.unified_first().filter(|place| place.exists())
     }
 
     fn place(&self, controller: &str) -> Option<&Place> {

@@ -9,6 +9,8 @@
 
 pub mod bpf;
 pub mod cgroup;
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+pub mod entry;
 pub mod feature;
 pub mod fork;
 pub mod guest;

@@ -35,11 +35,6 @@ pub enum CgroupLayout {
 }
 
 impl CgroupLayout {
-    /// Whether there is a cgroup2 hierarchy, alone or beside others: a child can be cloned straight into it.
-    pub fn has_unified(&self) -> bool {
-        matches!(self, Self::V2 { .. } | Self::V1 { unified: Some(_), .. })
-    }
-
     /// Whether the host is a pure v2 one.
     pub fn is_v2(&self) -> bool {
         matches!(self, Self::V2 { .. })

@@ -85,9 +85,11 @@ impl Cgroup {
             // Takes forks in flight with it (Linux 5.14); where the file is missing, the signals below do.
             let _ = place.write("cgroup.kill", "1");
         }
+        if self.processes()?.is_empty() {
+            return Ok(0);
+        }
         let freezer = self.place("freezer").filter(|place| place.exists());
-        let living = self.processes()?;
-        if let Some(place) = freezer.filter(|_| !living.is_empty()) {
+        if let Some(place) = freezer {
             // A program that forks faster than we read the list must stand still for it.
             let _ = place.write("freezer.state", "FROZEN");
         }

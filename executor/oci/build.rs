@@ -1,0 +1,9 @@
+//! Names the entry point: `cofferdam_linux::entry` seals the program before the C library starts.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    let target = |key: &str| std::env::var(key).unwrap_or_default();
+    if target("CARGO_CFG_TARGET_ARCH") == "x86_64" && target("CARGO_CFG_TARGET_ENV") == "gnu" {
+        println!("cargo:rustc-link-arg-bins=-Wl,-e,cofferdam_start");
+    }
+}
