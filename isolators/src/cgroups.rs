@@ -156,7 +156,10 @@ pub fn plan_joining(
     host: &HostFeatures,
     builder: &mut Builder,
 ) -> Result<(), Refusal> {
-    oom_score(joining.spec.process().as_ref(), host, builder);
+    // A process that says nothing has the score of the container's own.
+    let own = joining.process.oom_score_adj().is_some();
+    let scored = if own { Some(joining.process) } else { joining.spec.process().as_ref() };
+    oom_score(scored, host, builder);
     let mut waits = builder.contains(|op| matches!(op, Op::AdjustOomScore { .. }));
     if let Some(path) = joining.cgroup {
         builder.step(stage(host), "exec", Op::OpenCgroup { path: path.to_owned() });

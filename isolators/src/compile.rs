@@ -5,7 +5,7 @@ use oci_spec::runtime::{Linux, Process, Spec};
 
 use crate::container::{CgroupManager, Container, Gate, Joining, Rootfs};
 use crate::namespaces::{self, Membership};
-use crate::{cgroups, devices, hooks, identity, mounts, process, rlimits, rootfs, sysctl};
+use crate::{cgroups, devices, hooks, identity, mounts, net_devices, process, rlimits, rootfs, sysctl};
 
 /// Slots that the interpreter's caller fills, in this order.
 pub const INPUTS: [&str; 5] = ["console", "stdin", "stdout", "stderr", "init"];
@@ -64,6 +64,7 @@ pub type Isolator = (&'static str, fn(&Context<'_>, &mut Builder) -> Result<(), 
 pub const ISOLATORS: &[Isolator] = &[
     ("version", version),
     ("namespaces", namespaces::plan),
+    ("network devices", net_devices::plan),
     ("cgroups", cgroups::plan),
     ("identity", identity::plan),
     ("rootfs", rootfs::plan),

@@ -1,5 +1,7 @@
 //! Device nodes, the links of /dev, and the terminal. runtime-spec config-linux.md, "Default Devices".
 
+use std::path::Path;
+
 use cofferdam_plan::{Builder, ContainerPath, HostPath, Namespace, Op, Refusal, Stage, Text};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
@@ -19,14 +21,18 @@ const LINKS: &[(&str, &str)] = &[
     ("/dev/core", "/proc/kcore"),
 ];
 
-const CHARACTER: u32 = 0o020_000;
+pub(crate) const CHARACTER: u32 = 0o020_000;
 const BLOCK: u32 = 0o060_000;
 const FIFO: u32 = 0o010_000;
 
 /// Nodes, links, terminal, standard descriptors.
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     if context.has_root() && !host_dev(context)? {
-        for (name, major, minor) in DEFAULTS {
+        let listed = context.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+        // What the configuration says of a default device goes: its mode, its owner.
+        let is_listed =
+            |name: &str| listed.iter().any(|device| device.path() == &Path::new("/dev").join(name));
+        for (name, major, minor) in DEFAULTS.iter().filter(|(name, _, _)| !is_listed(name)) {
             node(
                 context,
                 builder,
@@ -35,13 +41,10 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
                 Node::default_device(*major, *minor),
             )?;
         }
-        let listed = context.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
         for (index, device) in listed.iter().enumerate() {
             let pointer = format!("/linux/devices/{index}");
             let path = device.path().to_string_lossy();
-            if !is_default(&path) {
-                node(context, builder, &pointer, &path, Node::listed(device, &pointer)?)?;
-            }
+            node(context, builder, &pointer, &path, Node::listed(device, &pointer)?)?;
         }
         for (at, target) in LINKS {
             link(context, builder, at, target)?;
@@ -56,17 +59,13 @@ fn host_dev(context: &Context<'_>) -> Result<bool, Refusal> {
     let mounts = context.spec().mounts().as_deref().unwrap_or_default();
     for (index, mount) in mounts.iter().enumerate() {
         let pointer = format!("/mounts/{index}");
-        let options = mount_options::parse(mount.options().as_deref().unwrap_or_default(), &pointer)?;
+        let options = mount_options::parse(mount.options().as_deref().unwrap_or_default());
         let bound = options.bind.is_some() || mount.typ().as_deref() == Some("bind");
         if bound && ContainerPath::new(mount.destination(), &pointer)?.as_bytes() == b"/dev" {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-fn is_default(path: &str) -> bool {
-    DEFAULTS.iter().any(|(name, _, _)| path.strip_prefix("/dev/") == Some(*name))
 }
 
 /// A node to be made.
@@ -130,13 +129,13 @@ fn node(
 ) -> Result<(), Refusal> {
     let at = ContainerPath::new(path, why)?;
     let root = context.root;
-    if context.membership.has(Namespace::User) && node.kind == CHARACTER {
+    if context.membership.has(Namespace::User) && node.kind != FIFO {
         let device = builder.slot(path);
         let path = HostPath::new(path, why)?;
         builder.step(
             Stage::Enter,
             why,
-            Op::OpenDevice { path, major: node.major, minor: node.minor, into: device },
+            Op::OpenDevice { path, kind: node.kind, major: node.major, minor: node.minor, into: device },
         );
         builder.step(Stage::Enter, why, Op::BindDevice { root, device, at });
         return Ok(());

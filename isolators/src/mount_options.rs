@@ -1,6 +1,6 @@
 //! Mount options: words to flags. runtime-spec config.md, "Linux mount options".
 
-use cofferdam_plan::{MountAttributes, Propagation, Refusal};
+use cofferdam_plan::{MountAttributes, Propagation};
 
 /// What a mount's options ask for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,13 +17,21 @@ pub struct MountOptions {
     pub remount: bool,
     /// Do not follow a symbolic link at the source.
     pub source_no_follow: bool,
+    /// Do not follow a symbolic link at the destination.
+    pub destination_no_follow: bool,
+    /// Make a source that is a symbolic link anew instead of mounting it.
+    pub copy_symlink: bool,
+    /// Show owners through an id map: that of the mount, or else of the container.
+    pub idmap: Option<Bind>,
+    /// Fill a new tmpfs with what it covers.
+    pub copy_up: bool,
     /// Options of the file system: `key` or `key=value`.
     pub data: Vec<String>,
     /// Words that mean nothing any more, for a warning.
     pub ignored: Vec<String>,
 }
 
-/// How much of the source a bind takes.
+/// How much of the source a bind takes, or an id map covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bind {
     /// The one mount.
@@ -69,6 +77,26 @@ const PROPAGATIONS: &[(&str, Propagation, bool)] = &[
     ("runbindable", Propagation::Unbindable, true),
 ];
 
+/// What a word does to the options of its mount.
+type Verb = fn(&mut MountOptions);
+
+/// Words with a meaning of their own.
+const VERBS: &[(&str, Verb)] = &[
+    ("bind", |options| options.bind = options.bind.or(Some(Bind::One))),
+    ("rbind", |options| options.bind = Some(Bind::Tree)),
+    ("remount", |options| options.remount = true),
+    ("idmap", |options| options.idmap = options.idmap.or(Some(Bind::One))),
+    ("ridmap", |options| options.idmap = Some(Bind::Tree)),
+    ("tmpcopyup", |options| options.copy_up = true),
+    // crun's.
+    ("copy-symlink", |options| options.copy_symlink = true),
+    ("src-nofollow", |options| options.source_no_follow = true),
+    ("dest-nofollow", |options| options.destination_no_follow = true),
+];
+
+/// Words that every file system takes as they are.
+const OF_EVERY_FILE_SYSTEM: &[&str] = &["sync", "dirsync", "lazytime"];
+
 /// Words of mount(8) that the kernel no longer heeds, or that are the default.
 const IGNORED: &[&str] = &[
     "defaults",
@@ -87,7 +115,8 @@ const IGNORED: &[&str] = &[
 pub fn known_words() -> Vec<String> {
     let attributes = ATTRIBUTES.iter().flat_map(|(word, _, _)| [(*word).to_owned(), format!("r{word}")]);
     let propagations = PROPAGATIONS.iter().map(|(word, _, _)| (*word).to_owned());
-    let rest = ["bind", "rbind", "remount", "sync", "dirsync", "lazytime", "src-nofollow"].map(String::from);
+    let verbs = VERBS.iter().map(|(word, _)| *word);
+    let rest = verbs.chain(OF_EVERY_FILE_SYSTEM.iter().copied()).map(str::to_owned);
     let mut words: Vec<String> = attributes
         .chain(propagations)
         .chain(rest)
@@ -99,42 +128,44 @@ pub fn known_words() -> Vec<String> {
 }
 
 /// Reads the options of one mount. Later words win over earlier ones, as with mount(8).
-pub fn parse(options: &[String], pointer: &str) -> Result<MountOptions, Refusal> {
+pub fn parse(options: &[String]) -> MountOptions {
     let mut parsed = MountOptions::default();
     for word in options.iter().filter(|word| !word.is_empty()) {
-        if !word_known(&mut parsed, word, pointer)? {
+        if !word_known(&mut parsed, word) {
             parsed.data.push(word.clone());
         }
     }
-    Ok(parsed)
+    parsed
 }
 
-fn word_known(parsed: &mut MountOptions, word: &str, pointer: &str) -> Result<bool, Refusal> {
-    match word {
-        "bind" => parsed.bind = parsed.bind.or(Some(Bind::One)),
-        "rbind" => parsed.bind = Some(Bind::Tree),
-        "remount" => parsed.remount = true,
-        "src-nofollow" => parsed.source_no_follow = true,
-        "idmap" | "ridmap" | "tmpcopyup" => {
-            return Err(Refusal::unsupported(pointer, format!("mount option {word:?}")));
-        }
-        _ if IGNORED.contains(&word) => parsed.ignored.push(word.to_owned()),
-        _ => {
-            if let Some((_, propagation, tree)) = PROPAGATIONS.iter().find(|(name, _, _)| *name == word) {
-                parsed.propagation = Some((*propagation, *tree));
-            } else if let Some((_, set, clear)) = ATTRIBUTES.iter().find(|(name, _, _)| *name == word) {
-                change(&mut parsed.attributes, *set, *clear);
-            } else if let Some((_, set, clear)) =
-                ATTRIBUTES.iter().find(|(name, _, _)| word.strip_prefix('r') == Some(name))
-            {
-                change(&mut parsed.recursive, *set, *clear);
-                parsed.recursive.recursive = true;
-            } else {
-                return Ok(false);
-            }
-        }
+fn word_known(parsed: &mut MountOptions, word: &str) -> bool {
+    if let Some((_, verb)) = VERBS.iter().find(|(name, _)| *name == word) {
+        verb(parsed);
+    } else if IGNORED.contains(&word) {
+        parsed.ignored.push(word.to_owned());
+    } else if let Some((_, propagation, tree)) = PROPAGATIONS.iter().find(|(name, _, _)| *name == word) {
+        parsed.propagation = Some((*propagation, *tree));
+    } else if let Some((_, set, clear)) = ATTRIBUTES.iter().find(|(name, _, _)| *name == word) {
+        change(&mut parsed.attributes, *set, *clear);
+    } else if let Some((_, set, clear)) =
+        ATTRIBUTES.iter().find(|(name, _, _)| word.strip_prefix('r') == Some(name))
+    {
+        change(&mut parsed.recursive, *set, *clear);
+        parsed.recursive.recursive = true;
+    } else {
+        return false;
     }
-    Ok(true)
+    true
+}
+
+impl MountOptions {
+    /// What a new file system gets: it has no mounts below it, so its own attributes and those of the tree are one.
+    pub fn of_new(self) -> Self {
+        let (own, tree) = (self.attributes, self.recursive);
+        let set = own.set & !tree.clear | tree.set;
+        let attributes = MountAttributes { set, clear: (own.clear | tree.clear) & !set, ..own };
+        Self { attributes, recursive: MountAttributes::default(), ..self }
+    }
 }
 
 fn change(attributes: &mut MountAttributes, set: u64, clear: u64) {
@@ -149,7 +180,7 @@ mod tests {
     use super::*;
 
     fn parsed(words: &str) -> MountOptions {
-        parse(&words.split(',').map(String::from).collect::<Vec<_>>(), "/mounts/0/options").unwrap()
+        parse(&words.split(',').map(String::from).collect::<Vec<_>>())
     }
 
     #[test]
@@ -178,14 +209,35 @@ mod tests {
     }
 
     #[test]
+    fn a_new_file_system_takes_the_words_for_trees_as_its_own() {
+        for (words, attributes) in
+            [("rro,rnoexec", "ro,noexec"), ("ro,rrw", "-ro"), ("nosuid,rro,rnoatime", "ro,nosuid,noatime")]
+        {
+            assert_eq!(parsed(words).of_new().attributes.to_string(), attributes, "{words}");
+        }
+    }
+
+    /// config.md, "Linux mount options".
+    #[test]
+    fn every_word_of_the_specification_is_known() {
+        let specified = "async atime bind defaults dev diratime dirsync exec idmap iversion lazytime loud mand noatime \
+            nodev nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private \
+            ratime rbind rdev rdiratime relatime remount rexec ridmap rnoatime rnodev rnodiratime rnoexec \
+            rnorelatime rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime rro rrw rshared rslave \
+            rstrictatime rsuid rsymfollow runbindable rw shared silent slave strictatime suid symfollow sync \
+            tmpcopyup unbindable";
+        let known = known_words();
+        for word in specified.split_whitespace() {
+            assert!(known.iter().any(|known| known == word), "{word}");
+        }
+    }
+
+    #[test]
     fn words_of_the_table_are_unambiguous() {
         let words = known_words();
         assert!(words.windows(2).all(|pair| pair[0] != pair[1]));
         for word in words {
-            assert!(
-                parsed(&word).data.is_empty() || ["sync", "dirsync", "lazytime"].contains(&word.as_str()),
-                "{word}"
-            );
+            assert!(parsed(&word).data.is_empty() || OF_EVERY_FILE_SYSTEM.contains(&word.as_str()), "{word}");
         }
     }
 }

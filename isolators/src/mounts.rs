@@ -7,9 +7,12 @@ use cofferdam_plan::{
 };
 use oci_spec::runtime::Mount;
 
-use crate::cgroups;
 use crate::compile::Context;
+use crate::devices::CHARACTER;
 use crate::mount_options::{Bind, MountOptions, parse};
+use crate::{cgroups, labels};
+
+mod idmap;
 
 /// Most mounts of one container.
 const MOUNTS_MAX: usize = 1024;
@@ -87,14 +90,21 @@ fn plan_one(
     mount: &Mount,
     pointer: &str,
 ) -> Result<(), Refusal> {
-    let options = parse(mount.options().as_deref().unwrap_or_default(), &format!("{pointer}/options"))?;
-    if mount.uid_mappings().as_ref().is_some_and(|map| !map.is_empty()) {
-        return Err(Refusal::unsupported(format!("{pointer}/uidMappings"), "idmapped mounts"));
-    }
+    let options = parse(mount.options().as_deref().unwrap_or_default());
     let at = ContainerPath::new(mount.destination(), &format!("{pointer}/destination"))?;
+    if mount.destination().is_relative() {
+        builder.warn(format!("{pointer}/destination: is not absolute and is taken from the root, as {at}"));
+    }
     let kind = mount.typ().as_deref().unwrap_or_default();
     let bound = options.bind.or((kind == "bind").then_some(Bind::One));
     check_destination(&at, kind, bound.is_some(), pointer)?;
+    let options = if bound.is_some() { options } else { options.of_new() };
+    if bound.is_none() && idmap::is_asked(mount, &options) {
+        return Err(Refusal::unsupported(format!("{pointer}/uidMappings"), "only bind mounts are idmapped"));
+    }
+    if options.copy_up && (bound.is_some() || kind != "tmpfs") {
+        return Err(Refusal::invalid(format!("{pointer}/options"), "tmpcopyup is for a mount of type tmpfs"));
+    }
     if options.remount && bound.is_none() {
         let attributes = options.attributes;
         builder.step(Stage::Enter, pointer, Op::SetAttributesAt { root: context.root, at, attributes });
@@ -149,10 +159,11 @@ fn plan_bind(
     let clone = Op::CloneTree {
         source,
         recursive: bind == Bind::Tree,
-        no_follow: options.source_no_follow,
+        no_follow: options.source_no_follow || options.copy_symlink,
         into: tree,
     };
     builder.step(Stage::Host, pointer, clone);
+    idmap::plan(context, builder, mount, options, tree, pointer)?;
     // Without a word about propagation a bind follows its source one way, and never the other.
     let (propagation, whole) = options.propagation.unwrap_or((Propagation::Slave, true));
     let attributes =
@@ -163,7 +174,12 @@ fn plan_bind(
             builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
         }
     }
-    builder.step(Stage::Enter, pointer, Op::Place { tree, root: context.root, at, create: Create::LikeTree });
+    let create = match (options.copy_symlink, options.destination_no_follow) {
+        (true, _) => Create::LinkOrTree,
+        (false, true) => Create::LikeTreeUnfollowed,
+        (false, false) => Create::LikeTree,
+    };
+    builder.step(Stage::Enter, pointer, Op::Place { tree, root: context.root, at, create });
     Ok(())
 }
 
@@ -189,14 +205,25 @@ fn plan_new(
     let source = source
         .map(|source| Text::new(source.as_os_str().as_encoded_bytes(), &format!("{pointer}/source")))
         .transpose()?;
+    let mut words = data(&options.data, pointer)?;
+    words.extend(labels::mount_option(context.spec(), context.host, kind, builder)?);
+    // What is filled first cannot be read-only yet.
+    let late = if options.copy_up { options.attributes.set & MountAttributes::READ_ONLY } else { 0 };
     let filesystem = Op::NewFilesystem {
         kind: Text::new(kind, &format!("{pointer}/type"))?,
         source,
-        options: data(&options.data, pointer)?,
-        attributes: options.attributes.set,
+        options: words,
+        attributes: options.attributes.set & !late,
         into: tree,
     };
     builder.step(Stage::Enter, pointer, filesystem);
+    if options.copy_up {
+        builder.step(Stage::Enter, pointer, Op::CopyUp { tree, root: context.root, at: at.clone() });
+    }
+    if late != 0 {
+        let attributes = MountAttributes { set: late, ..MountAttributes::default() };
+        builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
+    }
     place(context, builder, options, tree, at, create, pointer);
     Ok(())
 }
@@ -373,10 +400,12 @@ pub fn plan_masks(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
         return Ok(());
     }
     let (directory, file) = (builder.slot("empty"), builder.slot("null"));
+    let mut words = data(&["nr_blocks=1".into(), "nr_inodes=1".into()], "/linux/maskedPaths")?;
+    words.extend(labels::mount_option(context.spec(), context.host, "tmpfs", builder)?);
     let empty = Op::NewFilesystem {
         kind: Text::new("tmpfs", "/linux/maskedPaths")?,
         source: Some(Text::new("tmpfs", "/linux/maskedPaths")?),
-        options: data(&["nr_blocks=1".into(), "nr_inodes=1".into()], "/linux/maskedPaths")?,
+        options: words,
         attributes: MountAttributes::READ_ONLY
             | MountAttributes::NO_SUID
             | MountAttributes::NO_DEV
@@ -388,7 +417,7 @@ pub fn plan_masks(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
     builder.step(
         Stage::Enter,
         "/linux/maskedPaths",
-        Op::OpenDevice { path: null, major: 1, minor: 3, into: file },
+        Op::OpenDevice { path: null, kind: CHARACTER, major: 1, minor: 3, into: file },
     );
     for (index, path) in unique(masked) {
         let pointer = format!("/linux/maskedPaths/{index}");

@@ -117,6 +117,9 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         "/linux/namespaces",
         Op::Clone { namespaces: new, pid_namespace, into_cgroup },
     );
+    if let Some(process) = context.process() {
+        crate::labels::plan(process, context.host, builder)?;
+    }
     plan_user(context, builder)?;
     // The offsets are written through this process's own /proc entry, which must still be its own.
     plan_time(context, builder)?;
@@ -158,11 +161,10 @@ fn plan_user(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal
 }
 
 /// Checks an id map: the kernel takes at most 340 lines, none empty, no overflow, user_namespaces(7).
-fn mappings(lines: &[LinuxIdMapping], pointer: &str) -> Result<Vec<IdMapping>, Refusal> {
+pub(crate) fn mappings(lines: &[LinuxIdMapping], pointer: &str) -> Result<Vec<IdMapping>, Refusal> {
     const LINES_MAX: usize = 340;
     if lines.is_empty() || lines.len() > LINES_MAX {
-        let problem =
-            format!("a new user namespace needs 1 to {LINES_MAX} mappings, there are {}", lines.len());
+        let problem = format!("a user namespace needs 1 to {LINES_MAX} mappings, there are {}", lines.len());
         return Err(Refusal::invalid(pointer, problem));
     }
     let line = |(index, line): (usize, &LinuxIdMapping)| {
@@ -214,6 +216,7 @@ pub fn plan_joining(
     let pid_namespace = members.has(Namespace::Pid).then_some(INIT);
     let into_cgroup = joining.cgroup.is_some() && host.cgroups.is_v2();
     builder.step(Stage::Clone, "exec", Op::Clone { namespaces: Vec::new(), pid_namespace, into_cgroup });
+    crate::labels::plan(joining.process, host, builder)?;
     builder.step(Stage::Enter, "exec", Op::ForbidDump);
     let kinds = Namespace::ALL.into_iter().filter(|kind| members.has(*kind) && *kind != Namespace::Pid);
     for kind in kinds {

@@ -103,6 +103,7 @@ pub fn plan_joining(
         stdio(joining.stdio, builder);
     }
     rlimits::add(process.rlimits().as_deref().unwrap_or_default(), host, builder)?;
+    crate::scheduling::plan_affinity(process, builder)?;
     let user = crate::namespaces::Membership::of(joining.spec)?.has(Namespace::User);
     let confinement = Confinement {
         spec: joining.spec,
@@ -140,7 +141,10 @@ struct Confinement<'a> {
 impl Confinement<'_> {
     fn plan(&self, builder: &mut Builder) -> Result<(), Refusal> {
         let process = self.process;
-        self.scheduling(builder)?;
+        crate::scheduling::plan(self.spec, process, self.host, builder)?;
+        if process.command_line().as_ref().is_some_and(|line| !line.is_empty()) {
+            builder.warn("/process/commandLine: only Windows has one, it is ignored");
+        }
         if !builder.contains(|op| *op == Op::ForbidDump) {
             builder.step(Stage::Confine, "every container", Op::ForbidDump);
         }
@@ -167,6 +171,11 @@ impl Confinement<'_> {
         let late_ids = filter.is_some() && !no_new_privileges;
         let stage = if late_ids { Stage::Exec } else { Stage::Confine };
         let program = self.program()?;
+        if !process.env().iter().flatten().any(|pair| pair.len() > "HOME=".len() && pair.starts_with("HOME="))
+        {
+            let uid = process.user().uid();
+            builder.step(Stage::Confine, "/process/env", Op::FindHome { uid });
+        }
         if late_ids {
             builder.step(Stage::Confine, "/process/args", program);
             builder.step(Stage::Exec, "every container", Op::ResetSignals);
@@ -182,45 +191,6 @@ impl Confinement<'_> {
             self.load(filter, builder)?;
         }
         self.exec(builder)
-    }
-
-    fn scheduling(&self, builder: &mut Builder) -> Result<(), Refusal> {
-        if let Some(domain) = self.spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) {
-            use oci_spec::runtime::LinuxPersonalityDomain::{PerLinux, PerLinux32};
-            let domain = match domain.domain() {
-                PerLinux => 0,
-                PerLinux32 => 8,
-            };
-            builder.step(Stage::Confine, "/linux/personality", Op::SetPersonality { domain });
-        }
-        if let Some(priority) = self.process.io_priority() {
-            use oci_spec::runtime::IOPriorityClass::{IoprioClassBe, IoprioClassIdle, IoprioClassRt};
-            let class = match priority.class() {
-                IoprioClassRt => 1,
-                IoprioClassBe => 2,
-                IoprioClassIdle => 3,
-            };
-            let level = u32::try_from(priority.priority()).ok().filter(|level| *level < 8);
-            let level = level.ok_or_else(|| {
-                Refusal::invalid(
-                    "/process/ioPriority/priority",
-                    format!("{} is not 0 to 7", priority.priority()),
-                )
-            })?;
-            builder.step(Stage::Confine, "/process/ioPriority", Op::SetIoPriority { class, level });
-        }
-        if self.process.scheduler().is_some() {
-            return Err(Refusal::unsupported("/process/scheduler", "scheduling policies"));
-        }
-        if self.process.apparmor_profile().as_ref().is_some_and(|profile| !profile.is_empty())
-            && !self.host.apparmor
-        {
-            return Err(Refusal::unsupported(
-                "/process/apparmorProfile",
-                "AppArmor is not enabled on this host",
-            ));
-        }
-        Ok(())
     }
 
     fn capabilities(&self, builder: &mut Builder) -> CapabilitySets {
@@ -322,7 +292,9 @@ impl Confinement<'_> {
             list.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()
         };
         let arguments = texts(self.arguments()?, "/process/args")?;
-        let environment = texts(self.process.env().as_deref().unwrap_or_default(), "/process/env")?;
+        let variables: Vec<String> =
+            self.process.env().iter().flatten().filter(|pair| *pair != "HOME=").cloned().collect();
+        let environment = texts(&variables, "/process/env")?;
         builder.step(Stage::Exec, "/process/args", Op::Exec { arguments, environment });
         Ok(())
     }

@@ -31,6 +31,17 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
 
 /// Parses JSON text that came from `path`.
 pub fn parse_json<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
+    parse(text, path).or_else(|refused| {
+        // Only what was refused is looked at again: an ordinary document is read once.
+        let Ok(mut value) = serde_json::from_str(text) else { return Err(refused) };
+        if !crate::specified::correct(&mut value) {
+            return Err(refused);
+        }
+        parse(&value.to_string(), path)
+    })
+}
+
+fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
     let mut reader = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let at = error.path().to_string();

@@ -29,6 +29,7 @@ pub mod list;
 pub mod resources;
 pub mod runtime;
 pub mod signals;
+mod specified;
 pub mod start;
 pub mod state;
 pub mod update;

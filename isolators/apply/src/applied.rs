@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use cofferdam_linux::cgroup::{Cgroup, Layout};
-use cofferdam_linux::process::{Child, clone_noted, set_namespace};
+use cofferdam_linux::process::{Child, affinity, clone_noted, restore_affinity, set_affinity, set_namespace};
 use cofferdam_linux::report::Report;
 use cofferdam_plan::op::HookPoint;
 use cofferdam_plan::{Namespace, Op, Plan, Slot, Stage, Step};
@@ -90,6 +90,10 @@ pub(crate) struct Run<'a> {
     pub cgroups: &'a Layout,
     pub channel: OwnedFd,
     pub attendant: &'a mut dyn Attendant,
+    /// Processors on which the child starts.
+    pub begin_on: Option<Vec<u32>>,
+    /// The network namespace that devices were lent to: it and they end with their last holder, which may be us.
+    pub lent_to: Option<OwnedFd>,
 }
 
 /// Nanoseconds of the monotonic clock. *Child-safe.*
@@ -112,6 +116,8 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
         cgroups: inputs.cgroups,
         channel,
         attendant: inputs.attendant,
+        begin_on: None,
+        lent_to: None,
     };
     let fault = |index: usize| inputs.fault.filter(|fault| fault.step == index);
     let half = Half::prepare(plan, &report, child_end, inputs.fault);
@@ -150,7 +156,8 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
         }
         _ => boxed(index, problem),
     };
-    failure.left_behind = undo::undo(plan, &state.done, state.child.as_ref(), run.cgroup.as_ref());
+    failure.left_behind =
+        undo::undo(plan, &state.done, state.child.as_ref(), run.lent_to.as_ref(), run.cgroup.as_ref());
     Err(failure)
 }
 
@@ -200,6 +207,23 @@ impl Parent<'_> {
             (Some(cgroup), true) => Some(cgroup.directory().map_err(host::cgroup_words)?),
             _ => None,
         };
+        let lent_to = half.plan.find(|op| match op {
+            Op::MoveNetDevice { into, .. } => *into,
+            _ => None,
+        });
+        if let Some(slot) = lent_to {
+            let namespace = run.table.get(slot).map_err(plain)?;
+            run.lent_to = Some(rustix::io::fcntl_dupfd_cloexec(namespace, 0).map_err(plain)?);
+        }
+        // The child starts where its parent is; this thread goes there for the moment of the clone.
+        let own_cpus = match &run.begin_on {
+            None => None,
+            Some(cpus) => {
+                let own = affinity().map_err(plain)?;
+                set_affinity(cpus).map_err(plain)?;
+                Some(own)
+            }
+        };
         let parent_end = run.channel.as_raw_fd();
         let table = &mut run.table;
         let cgroup = cgroup.as_ref().map(AsFd::as_fd);
@@ -209,6 +233,9 @@ impl Parent<'_> {
         // the table: whoever reads to the end of what the child sends must not wait for us.
         drop(half);
         run.table.clear();
+        if let Some(own) = own_cpus {
+            restore_affinity(&own).map_err(plain)?;
+        }
         if let Some(own) = own {
             set_namespace(own.as_fd(), Namespace::Pid.flag()).map_err(plain)?;
         }

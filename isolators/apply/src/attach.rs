@@ -21,6 +21,13 @@ pub(crate) fn run(run: &mut Run<'_>, child: &Child, op: &Op) -> Outcome {
         }
         Op::CreateCgroup { .. } | Op::OpenCgroup { .. } | Op::WriteCgroup(_) => host::run(run, op),
         Op::AdjustOomScore { value } => write_proc(child, "oom_score_adj", &value.to_string()),
+        Op::MoveNetDevice { device, name, .. } => {
+            let theirs = match run.lent_to.take() {
+                Some(known) => known,
+                None => crate::device::namespace(child).map_err(plain)?,
+            };
+            crate::device::lend(run.lent_to.insert(theirs), device, name)
+        }
         Op::RunHooks { point } => {
             run.attendant.run_hooks(*point, child).map_err(|words| (Errno::CANCELED, Some(words)))
         }
@@ -53,12 +60,6 @@ fn write_proc(child: &Child, file: &str, text: &str) -> Outcome {
 /// Writes the id maps, user_namespaces(7). A single mapping of the caller's own ids needs no privilege once setgroups is
 /// denied; anything more needs CAP_SETUID and CAP_SETGID, or the helpers of the uidmap package.
 fn map_ids(child: &Child, uids: &[IdMapping], gids: &[IdMapping]) -> Outcome {
-    let lines = |map: &[IdMapping]| {
-        map.iter().fold(String::new(), |mut text, mapping| {
-            let _ = writeln!(text, "{mapping}");
-            text
-        })
-    };
     if !rustix::process::geteuid().is_root() && gids.len() == 1 && gids[0].count == 1 {
         write_proc(child, "setgroups", "deny")?;
     }
@@ -66,4 +67,12 @@ fn map_ids(child: &Child, uids: &[IdMapping], gids: &[IdMapping]) -> Outcome {
         write_proc(child, "gid_map", &lines(gids))?;
     }
     if uids.is_empty() { Ok(()) } else { write_proc(child, "uid_map", &lines(uids)) }
+}
+
+/// An id map as the kernel takes it.
+pub(crate) fn lines(map: &[IdMapping]) -> String {
+    map.iter().fold(String::new(), |mut text, mapping| {
+        let _ = writeln!(text, "{mapping}");
+        text
+    })
 }

@@ -5,8 +5,10 @@
 //! recorded in the shared report page.
 
 mod confine;
+mod copy;
 mod enter;
 mod gate;
+mod home;
 mod mounts;
 mod nodes;
 
@@ -66,7 +68,7 @@ impl Table {
 
 /// The child's half of a plan, prepared before the clone.
 pub(crate) struct Half<'a> {
-    plan: &'a Plan,
+    pub(crate) plan: &'a Plan,
     pub(crate) report: &'a Report,
     channel: Option<OwnedFd>,
     fault: Option<Fault>,
@@ -97,9 +99,11 @@ impl<'a> Half<'a> {
         for (index, step) in plan.steps.iter().enumerate() {
             match &step.op {
                 Op::Exec { arguments, environment } => {
+                    let late = plan.steps.iter().any(|step| matches!(step.op, Op::FindHome { .. }));
+                    let variables = environment.iter().map(|text| text.as_c_str());
                     vectors = (
                         Vector::new(arguments.iter().map(|text| text.as_c_str())),
-                        Vector::new(environment.iter().map(|text| text.as_c_str())),
+                        if late { Vector::with_room(variables) } else { Vector::new(variables) },
                     );
                 }
                 Op::LoadFilter { program, .. } => {
@@ -176,7 +180,8 @@ impl<'a> Half<'a> {
         match op {
             Op::Pass(barrier) => crate::channel::pass(self.channel()?, *barrier),
             Op::Announce(barrier) => crate::channel::say(self.channel()?, barrier.token()),
-            Op::Place { .. }
+            Op::CopyUp { .. }
+            | Op::Place { .. }
             | Op::AttachRoot { .. }
             | Op::NewFilesystem { .. }
             | Op::Overlay { .. }
@@ -216,6 +221,7 @@ impl<'a> Half<'a> {
                 cofferdam_linux::process::close_marked(3, *first, kept);
                 cofferdam_linux::process::close_all_from(*first, kept)
             }
+            Op::FindHome { uid } => home::fill(&mut self.environment, *uid),
             Op::FindProgram { candidates, .. } => {
                 let found = confine::find_program(candidates)?;
                 self.program = Some((index, found));

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use cofferdam_linux::cgroup::Cgroup;
+use cofferdam_linux::mount;
 use cofferdam_plan::{HostPath, Namespace, Op};
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
@@ -53,6 +54,17 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
             let socket = listen_gate(path)?;
             run.table.set(*into, socket);
         }
+        Op::BeginOn { cpus } => run.begin_on = Some(cpus.clone()),
+        Op::MakeUserNamespace { uids, gids, into } => {
+            let (uids, gids) = (crate::attach::lines(uids), crate::attach::lines(gids));
+            let namespace = cofferdam_linux::namespace::new_user_namespace(&uids, &gids).map_err(plain)?;
+            run.table.set(*into, namespace);
+        }
+        Op::MapTree { tree, user, recursive } => {
+            let user = Some(run.table.get(*user).map_err(plain)?);
+            let tree = run.table.get(*tree).map_err(plain)?;
+            mount::set_attributes(tree, mount::IDMAP, 0, 0, *recursive, user).map_err(unmappable)?;
+        }
         _ => return Err((Errno::NOSYS, Some("not an operation of the host stage".into()))),
     }
     Ok(())
@@ -71,6 +83,12 @@ fn clone_tree(
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     flags.set(OpenTreeFlags::AT_SYMLINK_NOFOLLOW, no_follow);
     open_tree(CWD, source.as_c_str(), flags).map_err(plain)
+}
+
+/// `EINVAL` is all that the kernel says.
+fn unmappable(errno: Errno) -> (Errno, Option<String>) {
+    let words = "the file system of the source takes no id mapping, or has one already";
+    (errno, (errno == Errno::INVAL).then(|| words.to_owned()))
 }
 
 pub(crate) fn plain(errno: Errno) -> (Errno, Option<String>) {

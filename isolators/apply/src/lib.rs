@@ -19,6 +19,7 @@ mod attach;
 mod change;
 mod channel;
 pub mod child;
+mod device;
 mod error;
 mod host;
 pub mod probe;

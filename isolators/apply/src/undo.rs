@@ -1,7 +1,7 @@
 //! Undoing: the child first, since it holds what others would let go of, then in reverse. Every undo is attempted; what
 //! fails is named.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use cofferdam_linux::cgroup::Cgroup;
 use cofferdam_linux::process::Child;
@@ -14,6 +14,7 @@ pub(crate) fn undo(
     plan: &Plan,
     done: &[usize],
     child: Option<&Child>,
+    lent_to: Option<&OwnedFd>,
     cgroup: Option<&Cgroup>,
 ) -> Vec<String> {
     let killed = child.map_or(Ok(()), kill).map_err(|error| format!("the child process: {error}"));
@@ -22,6 +23,9 @@ pub(crate) fn undo(
         let result = match step.op.undo() {
             // What changes a cgroup in use is undone where what it held was read, in `change`; the child is gone.
             Undo::Nothing(_) | Undo::KillChild | Undo::RestoreCgroupFile | Undo::ReplaceDevices(_) => Ok(()),
+            Undo::ReturnNetDevice { device, name } => lent_to
+                .map_or(Ok(()), |namespace| crate::device::fetch(namespace, &device, &name))
+                .map_err(|error| format!("the network device {device}: {error}")),
             Undo::RemoveCgroup => {
                 cgroup.map_or(Ok(()), Cgroup::remove).map_err(|error| format!("the cgroup: {error}"))
             }

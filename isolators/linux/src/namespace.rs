@@ -16,6 +16,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
+/// The flag of clone(2) for a new user namespace.
+const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 /// How many mounts stacked on one path are taken away before it is called hopeless.
@@ -97,6 +99,37 @@ pub fn with_new_netns<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Err
 /// Makes a new network namespace that only the returned descriptor holds.
 pub fn new_anonymous_netns() -> Result<OwnedFd, Errno> {
     with_new_netns(current_netns)?
+}
+
+/// Makes a user namespace with these id maps (lines of `INSIDE OUTSIDE COUNT`) that only the returned descriptor holds.
+/// Nobody ever runs in it: it is for mounts whose owners are shown through its maps. Needs CAP_SETUID and CAP_SETGID.
+pub fn new_user_namespace(uid_map: &str, gid_map: &str) -> Result<OwnedFd, Errno> {
+    let parent = rustix::process::getpid();
+    let child = crate::process::clone_child(CLONE_NEWUSER, None, || {
+        // Until it is killed: only its namespace is wanted. It goes with us, too.
+        let tied = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        while tied.is_ok() && rustix::process::getppid() == Some(parent) {
+            let _ = rustix::thread::nanosleep(&rustix::fs::Timespec { tv_sec: 3600, tv_nsec: 0 });
+        }
+        1
+    })?;
+    let made = mapped(child.pid, uid_map, gid_map);
+    let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
+    let reap = || {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        use std::os::fd::AsFd;
+        waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)
+    };
+    while matches!(reap(), Err(Errno::INTR)) {}
+    made
+}
+
+fn mapped(pid: i32, uid_map: &str, gid_map: &str) -> Result<OwnedFd, Errno> {
+    for (file, map) in [("gid_map", gid_map), ("uid_map", uid_map)] {
+        std::fs::write(format!("/proc/{pid}/{file}"), map)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    }
+    open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn new_netns() -> Result<(), Errno> {

@@ -132,12 +132,17 @@ pub fn namespace_kind(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     check(unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), NS_GET_NSTYPE) }).map(|kind| kind as u64)
 }
 
+/// Room for a text that is known after the clone only, in bytes with its NUL: a variable that holds a path.
+pub const LATE_TEXT_MAX_BYTES: usize = 4096 + 8;
+
 /// An argument or environment vector, laid out before the clone so that exec allocates nothing.
 #[derive(Debug)]
 pub struct Vector {
     // Boxed by CString: the bytes stay where they are when the vector moves.
     _texts: Vec<CString>,
     pointers: Vec<*const c_char>,
+    /// The text that is filled in late; it is the last but the NULL.
+    late: Option<Box<[u8; LATE_TEXT_MAX_BYTES]>>,
 }
 
 impl Vector {
@@ -145,7 +150,31 @@ impl Vector {
     pub fn new<'a>(texts: impl IntoIterator<Item = &'a CStr>) -> Self {
         let texts: Vec<CString> = texts.into_iter().map(CStr::to_owned).collect();
         let pointers = texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
-        Self { _texts: texts, pointers }
+        Self { _texts: texts, pointers, late: None }
+    }
+
+    /// Lays out `texts`, and room for one more that [`Vector::fill`] fills in; until then it is not there.
+    pub fn with_room<'a>(texts: impl IntoIterator<Item = &'a CStr>) -> Self {
+        let mut vector = Self::new(texts);
+        vector.pointers.push(std::ptr::null());
+        vector.late = Some(Box::new([0; LATE_TEXT_MAX_BYTES]));
+        vector
+    }
+
+    /// Fills in the last text: these parts, one after the other. `ENAMETOOLONG` where there is no room. *Child-safe.*
+    pub fn fill(&mut self, parts: &[&[u8]]) -> Result<(), Errno> {
+        let room = self.late.as_mut().ok_or(Errno::NAMETOOLONG)?;
+        let mut at = 0;
+        for part in parts {
+            let end = at + part.len();
+            // One byte stays for the NUL.
+            room[..LATE_TEXT_MAX_BYTES - 1].get_mut(at..end).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(part);
+            at = end;
+        }
+        room[at] = 0;
+        let place = self.pointers.len() - 2;
+        self.pointers[place] = room.as_ptr().cast();
+        Ok(())
     }
 }
 
@@ -301,9 +330,49 @@ pub struct Scheduler {
 
 /// `sched_setattr(2)` of the calling thread. *Child-safe.*
 pub fn set_scheduler(mut scheduler: Scheduler) -> Result<(), Errno> {
-    scheduler.size = size_of::<Scheduler>() as u32;
-    // SAFETY: `scheduler` is a live sched_attr of the size it says.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw mut scheduler, 0) }).map(drop)
+    /// `SCHED_FLAG_UTIL_CLAMP_MIN` and `_MAX`.
+    const CLAMPS: u64 = 0x60;
+    /// `struct sched_attr` of Linux 5.3.
+    #[repr(C)]
+    struct Clamped {
+        scheduler: Scheduler,
+        least: u32,
+        most: u32,
+    }
+    let size = if scheduler.flags & CLAMPS == 0 { size_of::<Scheduler>() } else { size_of::<Clamped>() };
+    scheduler.size = size as u32;
+    // The whole range: the specification has no figure to go with the flags.
+    let mut attributes = Clamped { scheduler, least: 0, most: 1024 };
+    // SAFETY: `attributes` is a live sched_attr of at least the size it says.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw mut attributes, 0) }).map(drop)
+}
+
+/// `set_mempolicy(2)` of the calling thread: mode with its flags, nodes as bits. *Child-safe.*
+pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> Result<(), Errno> {
+    // The kernel takes one bit less than it is told.
+    let bits = if nodes.is_empty() { 0 } else { nodes.len() * 64 + 1 };
+    // SAFETY: the kernel reads `bits - 1` bits of a live slice that has them.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes.as_ptr(), bits) }).map(drop)
+}
+
+/// The processors that the calling thread may run on, for [`restore_affinity`].
+#[derive(Debug, Clone)]
+pub struct Affinity([u64; 128]);
+
+/// `sched_getaffinity(2)` of the calling thread.
+pub fn affinity() -> Result<Affinity, Errno> {
+    let mut mask = [0u64; 128];
+    // SAFETY: the mask is live, writable and of the size given.
+    check(unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(&mask), mask.as_mut_ptr()) })?;
+    Ok(Affinity(mask))
+}
+
+/// Gives the calling thread back the processors that it had.
+pub fn restore_affinity(affinity: &Affinity) -> Result<(), Errno> {
+    let mask = &affinity.0;
+    // SAFETY: the mask is live and of the size given.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) })
+        .map(drop)
 }
 
 /// Restricts the calling thread to these processors, at most 1024. *Child-safe.*
@@ -350,6 +419,33 @@ mod tests {
         })
         .unwrap();
         assert_eq!(status(&child), 7);
+    }
+
+    #[test]
+    fn a_late_text_is_there_once_it_is_filled_in() {
+        let run = |fill: bool| {
+            let child = clone_child(0, None, || {
+                let arguments = Vector::new([c"sh", c"-c", c"exit ${LATE:-3}"]);
+                let mut environment = Vector::with_room([c"N=7"]);
+                if fill && environment.fill(&[b"LATE=", b"5"]).is_err() {
+                    return 1;
+                }
+                let _ = exec(c"/bin/sh", &arguments, &environment);
+                1
+            });
+            status(&child.unwrap())
+        };
+        assert_eq!((run(false), run(true)), (3, 5));
+        let long = [b'x'; LATE_TEXT_MAX_BYTES];
+        assert_eq!(Vector::with_room([]).fill(&[&long]), Err(Errno::NAMETOOLONG));
+    }
+
+    #[test]
+    fn a_thread_gets_its_processors_back() {
+        let before = affinity().unwrap();
+        set_affinity(&[0]).unwrap();
+        restore_affinity(&before).unwrap();
+        assert_eq!(affinity().unwrap().0, before.0);
     }
 
     #[test]

@@ -18,7 +18,9 @@ pub mod step;
 
 pub use host::{CgroupLayout, HostFeatures, OverlayApi, V1Hierarchy};
 pub use id::ContainerId;
-pub use op::{Barrier, Create, IdMapping, Limit, MountAttributes, Namespace, Op, Propagation, Slot};
+pub use op::{
+    Barrier, Create, IdMapping, Limit, MountAttributes, Namespace, Op, Propagation, SecurityModule, Slot,
+};
 pub use path::{ContainerPath, HostPath, Text};
 pub use plan::{Builder, Plan};
 pub use refusal::Refusal;

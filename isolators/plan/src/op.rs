@@ -217,6 +217,18 @@ pub enum Create {
     LikeTree,
     /// A directory that no symbolic link may lead to: the mount points of kernel file systems.
     RealDirectory,
+    /// As [`Create::LikeTree`], on the link itself where the last component is one.
+    LikeTreeUnfollowed,
+    /// As [`Create::LikeTree`], but a tree that is a symbolic link is made anew as one instead of being mounted.
+    LinkOrTree,
+}
+
+/// The security modules that change who a process is when it executes a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // their own names
+pub enum SecurityModule {
+    AppArmor,
+    Selinux,
 }
 
 /// A resource limit, setrlimit(2).
@@ -343,6 +355,12 @@ pub enum Op {
     ConnectListener { path: HostPath, into: Slot },
     /// Make the socket on which `start` will knock. `socket`, `bind`, `listen`
     ListenGate { path: HostPath, into: Slot },
+    /// Start the child on these processors, before it is in the container's cgroup. `sched_setaffinity`, and back
+    BeginOn { cpus: Vec<u32> },
+    /// Make a user namespace for nothing but its id maps. `clone3(CLONE_NEWUSER)`
+    MakeUserNamespace { uids: Vec<IdMapping>, gids: Vec<IdMapping>, into: Slot },
+    /// Show the owners of a detached tree through a user namespace's id maps. `mount_setattr(MOUNT_ATTR_IDMAP)`
+    MapTree { tree: Slot, user: Slot, recursive: bool },
 
     // ---- clone
     /// Clone the child, straight into the cgroup2 hierarchy where there is one. `clone3(CLONE_PIDFD | namespaces)`
@@ -355,6 +373,10 @@ pub enum Op {
     AttachCgroup,
     /// Write the child's `oom_score_adj`.
     AdjustOomScore { value: i32 },
+    /// Move a network device of ours into the child's network namespace, or the one joined, under this name and with its
+    /// addresses.
+    /// `RTM_NEWLINK(IFLA_NET_NS_FD, IFLA_IFNAME)`
+    MoveNetDevice { device: String, name: String, into: Option<Slot> },
     /// Run the configuration's hooks of one point, in order.
     RunHooks { point: HookPoint },
     /// Let the child pass a barrier.
@@ -375,10 +397,12 @@ pub enum Op {
     EnterTime { offsets: Text },
     /// Become root inside the new user namespace. `setresgid`, `setresuid`
     BecomeRoot,
+    /// Say as what a security module is to treat the process after exec. `write(/proc/thread-self/attr/…exec)`
+    SetExecLabel { module: SecurityModule, label: Text },
     /// Open a host directory as a handle, in the child's own copy of the mount tree. `open(O_PATH | O_DIRECTORY)`
     OpenDirectory { path: HostPath, into: Slot },
-    /// Open a host character device that masks and devices are bound from, and check what it is. `open(O_PATH)`, `fstat`
-    OpenDevice { path: HostPath, major: u32, minor: u32, into: Slot },
+    /// Open a host device that masks and devices are bound from, and check what it is. `open(O_PATH)`, `fstat`
+    OpenDevice { path: HostPath, kind: u32, major: u32, minor: u32, into: Slot },
     /// New session without a controlling terminal. `setsid`
     NewSession,
     /// New session keyring. `keyctl(KEYCTL_JOIN_SESSION_KEYRING)`
@@ -411,6 +435,9 @@ pub enum Op {
     SetAttributes { tree: Slot, attributes: MountAttributes },
     /// Attach the rootfs where it lies, making it a mount of its own. `move_mount`
     AttachRoot { tree: Slot, onto: Slot },
+    /// Copy what lies at a path of the rootfs into a detached tree, mode and owner of the directory too. Skips what is
+    /// missing.
+    CopyUp { tree: Slot, root: Slot, at: ContainerPath },
     /// Attach a tree inside the rootfs. `openat2(RESOLVE_IN_ROOT)`, `move_mount`
     Place { tree: Slot, root: Slot, at: ContainerPath, create: Create },
     /// Change the attributes of whatever is mounted at a path.
@@ -478,6 +505,8 @@ pub enum Op {
     SetIoPriority { class: u32, level: u32 },
     /// `sched_setaffinity`
     SetAffinity { cpus: Vec<u32> },
+    /// `set_mempolicy`
+    SetMemoryPolicy { mode: u32, nodes: Vec<u64> },
     /// `personality`
     SetPersonality { domain: u32 },
     /// `umask`
@@ -492,6 +521,8 @@ pub enum Op {
     ForbidNewPrivileges,
     /// `chdir`
     ChangeDirectory { path: ContainerPath },
+    /// Take HOME from the container's `/etc/passwd`, `/` where it says nothing. `openat2(RESOLVE_IN_ROOT)`, `read`
+    FindHome { uid: u32 },
     /// Find the program among these candidates and check that it may be executed.
     FindProgram { name: Text, candidates: Vec<Text> },
     /// Mark every descriptor above the preserved ones close-on-exec. `close_range(CLOSE_RANGE_CLOEXEC)`
@@ -514,8 +545,14 @@ impl Op {
     pub fn undo(&self) -> Undo {
         use Op::*;
         match self {
-            CloneTree { .. } | OpenNamespace { .. } | ConnectListener { .. } => {
-                Undo::Nothing("a descriptor, closed with its table")
+            CloneTree { .. }
+            | OpenNamespace { .. }
+            | ConnectListener { .. }
+            | MakeUserNamespace { .. }
+            | MapTree { .. } => Undo::Nothing("a descriptor, closed with its table"),
+            BeginOn { .. } => Undo::Nothing("the caller's own processors are restored right after the clone"),
+            MoveNetDevice { device, name, .. } => {
+                Undo::ReturnNetDevice { device: device.clone(), name: name.clone() }
             }
             CreateCgroup { .. } => Undo::RemoveCgroup,
             OpenCgroup { .. } => Undo::Nothing("the cgroup belongs to the container"),

@@ -69,6 +69,11 @@ impl Builder {
         self.steps.iter().map(|step| &step.op).any(test)
     }
 
+    /// The first step added so far that satisfies `test`.
+    pub fn find<T>(&self, test: impl FnMut(&Op) -> Option<T>) -> Option<T> {
+        self.steps.iter().map(|step| &step.op).find_map(test)
+    }
+
     /// Marks something as planned; tells whether it was marked before.
     pub fn marked(&mut self, mark: &'static str) -> bool {
         let before = self.marks.contains(&mark);

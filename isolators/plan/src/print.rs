@@ -26,8 +26,8 @@ impl Plan {
                     flag(*no_follow, " nofollow")
                 )
             }
-            OpenDevice { path, major, minor, into } => {
-                format!("open-device {} <- {path} c {major}:{minor}", n(into))
+            OpenDevice { path, kind, major, minor, into } => {
+                format!("open-device {} <- {path} {} {major}:{minor}", n(into), letter(*kind))
             }
             BindDevice { root, device, at } => format!("bind-device {} onto {}:{at}", n(device), n(root)),
             OpenNamespace { kind, path, foreign, into } => {
@@ -56,6 +56,13 @@ impl Plan {
             }
             FilterDevices { program } => format!("filter-devices {} instructions", program.len()),
             ListenGate { path, into } => format!("listen-gate {} <- {path}", n(into)),
+            BeginOn { cpus } => format!("begin-on {cpus:?}"),
+            MakeUserNamespace { uids, gids, into } => {
+                format!("make-user-namespace {} <- uid [{}] gid [{}]", n(into), list(uids), list(gids))
+            }
+            MapTree { tree, user, recursive } => {
+                format!("map-tree {} through {}{}", n(tree), n(user), flag(*recursive, " recursive"))
+            }
             Clone { namespaces, pid_namespace, into_cgroup } => {
                 let mut line = String::from("clone");
                 for namespace in namespaces {
@@ -69,6 +76,10 @@ impl Plan {
             MapIds { uids, gids } => format!("map-ids uid [{}] gid [{}]", list(uids), list(gids)),
             AttachCgroup => "attach-cgroup".into(),
             AdjustOomScore { value } => format!("adjust-oom-score {value}"),
+            MoveNetDevice { device, name, into } => {
+                let into = into.map(|slot| format!(" into {}", n(&slot))).unwrap_or_default();
+                format!("move-net-device {device} as {name}{into}")
+            }
             RunHooks { point } => format!("run-hooks {}", point.key()),
             Release(barrier) => format!("release {barrier:?}"),
             Await(barrier) => format!("await {barrier:?}"),
@@ -78,6 +89,7 @@ impl Plan {
             Unshare { kind } => format!("unshare {}", kind.file()),
             EnterTime { offsets } => format!("enter-time {offsets}"),
             BecomeRoot => "become-root".into(),
+            SetExecLabel { module, label } => format!("set-exec-label {module:?} {label}"),
             NewSession => "new-session".into(),
             NewKeyring { name } => format!("new-keyring {name}"),
             SetHostname { name } => format!("set-hostname {name}"),
@@ -97,6 +109,7 @@ impl Plan {
             }
             SetAttributes { tree, attributes } => format!("set-attributes {} [{attributes}]", n(tree)),
             AttachRoot { tree, onto } => format!("attach-root {} onto {}", n(tree), n(onto)),
+            CopyUp { tree, root, at } => format!("copy-up {} <- {}:{at}", n(tree), n(root)),
             Place { tree, root, at, create } => {
                 format!("place {} in {} at {at} create={create:?}", n(tree), n(root))
             }
@@ -104,12 +117,7 @@ impl Plan {
                 format!("set-attributes-at {}:{at} [{attributes}]", n(root))
             }
             MakeNode { root, at, kind, mode, major, minor, uid, gid } => {
-                let letter = match kind & 0o170_000 {
-                    0o020_000 => 'c',
-                    0o060_000 => 'b',
-                    0o010_000 => 'p',
-                    _ => '?',
-                };
+                let letter = letter(*kind);
                 format!("make-node {}:{at} {letter} {major}:{minor} {mode:04o} {uid}:{gid}", n(root))
             }
             MakeSymlink { root, target, at } => format!("make-symlink {}:{at} -> {target}", n(root)),
@@ -137,11 +145,19 @@ impl Plan {
                 amount(l.soft),
                 amount(l.hard)
             ),
-            SetScheduler { policy, nice, priority, .. } => {
-                format!("set-scheduler policy={policy} nice={nice} priority={priority}")
+            SetScheduler { policy, flags, nice, priority, runtime_ns, deadline_ns, period_ns } => {
+                let mut line = format!("set-scheduler policy={policy} nice={nice} priority={priority}");
+                if *flags != 0 {
+                    let _ = write!(line, " flags={flags:#x}");
+                }
+                if *runtime_ns != 0 {
+                    let _ = write!(line, " {runtime_ns}/{deadline_ns}/{period_ns} ns");
+                }
+                line
             }
             SetIoPriority { class, level } => format!("set-io-priority class={class} level={level}"),
             SetAffinity { cpus } => format!("set-affinity {cpus:?}"),
+            SetMemoryPolicy { mode, nodes } => format!("set-memory-policy {mode:#x} nodes {nodes:x?}"),
             SetPersonality { domain } => format!("set-personality {domain:#x}"),
             SetUmask { mask } => format!("set-umask {mask:04o}"),
             BoundCapabilities { keep } => format!("bound-capabilities {keep:#x}"),
@@ -153,6 +169,7 @@ impl Plan {
             }
             ForbidNewPrivileges => "forbid-new-privileges".into(),
             ChangeDirectory { path } => format!("change-directory {path}"),
+            FindHome { uid } => format!("find-home of {uid}"),
             FindProgram { name, candidates } => format!("find-program {name} among {}", list(candidates)),
             CloseDescriptors { first } => format!("close-descriptors from {first}"),
             ResetSignals => "reset-signals".into(),
@@ -171,6 +188,16 @@ impl Plan {
                 format!("exec {} with {} variables", list(arguments), environment.len())
             }
         }
+    }
+}
+
+/// The kind of a special file as ls(1) and the specification write it.
+fn letter(kind: u32) -> char {
+    match kind & 0o170_000 {
+        0o020_000 => 'c',
+        0o060_000 => 'b',
+        0o010_000 => 'p',
+        _ => '?',
     }
 }
 

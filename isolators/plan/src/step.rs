@@ -68,6 +68,13 @@ pub enum Undo {
     RestoreCgroupFile,
     /// Put other device rules in force.
     ReplaceDevices(DeviceChange),
+    /// Move a network device back out of the child's network namespace, where it would be destroyed.
+    ReturnNetDevice {
+        /// Its name on the host.
+        device: String,
+        /// Its name in the container.
+        name: String,
+    },
     /// Kill and reap the child; its namespaces go with it.
     KillChild,
 }

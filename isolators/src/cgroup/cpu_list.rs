@@ -43,6 +43,11 @@ impl CpuList {
         self.0.is_empty()
     }
 
+    /// The numbers, in order.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().copied()
+    }
+
     /// What is in this list and not in `other`.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {

@@ -1,9 +1,10 @@
 //! Namespaces, names, and what else belongs to the process while it is still privileged.
 
 use cofferdam_linux::{keyring, process};
-use cofferdam_plan::{Namespace, Op, Slot, Text};
+use cofferdam_plan::{Namespace, Op, SecurityModule, Slot, Text};
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::{Errno, write};
+use std::ffi::CStr;
 use std::os::fd::AsFd;
 
 use super::Table;
@@ -14,6 +15,7 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Option<Result<(), Errno>> {
         Op::Join { kind, from } => join(table, *kind, *from),
         Op::Unshare { kind } => process::unshare(kind.flag()),
         Op::EnterTime { offsets } => enter_time(offsets),
+        Op::SetExecLabel { module, label } => set_exec_label(*module, label),
         Op::BecomeRoot => process::set_ids(0, 0, None),
         Op::NewSession => rustix::process::setsid().map(drop),
         Op::NewKeyring { name } => new_keyring(name),
@@ -40,6 +42,18 @@ fn enter_time(offsets: &Text) -> Result<(), Errno> {
     let namespace =
         open(c"/proc/self/ns/time_for_children", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     process::set_namespace(namespace.as_fd(), Namespace::Time.flag())
+}
+
+/// Taken at exec, whatever happens before it. Several modules may be stacked: AppArmor has a folder of its own since
+/// Linux 5.8.
+fn set_exec_label(module: SecurityModule, label: &Text) -> Result<(), Errno> {
+    let own = |path: &CStr| open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    let shared = c"/proc/thread-self/attr/exec";
+    let file = match module {
+        SecurityModule::Selinux => own(shared)?,
+        SecurityModule::AppArmor => own(c"/proc/thread-self/attr/apparmor/exec").or_else(|_| own(shared))?,
+    };
+    write_whole(file.as_fd(), label.as_c_str().to_bytes())
 }
 
 /// Kernels without keyrings, and quotas that are used up, must not keep a container from starting (runc does the same).

@@ -1,12 +1,16 @@
 //! Mounts: made detached, changed by descriptor, attached through a handle on the rootfs.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use cofferdam_linux::mount;
 use cofferdam_linux::rootfs::{Missing, Rootfs};
 use cofferdam_plan::op::FilesystemOption;
 use cofferdam_plan::{ContainerPath, Create, HostPath, MountAttributes, Op, Propagation, Slot, Text};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstatfs, open, statat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstatfs, open, openat, readlinkat_raw, statat,
+    symlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -17,6 +21,8 @@ use super::Table;
 
 /// File system magic of procfs, statfs(2).
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+/// Longest target of a symbolic link with its NUL, in bytes.
+pub(super) const LINK_MAX_BYTES: usize = 4096;
 
 pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
     match op {
@@ -55,6 +61,7 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
             )
         }
         Op::AttachRoot { tree, onto } => attach(table.get(*tree)?, table.get(*onto)?),
+        Op::CopyUp { tree, root, at } => copy_up(table.get(*tree)?, table.get(*root)?, at),
         Op::Place { tree, root, at, create } => place(table.get(*tree)?, table.get(*root)?, at, *create),
         Op::MakeReadOnly { root, at } => make_read_only(table.get(*root)?, at),
         Op::Pivot { root } => pivot(table.get(*root)?),
@@ -153,19 +160,70 @@ fn place(
     at: &ContainerPath,
     create: Create,
 ) -> Result<(), Errno> {
+    let directory = kind_of(tree)?;
     let (missing, resolve) = match create {
         Create::Directory => (Missing::Directory, ResolveFlags::empty()),
         Create::RealDirectory => (Missing::Directory, ResolveFlags::NO_SYMLINKS),
-        Create::LikeTree if kind_of(tree)? == FileType::Directory => {
-            (Missing::Directory, ResolveFlags::empty())
-        }
-        Create::LikeTree => (Missing::File, ResolveFlags::empty()),
+        Create::LinkOrTree if directory == FileType::Symlink => return copy_link(tree, root, at),
+        _ if directory == FileType::Directory => (Missing::Directory, ResolveFlags::empty()),
+        _ => (Missing::File, ResolveFlags::empty()),
     };
-    let target = target(root, at, missing, resolve)?;
+    let target = if create == Create::LikeTreeUnfollowed {
+        unfollowed(root, at, missing)?
+    } else {
+        target(root, at, missing, resolve)?
+    };
     if !at.is_at_or_below("/proc") && is_procfs(target.as_fd())? {
         return Err(Errno::XDEV);
     }
     attach(tree, target.as_fd())
+}
+
+/// What is at a path, a link itself where it is one.
+fn unfollowed(root: BorrowedFd<'_>, at: &ContainerPath, missing: Missing) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    match Rootfs::new(root).open(at.as_c_str(), flags, ResolveFlags::empty()) {
+        Err(Errno::NOENT) => target(root, at, missing, ResolveFlags::empty()),
+        result => result,
+    }
+}
+
+/// Makes a link like the one that `link` is; one that is there already is good if it leads to the same place.
+fn copy_link(link: BorrowedFd<'_>, root: BorrowedFd<'_>, at: &ContainerPath) -> Result<(), Errno> {
+    let (mut wanted, mut found) = ([0; LINK_MAX_BYTES], [0; LINK_MAX_BYTES]);
+    let wanted = read_link(link, c"", &mut wanted)?;
+    let (parent, name) = Rootfs::new(root).parent(at.as_c_str(), ResolveFlags::empty())?;
+    match symlinkat(wanted, &parent, name) {
+        Err(Errno::EXIST) if read_link(parent.as_fd(), name, &mut found) == Ok(wanted) => Ok(()),
+        result => result,
+    }
+}
+
+/// Where a link leads.
+pub(super) fn read_link<'b>(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    buffer: &'b mut [u8; LINK_MAX_BYTES],
+) -> Result<&'b CStr, Errno> {
+    // The last byte stays NUL.
+    let length = readlinkat_raw(directory, name, &mut buffer[..LINK_MAX_BYTES - 1])?;
+    if length == LINK_MAX_BYTES - 1 {
+        return Err(Errno::NAMETOOLONG);
+    }
+    CStr::from_bytes_until_nul(buffer).map_err(|_| Errno::INVAL)
+}
+
+/// What the rootfs has where a new file system is going to be: it goes on in there.
+fn copy_up(tree: BorrowedFd<'_>, root: BorrowedFd<'_>, at: &ContainerPath) -> Result<(), Errno> {
+    let readable = OFlags::RDONLY | OFlags::DIRECTORY;
+    match Rootfs::new(root).open(at.as_c_str(), readable, ResolveFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+        Ok(directory) => {
+            let into = openat(tree, c".", readable | OFlags::CLOEXEC, Mode::empty())?;
+            super::copy::directory(directory.as_fd(), into.as_fd())
+        }
+    }
 }
 
 fn is_procfs(fd: BorrowedFd<'_>) -> Result<bool, Errno> {

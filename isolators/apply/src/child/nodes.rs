@@ -26,8 +26,8 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
             table.set(*into, fd);
             Ok(())
         }
-        Op::OpenDevice { path, major, minor, into } => {
-            let fd = open_device(path, *major, *minor)?;
+        Op::OpenDevice { path, kind, major, minor, into } => {
+            let fd = open_device(path, *kind, *major, *minor)?;
             table.set(*into, fd);
             Ok(())
         }
@@ -61,10 +61,10 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
 }
 
 /// A host device is what its number says, not what its name says.
-fn open_device(path: &HostPath, wanted_major: u32, wanted_minor: u32) -> Result<OwnedFd, Errno> {
+fn open_device(path: &HostPath, kind: u32, wanted_major: u32, wanted_minor: u32) -> Result<OwnedFd, Errno> {
     let fd = open(path.as_c_str(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let stat = statat(&fd, c"", AtFlags::EMPTY_PATH)?;
-    let same = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+    let same = FileType::from_raw_mode(stat.st_mode) == FileType::from_raw_mode(kind)
         && (major(stat.st_rdev), minor(stat.st_rdev)) == (wanted_major, wanted_minor);
     if same { Ok(fd) } else { Err(Errno::NODEV) }
 }

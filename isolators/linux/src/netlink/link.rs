@@ -220,6 +220,16 @@ impl Socket {
         )
     }
 
+    /// Moves a link into another network namespace, where it gets this name; it must be down. Its addresses are lost.
+    pub fn move_link(&mut self, index: u32, netns: BorrowedFd<'_>, name: &str) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
+        message.attributes.push(LinkAttribute::IfName(name.into()));
+        let operation = format!("move link number {index} to another namespace as {name}");
+        self.acknowledge(RouteNetlinkMessage::SetLink(message), 0, &operation)
+    }
+
     /// Sets the link up.
     pub fn set_up(&mut self, index: u32) -> Result<(), Error> {
         self.change_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })

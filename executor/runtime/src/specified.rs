@@ -1,0 +1,94 @@
+//! Where runtime-spec 1.3 allows what the types of `oci-spec` refuse: the one place that knows (ADR 5). What is corrected
+//! here keeps its meaning, or had none.
+
+use serde_json::Value;
+
+/// Names of the specification and what `oci-spec` 0.10 calls them. config.md, "scheduler".
+const SCHEDULER_FLAGS: &[(&str, &str)] = &[
+    ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+    ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+];
+
+/// Corrects a configuration, a process or resources; tells whether there was anything to correct.
+pub(crate) fn correct(document: &mut Value) -> bool {
+    let before = document.clone();
+    if let Some(process) = document.get_mut("process") {
+        correct_process(process);
+    }
+    correct_process(document);
+    for resources in ["/linux/resources", ""] {
+        if let Some(resources) = document.pointer_mut(resources) {
+            correct_resources(resources);
+        }
+    }
+    *document != before
+}
+
+fn correct_process(process: &mut Value) {
+    for flag in process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut).into_iter().flatten() {
+        let known = SCHEDULER_FLAGS.iter().find(|(name, _)| flag.as_str() == Some(name));
+        if let Some((_, renamed)) = known {
+            *flag = Value::from(*renamed);
+        }
+    }
+    // An empty list of processors is none: "If omitted or empty", config.md, `execCPUAffinity`.
+    if let Some(affinity) = process.pointer_mut("/execCPUAffinity").and_then(Value::as_object_mut) {
+        affinity.retain(|_, list| list != "");
+    }
+    // "Any value which cannot be mapped to a relevant kernel interface … MUST be logged as a warning … SHOULD NOT fail",
+    // config.md, `capabilities`. The warning is lost with the name; the capability is one that no kernel here has.
+    if let Some(sets) = process.pointer_mut("/capabilities").and_then(Value::as_object_mut) {
+        for set in sets.values_mut().filter_map(Value::as_array_mut) {
+            set.retain(|name| serde_json::from_value::<oci_spec::runtime::Capability>(name.clone()).is_ok());
+        }
+    }
+}
+
+/// Since 1.3 the limit of processes may be missing: nothing is limited then. config-linux.md, "PIDs".
+fn correct_resources(resources: &mut Value) {
+    let Some(resources) = resources.as_object_mut() else { return };
+    if resources.get("pids").is_some_and(|pids| pids.get("limit").is_none_or(Value::is_null)) {
+        resources.remove("pids");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::{LinuxResources, Process};
+    use serde_json::json;
+
+    fn corrected(mut value: Value) -> Value {
+        correct(&mut value);
+        value
+    }
+
+    #[test]
+    fn what_the_specification_allows_is_read() {
+        let process = json!({
+            "cwd": "/", "user": { "uid": 0, "gid": 0 },
+            "scheduler": { "policy": "SCHED_DEADLINE", "flags": [
+                "SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_RECLAIM", "SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_KEEP_POLICY",
+                "SCHED_FLAG_KEEP_PARAMS", "SCHED_FLAG_UTIL_CLAMP_MIN", "SCHED_FLAG_UTIL_CLAMP_MAX"
+            ] },
+            "execCPUAffinity": { "initial": "", "final": "0" },
+            "capabilities": { "bounding": ["CAP_KILL", "CAP_OF_TOMORROW"] }
+        });
+        let read: Process = serde_json::from_value(corrected(process.clone())).unwrap();
+        assert_eq!(read.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 7);
+        assert_eq!(read.exec_cpu_affinity().as_ref().unwrap().initial(), &None);
+        let capabilities = read.capabilities().as_ref().unwrap();
+        assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 1);
+        let inside = corrected(json!({ "ociVersion": "1.3.0", "process": process }));
+        assert!(serde_json::from_value::<oci_spec::runtime::Spec>(inside).is_ok());
+        let resources = corrected(json!({ "pids": {}, "cpu": { "shares": 2 } }));
+        assert!(serde_json::from_value::<LinuxResources>(resources).unwrap().cpu().is_some());
+    }
+
+    #[test]
+    fn what_is_right_or_wrong_by_the_specification_stays() {
+        for document in [json!({ "ociVersion": "1.3.0" }), json!({ "process": { "cwd": 7 } }), json!([1])] {
+            assert!(!correct(&mut document.clone()), "{document}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Idmapped mounts: owners shown through the maps of a user namespace. runtime-spec config.md, `uidMappings` and
+//! `gidMappings` of a mount; mount_setattr(2), "ID-mapped mounts".
+
+use cofferdam_plan::{Builder, IdMapping, Namespace, Op, Refusal, Slot, Stage};
+use oci_spec::runtime::Mount;
+
+use crate::compile::Context;
+use crate::mount_options::{Bind, MountOptions};
+use crate::namespaces::mappings;
+
+/// First kernel that maps the owners of a mount.
+const SINCE: (u32, u32) = (5, 12);
+
+/// Whether a mount asks for a map, by its own lists or by an option.
+pub(super) fn is_asked(mount: &Mount, options: &MountOptions) -> bool {
+    let listed = |map: &Option<Vec<_>>| map.as_ref().is_some_and(|map| !map.is_empty());
+    options.idmap.is_some() || listed(mount.uid_mappings()) || listed(mount.gid_mappings())
+}
+
+/// Maps the detached tree of a bind mount, while it is still the parent's: it takes rights over the file system's own
+/// user namespace, which a container's root does not have.
+pub(super) fn plan(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    mount: &Mount,
+    options: &MountOptions,
+    tree: Slot,
+    pointer: &str,
+) -> Result<(), Refusal> {
+    if !is_asked(mount, options) {
+        return Ok(());
+    }
+    let unsupported = |problem: &str| Err(Refusal::unsupported(format!("{pointer}/uidMappings"), problem));
+    if context.host.kernel < SINCE {
+        return unsupported("idmapped mounts are from Linux 5.12");
+    }
+    if !context.host.privileged {
+        return unsupported("idmapped mounts need root");
+    }
+    let user = namespace(context, builder, mount, pointer)?;
+    let recursive = options.idmap == Some(Bind::Tree);
+    builder.step(Stage::Host, pointer, Op::MapTree { tree, user, recursive });
+    Ok(())
+}
+
+/// The user namespace with the maps: the mount's own lists, or what the container has.
+fn namespace(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    mount: &Mount,
+    pointer: &str,
+) -> Result<Slot, Refusal> {
+    let (uids, gids) = (
+        mount.uid_mappings().as_deref().unwrap_or_default(),
+        mount.gid_mappings().as_deref().unwrap_or_default(),
+    );
+    if uids.is_empty() != gids.is_empty() {
+        let problem = "uidMappings and gidMappings of a mount come together";
+        return Err(Refusal::invalid(format!("{pointer}/uidMappings"), problem));
+    }
+    if !uids.is_empty() {
+        let uids = mappings(uids, &format!("{pointer}/uidMappings"))?;
+        let gids = mappings(gids, &format!("{pointer}/gidMappings"))?;
+        return Ok(make(builder, uids, gids, pointer));
+    }
+    if context.membership.makes(Namespace::User) {
+        let linux = context.linux();
+        let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
+        let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
+        let (uids, gids) = (mappings(uids, "/linux/uidMappings")?, mappings(gids, "/linux/gidMappings")?);
+        return Ok(make(builder, uids, gids, pointer));
+    }
+    let joined = builder.find(|op| match op {
+        Op::OpenNamespace { kind: Namespace::User, into, .. } => Some(*into),
+        _ => None,
+    });
+    joined.ok_or_else(|| {
+        let problem = "needs uidMappings and gidMappings, or a user namespace of the container";
+        Refusal::invalid(format!("{pointer}/options"), problem)
+    })
+}
+
+/// One namespace for all mounts with these maps: an engine gives a dozen of a pod the same.
+fn make(builder: &mut Builder, uids: Vec<IdMapping>, gids: Vec<IdMapping>, pointer: &str) -> Slot {
+    let made = builder.find(|op| match op {
+        Op::MakeUserNamespace { uids: u, gids: g, into } if (u, g) == (&uids, &gids) => Some(*into),
+        _ => None,
+    });
+    made.unwrap_or_else(|| {
+        let into = builder.slot("idmap");
+        builder.step(Stage::Host, pointer, Op::MakeUserNamespace { uids, gids, into });
+        into
+    })
+}
