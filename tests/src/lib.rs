@@ -6,6 +6,7 @@
 //! - [`world`]: private mount and network namespaces, so that a suite leaves the machine's own alone.
 //! - [`programs`]: where `cofferdam` and `cofferdam-oci` are.
 //! - [`bundle`], [`oci`]: OCI bundles made in code, and the runtimes, ours and its peers, that run them.
+//! - [`callers`]: podman, containerd, Docker and Slurm in folders of their own, calling a runtime.
 //! - [`images`]: a Debian, a busybox and an nginx image, made by debootstrap, umoci and skopeo and kept in a cache.
 //! - [`registry`]: Debian's docker-registry on a loopback port, plain, with passwords, or with TLS.
 //! - [`needs`]: how a test says that it cannot run here.
@@ -13,6 +14,7 @@
 //! The harness judges the product, so it uses none of the product's crates. Nearly everything needs root.
 
 pub mod bundle;
+pub mod callers;
 pub mod census;
 pub mod images;
 pub mod needs;

@@ -35,3 +35,16 @@ pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
 }
+
+/// Set by `cargo xtask ci --full`.
+pub const FULL_VARIABLE: &str = "COFFERDAM_FULL";
+
+/// Whether the slow tests are wanted too.
+pub fn is_full() -> bool {
+    std::env::var_os(FULL_VARIABLE).is_some()
+}
+
+/// The same; if not, says what is left out and how it is run.
+pub fn full(what: &str) -> bool {
+    met(is_full(), &format!("{what}: slow, run by `cargo xtask ci --full`"))
+}

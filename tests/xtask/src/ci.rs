@@ -18,6 +18,18 @@ use crate::{packages, suite, tidy, vm};
 pub(crate) struct Choice {
     pub(crate) only: Vec<String>,
     pub(crate) skip: Vec<String>,
+    /// Which tests of the suites.
+    pub(crate) extent: Extent,
+}
+
+/// How many of the suites' tests run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Those that fit a merge; the slow ones say that they were skipped.
+    #[default]
+    Merge,
+    /// The slow ones too.
+    Full,
 }
 
 struct Phase {
@@ -41,6 +53,9 @@ const PHASES: &[Phase] = &[
 
 pub(crate) fn run(workspace: &Workspace, choice: &Choice) -> Result<ExitCode> {
     choice.check()?;
+    if !workspace.runs_slow_tests() {
+        println!("without --full: tests too slow for every merge say so, and are counted as skipped");
+    }
     let mut total = Tally::default();
     let mut times = Vec::new();
     for phase in PHASES.iter().filter(|phase| choice.wants(phase.name)) {

@@ -27,6 +27,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   ci [--only PHASE] [--skip PHASE]   the whole gate; exits non-zero on any failure
+     [--full]                        and the tests that are too slow for every merge
   test [-p CRATE] [ARG…]             quick tests, no root needed; ARGs go to the test runner
   golden [--bless]                   compare (or rewrite) the golden plans
   tidy                               judge the tree: invariants (failures) and figures
@@ -55,7 +56,10 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<ExitCode> {
     };
     let workspace = Workspace::open().context("reading the workspace")?;
     match command.as_str() {
-        "ci" => ci::run(&workspace, &ci_choice(arguments)?),
+        "ci" => {
+            let choice = ci_choice(arguments)?;
+            ci::run(&workspace.with(choice.extent), &choice)
+        }
         "test" => suite::quick(&workspace, &rest(arguments)?),
         "golden" => golden::run(&workspace, is_bless(arguments)?),
         "tidy" => tidy::run(&workspace),
@@ -71,6 +75,7 @@ fn ci_choice(mut arguments: lexopt::Parser) -> Result<ci::Choice> {
         match argument {
             Long("only") => choice.only.push(arguments.value()?.string()?),
             Long("skip") => choice.skip.push(arguments.value()?.string()?),
+            Long("full") => choice.extent = ci::Extent::Full,
             other => return Err(other.unexpected().into()),
         }
     }

@@ -7,7 +7,11 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::ci::Extent;
 use crate::command;
+
+/// Tells tests that the slow ones are wanted too.
+const FULL_VARIABLE: &str = "COFFERDAM_FULL";
 
 /// The workspace's members and everything they depend on.
 #[derive(Debug)]
@@ -16,6 +20,7 @@ pub(crate) struct Workspace {
     target: PathBuf,
     packages: BTreeMap<String, Package>,
     members: Vec<String>,
+    extent: Extent,
 }
 
 /// One package of the dependency graph.
@@ -71,7 +76,18 @@ impl Workspace {
             target: string(&metadata["target_directory"]).into(),
             members: array(&metadata["workspace_members"]).map(|id| string(id).to_owned()).collect(),
             packages,
+            extent: Extent::default(),
         })
+    }
+
+    /// The same, with tests to this extent.
+    pub(crate) fn with(self, extent: Extent) -> Workspace {
+        Workspace { extent, ..self }
+    }
+
+    /// Whether the slow tests are to run.
+    pub(crate) fn runs_slow_tests(&self) -> bool {
+        self.extent == Extent::Full
     }
 
     /// The folder that holds the workspace's manifest.
@@ -123,6 +139,9 @@ impl Workspace {
     pub(crate) fn cargo(&self, arguments: &str) -> Command {
         let mut command = cargo(arguments);
         command.current_dir(&self.root);
+        if self.runs_slow_tests() {
+            command.env(FULL_VARIABLE, "1");
+        }
         command
     }
 }
