@@ -162,7 +162,8 @@ pub fn plan_joining(
     oom_score(scored, host, builder);
     let mut waits = builder.contains(|op| matches!(op, Op::AdjustOomScore { .. }));
     if let Some(path) = joining.cgroup {
-        builder.step(stage(host), "exec", Op::OpenCgroup { path: path.to_owned() });
+        let below = joining.below.iter().map(|below| one_below(below)).collect::<Result<_, _>>()?;
+        builder.step(stage(host), "exec", Op::OpenCgroup { path: path.to_owned(), below });
         if !host.cgroups.is_v2() {
             builder.step(Stage::Attach, "exec", Op::AttachCgroup);
             waits = true;
@@ -172,4 +173,17 @@ pub fn plan_joining(
         pass(builder, "exec", Barrier::Attached);
     }
     Ok(())
+}
+
+/// A cgroup below the container's: the controller, empty for all of them, and the path. It must not lead out again.
+fn one_below(text: &str) -> Result<(String, String), Refusal> {
+    let (controller, path) = text.split_once(':').unwrap_or(("", text));
+    let path = path.trim_matches('/');
+    if path.is_empty() || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(Refusal::invalid(
+            "--cgroup",
+            format!("{text:?} is not [CONTROLLER:]PATH below the container's"),
+        ));
+    }
+    Ok((controller.to_owned(), path.to_owned()))
 }

@@ -92,4 +92,6 @@ pub struct Joining<'a> {
     pub preserve_fds: u32,
     /// The container's cgroup, as its state says; `None` leaves the process where the caller is.
     pub cgroup: Option<&'a str>,
+    /// Cgroups below it that the process goes to: `PATH`, or `CONTROLLER:PATH`.
+    pub below: &'a [String],
 }

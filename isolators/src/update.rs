@@ -55,7 +55,11 @@ pub fn compile_update(updating: &Updating<'_>, host: &HostFeatures) -> Result<Up
     let (wanted, merged) = (resources(completed)?, resources(merged)?);
 
     let mut builder = Builder::default();
-    builder.step(Stage::Host, "update", Op::OpenCgroup { path: updating.cgroup.to_owned() });
+    builder.step(
+        Stage::Host,
+        "update",
+        Op::OpenCgroup { path: updating.cgroup.to_owned(), below: Vec::new() },
+    );
     let occasion = Occasion::Update { memory_and_swap_bytes: updating.memory_and_swap_bytes };
     let translation = cgroup::translate(&wanted, &translation_host(host), occasion)?;
     for ignored in translation.ignored {

@@ -1,245 +1,181 @@
-//! What the user said. Options may stand before and after the container id, `--x y` and `--x=y` alike.
+//! What the user said, read along the tables of [`crate::table`]. Options may stand before and after the container id,
+//! `--x y` and `--x=y` alike; a switch also takes `--x=false`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use cofferdam_runtime::ContainerId;
 use lexopt::prelude::*;
 
-use crate::update::UpdateArguments;
+use crate::failed::Failed;
+use crate::table::{Command, Flag, GLOBALS, Takes};
 
-/// Options before the command.
+/// Options that were given, with their values, and the words between them.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Global {
-    pub root: Option<PathBuf>,
-    pub log: Option<PathBuf>,
-    pub log_json: bool,
-    pub debug: bool,
-    pub cgroups_disabled: bool,
+pub(crate) struct Said {
+    values: Vec<(&'static str, OsString)>,
+    /// What is not an option, in order.
+    pub words: Vec<String>,
 }
 
-/// Options of create and run.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct CreateArguments {
-    pub id: String,
-    pub bundle: Option<PathBuf>,
-    pub console_socket: Option<PathBuf>,
-    pub pid_file: Option<PathBuf>,
-    pub preserve_fds: u32,
-    pub no_pivot: bool,
-    pub no_new_keyring: bool,
-    pub detach: bool,
-    pub keep: bool,
-    pub explain: bool,
-    pub fail_step: Option<usize>,
+impl Said {
+    /// Whether a switch is on.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.last(name).is_some_and(|value| value != "false")
+    }
+
+    /// The value of an option; the last one wins.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        self.last(name).map(|value| value.to_string_lossy().into_owned())
+    }
+
+    /// Every value of an option that may be repeated.
+    pub(crate) fn texts(&self, name: &str) -> Vec<String> {
+        let named = self.values.iter().filter(|(key, _)| *key == name);
+        named.map(|(_, value)| value.to_string_lossy().into_owned()).collect()
+    }
+
+    /// The value as a path; an empty one is none.
+    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
+        self.last(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+    }
+
+    /// The value as a number.
+    pub(crate) fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>, Failed> {
+        let wrong = |text: &String| Failed::new(format!("invalid value {text:?} for flag -{name}"));
+        self.text(name).map(|text| text.parse().map_err(|_| wrong(&text))).transpose()
+    }
+
+    /// The first word, as a container's id.
+    pub(crate) fn id(&self) -> Result<ContainerId, Failed> {
+        let id = self.words.first().map_or("", String::as_str);
+        ContainerId::parse(id).map_err(|error| Failed::new(error.to_string()))
+    }
+
+    fn last(&self, name: &str) -> Option<&OsString> {
+        self.values.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
 }
 
-/// Options of exec.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct ExecArguments {
-    pub id: String,
-    pub command: Vec<String>,
-    pub process: Option<PathBuf>,
-    pub console_socket: Option<PathBuf>,
-    pub pid_file: Option<PathBuf>,
-    pub cwd: Option<PathBuf>,
-    pub env: Vec<String>,
-    pub user: Option<String>,
-    pub tty: bool,
-    pub detach: bool,
-    pub preserve_fds: u32,
-    pub ignore_paused: bool,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone)]
-pub(crate) enum Command {
-    Create(CreateArguments),
-    Run(CreateArguments),
-    Plan(CreateArguments),
-    Exec(ExecArguments),
-    Start { id: String },
-    State { id: String },
-    Kill { id: String, signal: String, all: bool },
-    Delete { id: String, force: bool },
-    Pause { id: String },
-    Resume { id: String },
-    Update(UpdateArguments),
-    Ps { id: String, json: bool },
-    List { json: bool, quiet: bool },
-    Spec { bundle: Option<PathBuf> },
-    Version,
-    Help,
-}
-
-/// A whole command line.
-#[derive(Debug, Clone)]
-pub(crate) struct Invocation {
-    pub global: Global,
-    pub command: Command,
-}
-
-/// Everything that any command takes; each command picks its own.
-#[derive(Default)]
-struct Said {
-    create: CreateArguments,
-    exec: ExecArguments,
-    update: UpdateArguments,
-    all: bool,
-    force: bool,
-    quiet: bool,
-    json: bool,
-    words: Vec<String>,
-}
-
-/// Parses a command line.
-pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Invocation, lexopt::Error> {
-    let mut global = Global::default();
-    let mut name = None;
+/// Reads up to the command's name, which comes back.
+pub(crate) fn globals(parser: &mut lexopt::Parser) -> Result<(Said, Option<String>), Failed> {
     let mut said = Said::default();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Value(word) if name.is_none() => name = Some(word.string()?),
+    while let Some(argument) = parser.next().map_err(Failed::usage)? {
+        let flag = match argument {
+            Value(word) => return Ok((said, Some(word.to_string_lossy().into_owned()))),
+            Short(letter) => (by_letter(&[GLOBALS], letter)?, Form::Short),
+            Long(name) => (by_name(&[GLOBALS], name)?, Form::Long),
+        };
+        take(&mut said, flag, parser)?;
+    }
+    Ok((said, None))
+}
+
+/// Reads what comes after the command's name.
+pub(crate) fn command(parser: &mut lexopt::Parser, command: &Command) -> Result<Said, Failed> {
+    let mut said = Said::default();
+    while let Some(argument) = parser.next().map_err(Failed::usage)? {
+        let flag = match argument {
             Value(word) => {
-                said.words.push(word.string()?);
-                if name.as_deref() == Some("exec") && (said.words.len() > 1 || said.exec.process.is_some()) {
-                    // From the program's name on, everything is the program's.
-                    let rest = parser.raw_args()?.map(|word| word.string()).collect::<Result<Vec<_>, _>>()?;
-                    said.words.extend(rest);
+                said.words.push(word.to_string_lossy().into_owned());
+                if command.words.rest_after.is_some_and(|after| after(&said)) {
+                    // From here on everything belongs to the program that is named.
+                    let rest = parser.raw_args().map_err(Failed::usage)?;
+                    said.words.extend(rest.map(|word| word.to_string_lossy().into_owned()));
                 }
+                continue;
             }
-            Short('v') | Long("version") if name.is_none() => name = Some("version".into()),
-            Short('h') | Long("help") => name = Some("help".into()),
-            Long(option) if name.is_none() => {
-                let option = option.to_owned();
-                global_option(&mut global, &option, &mut parser)?;
-            }
-            Short(letter) => {
-                let option = long_name(letter, name.as_deref()).ok_or_else(|| Short(letter).unexpected())?;
-                command_option(&mut said, option, &mut parser)?;
-            }
-            Long(option) => {
-                let option = option.to_owned();
-                command_option(&mut said, &option, &mut parser)?;
-            }
-        }
+            Short(letter) => (by_letter(command.flags, letter)?, Form::Short),
+            Long(name) => (by_name(command.flags, name)?, Form::Long),
+        };
+        take(&mut said, flag, parser)?;
     }
-    let command = command(name.as_deref().unwrap_or("help"), said)?;
-    Ok(Invocation { global, command })
+    if !said.has("help") {
+        command.check_words(said.words.len())?;
+    }
+    Ok(said)
 }
 
-fn global_option(
-    global: &mut Global,
-    option: &str,
+/// How an option was written: what follows the letter of a switch is more letters.
+#[derive(PartialEq)]
+enum Form {
+    Short,
+    Long,
+}
+
+fn take(
+    said: &mut Said,
+    (flag, form): (&'static Flag, Form),
     parser: &mut lexopt::Parser,
-) -> Result<(), lexopt::Error> {
-    match option {
-        "root" => global.root = Some(parser.value()?.into()),
-        "log" => global.log = Some(parser.value()?.into()),
-        "log-format" => global.log_json = parser.value()? == "json",
-        "log-level" => global.debug = parser.value()? == "debug",
-        "debug" => global.debug = true,
-        "cgroup-manager" => global.cgroups_disabled = parser.value()? == "disabled",
-        "rootless" => drop(parser.value()?),
-        other => return Err(Long(other).unexpected()),
-    }
-    Ok(())
-}
-
-fn long_name(letter: char, command: Option<&str>) -> Option<&'static str> {
-    Some(match (letter, command) {
-        ('b', _) => "bundle",
-        ('d', _) => "detach",
-        ('f', Some("delete")) => "force",
-        ('f', _) => "format",
-        ('q', _) => "quiet",
-        ('a', _) => "all",
-        ('t', _) => "tty",
-        ('e', _) => "env",
-        ('u', _) => "user",
-        ('p', _) => "process",
-        ('r', Some("update")) => "resources",
-        _ => return None,
-    })
-}
-
-fn command_option(said: &mut Said, option: &str, parser: &mut lexopt::Parser) -> Result<(), lexopt::Error> {
-    let (create, exec) = (&mut said.create, &mut said.exec);
-    match option {
-        "bundle" => create.bundle = Some(parser.value()?.into()),
-        "console-socket" => {
-            let path: PathBuf = parser.value()?.into();
-            create.console_socket = Some(path.clone());
-            exec.console_socket = Some(path);
-        }
-        "pid-file" => {
-            let path: PathBuf = parser.value()?.into();
-            create.pid_file = Some(path.clone());
-            exec.pid_file = Some(path);
-        }
-        "preserve-fds" => {
-            create.preserve_fds = parser.value()?.parse()?;
-            exec.preserve_fds = create.preserve_fds;
-        }
-        "no-pivot" => create.no_pivot = true,
-        "no-new-keyring" => create.no_new_keyring = true,
-        "no-subreaper" => {}
-        "keep" => create.keep = true,
-        "explain" => create.explain = true,
-        "fail-step" => create.fail_step = Some(parser.value()?.parse()?),
-        "detach" => (create.detach, exec.detach) = (true, true),
-        "process" => exec.process = Some(parser.value()?.into()),
-        "cwd" => exec.cwd = Some(parser.value()?.into()),
-        "env" => exec.env.push(parser.value()?.string()?),
-        "user" => exec.user = Some(parser.value()?.string()?),
-        "tty" => exec.tty = true,
-        "ignore-paused" => exec.ignore_paused = true,
-        "all" => said.all = true,
-        "force" => said.force = true,
-        "quiet" => said.quiet = true,
-        "format" => said.json = parser.value()? == "json",
-        other if crate::update::takes(other) => said.update.set(other, parser.value()?.string()?),
-        other => return Err(Long(other).unexpected()),
-    }
-    Ok(())
-}
-
-fn command(name: &str, mut said: Said) -> Result<Command, lexopt::Error> {
-    let wrong = |wanted: &str| lexopt::Error::from(format!("{name:?} requires {wanted}"));
-    let words = std::mem::take(&mut said.words);
-    let id = || match words.as_slice() {
-        [id] => Ok(id.clone()),
-        _ => Err(wrong("exactly 1 argument(s)")),
+) -> Result<(), Failed> {
+    let needs = |_| Failed::usage(format!("flag needs an argument: -{}", flag.name));
+    let value = match flag.takes {
+        Takes::Value(_) => parser.value().map_err(needs)?,
+        Takes::Nothing if form == Form::Long => parser.optional_value().unwrap_or_else(|| "true".into()),
+        Takes::Nothing => "true".into(),
     };
-    Ok(match name {
-        "create" => Command::Create(CreateArguments { id: id()?, ..said.create }),
-        "run" => Command::Run(CreateArguments { id: id()?, ..said.create }),
-        "plan" => Command::Plan(CreateArguments {
-            id: words.first().cloned().unwrap_or_else(|| "plan".into()),
-            ..said.create
-        }),
-        "start" => Command::Start { id: id()? },
-        "state" => Command::State { id: id()? },
-        "delete" => Command::Delete { id: id()?, force: said.force },
-        "pause" => Command::Pause { id: id()? },
-        "resume" => Command::Resume { id: id()? },
-        "update" => Command::Update(UpdateArguments { id: id()?, ..said.update }),
-        "ps" => Command::Ps {
-            id: words.first().cloned().ok_or_else(|| wrong("a minimum of 1 argument"))?,
-            json: said.json,
-        },
-        "list" => Command::List { json: said.json, quiet: said.quiet },
-        "spec" => Command::Spec { bundle: said.create.bundle },
-        "kill" => match words.as_slice() {
-            [id] => Command::Kill { id: id.clone(), signal: "TERM".into(), all: said.all },
-            [id, signal] => Command::Kill { id: id.clone(), signal: signal.clone(), all: said.all },
-            _ => return Err(wrong("a container id and at most one signal")),
-        },
-        "exec" => {
-            let mut words = words.into_iter();
-            let id = words.next().ok_or_else(|| wrong("a container id"))?;
-            Command::Exec(ExecArguments { id, command: words.collect(), ..said.exec })
+    if flag.takes == Takes::Nothing && value != "true" && value != "false" {
+        return Err(Failed::usage(format!("invalid boolean value {value:?} for -{}", flag.name)));
+    }
+    said.values.push((flag.name, value));
+    Ok(())
+}
+
+fn by_name(flags: &[&'static [Flag]], name: &str) -> Result<&'static Flag, Failed> {
+    let found = flags.iter().copied().flatten().find(|flag| flag.name == name);
+    found.ok_or_else(|| Failed::usage(format!("flag provided but not defined: -{name}")))
+}
+
+fn by_letter(flags: &[&'static [Flag]], letter: char) -> Result<&'static Flag, Failed> {
+    let found = flags.iter().copied().flatten().find(|flag| flag.letter == Some(letter));
+    found.ok_or_else(|| Failed::usage(format!("flag provided but not defined: -{letter}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, words: &str) -> Result<Said, String> {
+        let mut parser = lexopt::Parser::from_args(words.split_whitespace());
+        command(&mut parser, Command::find(name).unwrap()).map_err(|failed| failed.words)
+    }
+
+    #[test]
+    fn options_stand_on_either_side_of_the_id() {
+        for words in ["--bundle /b -d c1", "c1 --bundle=/b --detach", "--detach=true c1 -b /b", "-db /b c1"] {
+            let said = read("run", words).unwrap();
+            assert_eq!(said.words, ["c1"], "{words}");
+            assert_eq!(said.path("bundle"), Some("/b".into()), "{words}");
+            assert!(said.has("detach"), "{words}");
         }
-        "version" => Command::Version,
-        "help" => Command::Help,
-        other => return Err(lexopt::Error::from(format!("no such command: {other}"))),
-    })
+        assert!(!read("run", "--detach=false c1").unwrap().has("detach"));
+    }
+
+    #[test]
+    fn what_follows_a_program_is_the_program_s() {
+        let said = read("exec", "--env A=1 c1 --env B=2 ls --all -t").unwrap();
+        assert_eq!(said.words, ["c1", "ls", "--all", "-t"]);
+        assert_eq!(said.texts("env"), ["A=1", "B=2"]);
+        let said = read("exec", "--process p.json c1").unwrap();
+        assert_eq!(said.words, ["c1"]);
+        let said = read("ps", "--format json c1 -ef").unwrap();
+        assert_eq!(said.words, ["c1", "-ef"]);
+    }
+
+    #[test]
+    fn mistakes_are_told_in_runc_s_words() {
+        for (name, words, expected) in [
+            ("state", "", "\"state\" requires exactly 1 argument(s)"),
+            ("kill", "", "\"kill\" requires a minimum of 1 argument(s)"),
+            ("kill", "a b c", "\"kill\" requires a maximum of 2 argument(s)"),
+            ("list", "a", "\"list\" requires exactly 0 argument(s)"),
+            ("state", "--bogus a", "flag provided but not defined: -bogus"),
+            ("state", "-z a", "flag provided but not defined: -z"),
+            ("run", "a --bundle", "flag needs an argument: -bundle"),
+            ("run", "--detach=perhaps a", "invalid boolean value \"perhaps\" for -detach"),
+        ] {
+            assert_eq!(read(name, words).unwrap_err(), expected, "{name} {words}");
+        }
+    }
 }

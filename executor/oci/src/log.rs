@@ -2,45 +2,64 @@
 
 use std::io::Write;
 
-use crate::arguments::Global;
+use crate::failed::Failed;
+use crate::global::{Format, Global, Level};
 
 /// Where messages go.
+#[derive(Default)]
 pub(crate) struct Log {
     file: Option<std::fs::File>,
-    json: bool,
+    format: Format,
+    level: Level,
 }
 
 impl Log {
-    pub(crate) fn new(global: &Global) -> Self {
-        let open = |path| std::fs::OpenOptions::new().append(true).create(true).open(path);
-        Self { file: global.log.as_ref().and_then(|path| open(path).ok()), json: global.log_json }
+    /// Opens the log file, if there is to be one.
+    pub(crate) fn open(global: &Global) -> Result<Self, Failed> {
+        let open = |path: &std::path::PathBuf| {
+            let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            file.map_err(|error| Failed::new(format!("open {}: {error}", path.display())))
+        };
+        let file = global.log.as_ref().map(open).transpose()?;
+        Ok(Self { file, format: global.format, level: global.level })
     }
 
-    /// An error: to the log, and to standard error.
+    /// An error: to the log, and to standard error as well.
     pub(crate) fn error(&self, message: &str) {
-        self.write("error", message);
-        if self.file.is_some() || !self.json {
+        self.write(Level::Error, message);
+        if self.file.is_some() {
+            eprintln!("{message}");
+        } else if self.format == Format::Text {
             eprintln!("cofferdam-oci: {message}");
         }
     }
 
     /// A warning: to the log file only, so that a successful command says nothing.
     pub(crate) fn warning(&self, message: &str) {
-        if self.file.is_some() {
-            self.write("warning", message);
+        self.to_file(Level::Warning, message);
+    }
+
+    /// What helps to find a fault; to the log file only.
+    pub(crate) fn debug(&self, message: &str) {
+        self.to_file(Level::Debug, message);
+    }
+
+    fn to_file(&self, level: Level, message: &str) {
+        if self.file.is_some() && level <= self.level {
+            self.write(level, message);
         }
     }
 
-    fn write(&self, level: &str, message: &str) {
-        let time = cofferdam_runtime::now_rfc3339();
-        let line = if self.json {
-            serde_json::json!({ "level": level, "msg": message, "time": time }).to_string()
-        } else {
-            format!("time={time:?} level={level} msg={message:?}")
+    fn write(&self, level: Level, message: &str) {
+        let (time, level) = (cofferdam_runtime::now_rfc3339(), level.name());
+        let line = match self.format {
+            Format::Json => serde_json::json!({ "level": level, "msg": message, "time": time }).to_string(),
+            Format::Text => format!("time={time:?} level={level} msg={message:?}"),
         };
         match &self.file {
-            Some(file) => drop(writeln!(&mut &*file, "{line}")),
-            None if self.json => eprintln!("{line}"),
+            // One write a line: several processes append to one file.
+            Some(file) => drop((&mut &*file).write_all(format!("{line}\n").as_bytes())),
+            None if self.format == Format::Json => eprintln!("{line}"),
             None => {}
         }
     }

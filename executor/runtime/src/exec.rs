@@ -29,6 +29,8 @@ pub struct Exec {
     pub pid_file: Option<PathBuf>,
     /// Also in a paused container.
     pub ignore_paused: bool,
+    /// Cgroups below the container's that the process goes to: `PATH`, or `CONTROLLER:PATH` on cgroup v1.
+    pub cgroups: Vec<String>,
 }
 
 impl Exec {
@@ -41,6 +43,7 @@ impl Exec {
             preserve_fds: 0,
             pid_file: None,
             ignore_paused: false,
+            cgroups: Vec::new(),
         }
     }
 }
@@ -87,6 +90,7 @@ impl Runtime {
             stdio: matches!(exec.stdio, Stdio::Fds { .. }),
             preserve_fds: exec.preserve_fds,
             cgroup: record.cgroup.as_deref(),
+            below: &exec.cgroups,
         };
         let plan = compile_joining(&joining, &self.host)?;
         let (mut filled, returned) = descriptors(exec.stdio, exec.console)?;

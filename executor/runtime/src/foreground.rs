@@ -1,11 +1,13 @@
-//! Waiting for a process in the foreground: our signals are forwarded to it.
+//! Waiting for a process in the foreground: our signals are forwarded to it, and our terminal is its.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use cofferdam_linux::signal::Watch;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+use crate::terminal::Proxy;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +30,51 @@ pub fn wait(child: BorrowedFd<'_>) -> Result<Ended, Errno> {
         };
         let ended = !descriptors[0].revents().is_empty();
         while let Some(signal) = watch.next()? {
-            // Its own signals about children and about lost pipes are this process's own business.
-            if ![libc_sigchld(), libc_sigpipe()].contains(&signal) {
-                let _ = cofferdam_linux::signal::send(child, signal);
-            }
+            forward(child, signal);
         }
         if ended {
             return reap(child);
         }
+    }
+}
+
+/// As [`wait`], for a child on a terminal whose master this is: what is typed here goes there, what is written there
+/// comes here, and its size follows ours.
+pub fn wait_on_terminal(child: BorrowedFd<'_>, master: OwnedFd) -> Result<Ended, Errno> {
+    let watch = Watch::all()?;
+    let mut proxy = Proxy::new(master)?;
+    loop {
+        let [from_us, from_it, to_us] = proxy.interest(watch.as_fd());
+        let mut descriptors = [
+            PollFd::from_borrowed_fd(child, PollFlags::IN),
+            PollFd::new(&watch, PollFlags::IN),
+            from_us,
+            from_it,
+            to_us,
+        ];
+        match poll(&mut descriptors, None) {
+            Err(Errno::INTR) => continue,
+            result => result?,
+        };
+        let [ended, _, ready @ ..] = descriptors.map(|descriptor| !descriptor.revents().is_empty());
+        while let Some(signal) = watch.next()? {
+            match signal == rustix::process::Signal::WINCH.as_raw() {
+                true => proxy.resize(),
+                false => forward(child, signal),
+            }
+        }
+        proxy.copy(ready);
+        if ended {
+            proxy.drain();
+            return reap(child);
+        }
+    }
+}
+
+fn forward(child: BorrowedFd<'_>, signal: i32) {
+    // Its own signals about children and about lost pipes are this process's own business.
+    if ![libc_sigchld(), libc_sigpipe()].contains(&signal) {
+        let _ = cofferdam_linux::signal::send(child, signal);
     }
 }
 

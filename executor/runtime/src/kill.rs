@@ -21,6 +21,9 @@ impl Runtime {
         }
         let status = record.status(&locked.directory, &self.cgroups);
         let process = record.process().filter(|_| status != Status::Stopped);
+        if all && process.is_none() {
+            return Ok(());
+        }
         let process = process.ok_or_else(|| Error::Conflict("container not running".into()))?;
         match cofferdam_linux::signal::send(process.as_fd(), signal) {
             Err(rustix::io::Errno::SRCH) => Err(Error::Conflict("container not running".into())),

@@ -59,7 +59,7 @@ pub fn change(plan: &Plan, cgroups: &Layout, fault: Option<Fault>) -> Result<Cha
 
 impl Changed {
     fn step(&mut self, cgroups: &Layout, step: &Step) -> Outcome {
-        if let Op::OpenCgroup { path } = &step.op {
+        if let Op::OpenCgroup { path, .. } = &step.op {
             self.cgroup = Some(Cgroup::open_in(cgroups, path).map_err(cgroup_words)?);
             return Ok(());
         }

@@ -33,8 +33,8 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
         Op::CreateCgroup { path } => {
             run.cgroup = Some(Cgroup::create_in(run.cgroups, path).map_err(cgroup_words)?);
         }
-        Op::OpenCgroup { path } => {
-            run.cgroup = Some(Cgroup::open_in(run.cgroups, path).map_err(cgroup_words)?);
+        Op::OpenCgroup { path, below } => {
+            run.cgroup = Some(Cgroup::open_below(run.cgroups, path, below).map_err(cgroup_words)?);
         }
         Op::WriteCgroup(write) => {
             let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;

@@ -222,6 +222,31 @@ impl Cgroup {
         }
     }
 
+    /// Opens the cgroup where it exists, but a cgroup below it in the hierarchies of the controllers that are listed with a
+    /// path; an empty controller stands for every hierarchy.
+    ///
+    /// # Errors
+    /// As [`Cgroup::open`]; `ENOENT` also where a cgroup below is missing.
+    pub fn open_below(layout: &Layout, path: &str, below: &[(String, String)]) -> Result<Self, Error> {
+        let mut cgroup = Self::open_in(layout, path)?;
+        for (controller, name) in below {
+            let wanted = |place: &Place| controller.is_empty() || place.controllers.contains(controller);
+            let inner = format!("{path}/{name}");
+            let mut found = Self::open_in(layout, &inner)?.places;
+            if !cgroup.places.iter().any(wanted) {
+                return Err(Error::NoController { controller: controller.clone(), file: inner });
+            }
+            for place in cgroup.places.iter_mut().filter(|place| wanted(place)) {
+                let same =
+                    |other: &Place| other.unified == place.unified && other.controllers == place.controllers;
+                let at = found.iter().position(same);
+                *place =
+                    found.swap_remove(at.ok_or_else(|| Error::call("open cgroup", &inner, Errno::NOENT))?);
+            }
+        }
+        Ok(cgroup)
+    }
+
     /// Writes `value` to `file` in the hierarchy of `controller`; an empty controller means the version 2 tree. An
     /// `optional` write is passed over where the hierarchy or the file is missing.
     ///

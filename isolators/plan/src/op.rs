@@ -312,6 +312,12 @@ pub enum HookPoint {
 }
 
 impl HookPoint {
+    /// All of them, in the order of a container's life.
+    pub const ALL: [HookPoint; 6] = {
+        use HookPoint::*;
+        [Prestart, CreateRuntime, CreateContainer, StartContainer, Poststart, Poststop]
+    };
+
     /// The key in `hooks`.
     pub const fn key(self) -> &'static str {
         match self {
@@ -342,7 +348,7 @@ pub enum Op {
     /// Make the container's cgroup in every hierarchy. `mkdir`
     CreateCgroup { path: String },
     /// Open the cgroup that a container was created in.
-    OpenCgroup { path: String },
+    OpenCgroup { path: String, below: Vec<(String, String)> },
     /// Write one cgroup file.
     WriteCgroup(CgroupWrite),
     /// Write one file of a cgroup in use, having read what it held.

@@ -35,7 +35,10 @@ impl Plan {
                 format!("open-namespace {} <- {word}{} {path}", n(into), kind.file())
             }
             CreateCgroup { path } => format!("create-cgroup {path}"),
-            OpenCgroup { path } => format!("open-cgroup {path}"),
+            OpenCgroup { path, below } => {
+                let below = below.iter().map(|(controller, path)| format!(" {controller}:{path}"));
+                format!("open-cgroup {path}{}", below.collect::<String>())
+            }
             WriteCgroup(w) | ChangeCgroup(w) => {
                 let verb = if matches!(op, ChangeCgroup(_)) { "change" } else { "write" };
                 let dot = if w.controller.is_empty() { "" } else { ":" };

@@ -6,6 +6,10 @@ use std::path::Path;
 use cofferdam_runtime::{LinuxResources, bundle};
 use serde_json::{Map, Value, json};
 
+use super::Call;
+use crate::arguments::Said;
+use crate::failed::Failed;
+
 /// Most bytes of resources that are read from standard input.
 const INPUT_MAX_BYTES: u64 = 4 << 20;
 
@@ -46,30 +50,30 @@ const WITHOUT_EFFECT: [&str; 2] = ["kernel-memory", "kernel-memory-tcp"];
 /// Options of the cache and of the memory bandwidth, which are not of a cgroup.
 const RDT: [&str; 2] = ["l3-cache-schema", "mem-bw-schema"];
 
-/// Options of update.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct UpdateArguments {
-    pub id: String,
-    pub resources: Option<String>,
-    pub options: Vec<(String, String)>,
+/// Changes the limits of a container that runs.
+pub(crate) fn update(call: &Call<'_>) -> Result<i32, Failed> {
+    let (resources, ignored) = Change::of(call.said).resources().map_err(Failed::new)?;
+    call.warn(&ignored);
+    call.warn(&call.global.runtime()?.update(&call.said.id()?, &resources)?);
+    Ok(0)
 }
 
-/// Whether this is an option of update.
-pub(crate) fn takes(option: &str) -> bool {
-    option == "resources" || RDT.contains(&option) || FIGURES.iter().any(|(name, ..)| *name == option)
+/// What is to become of the limits.
+#[derive(Debug, Default)]
+struct Change {
+    resources: Option<String>,
+    options: Vec<(&'static str, String)>,
 }
 
-impl UpdateArguments {
-    /// Notes an option; the last of several counts.
-    pub(crate) fn set(&mut self, option: &str, value: String) {
-        match option {
-            "resources" => self.resources = Some(value),
-            option => self.options.push((option.to_owned(), value)),
-        }
+impl Change {
+    fn of(said: &Said) -> Self {
+        let names = RDT.into_iter().chain(FIGURES.iter().map(|(name, ..)| *name));
+        let options = names.filter_map(|name| said.text(name).map(|text| (name, text)));
+        Self { resources: said.text("resources"), options: options.collect() }
     }
 
     /// The change, with options over what a file says; and what is passed over.
-    pub(crate) fn change(&self) -> Result<(LinuxResources, Vec<String>), String> {
+    fn resources(&self) -> Result<(LinuxResources, Vec<String>), String> {
         let mut resources = match self.resources.as_deref() {
             None => json!({}),
             Some("-") => read_input()?,
@@ -77,12 +81,12 @@ impl UpdateArguments {
         };
         let mut ignored = Vec::new();
         for (option, text) in self.options.iter().filter(|(_, text)| !text.is_empty()) {
-            if RDT.contains(&option.as_str()) {
+            if RDT.contains(option) {
                 return Err(format!(
                     "--{option}: this runtime changes no resctrl group of a running container"
                 ));
             }
-            if WITHOUT_EFFECT.contains(&option.as_str()) {
+            if WITHOUT_EFFECT.contains(option) {
                 ignored.push(format!("--{option} has no effect: the kernel has no such limit any more"));
                 continue;
             }
@@ -173,7 +177,7 @@ mod tests {
 
     #[test]
     fn options_are_resources() {
-        let mut arguments = UpdateArguments::default();
+        let mut change = Change::default();
         for (option, value) in [
             ("memory", "64m"),
             ("cpu-quota", "-1"),
@@ -182,19 +186,17 @@ mod tests {
             ("pids-limit", "7"),
             ("cpu-share", ""),
         ] {
-            assert!(takes(option));
-            arguments.set(option, value.to_owned());
+            change.options.push((option, value.to_owned()));
         }
-        let (resources, ignored) = arguments.change().unwrap();
+        let (resources, ignored) = change.resources().unwrap();
         let expected = json!({
             "memory": { "limit": 64 << 20 }, "cpu": { "quota": -1, "cpus": "0-1" }, "pids": { "limit": 7 }
         });
         assert_eq!(serde_json::to_value(resources).unwrap(), expected);
         assert_eq!(ignored.len(), 1);
-        arguments.set("cpu-period", "many".to_owned());
-        assert!(arguments.change().unwrap_err().contains("--cpu-period"));
-        let mut cache = UpdateArguments::default();
-        cache.set("l3-cache-schema", "L3:0=f".to_owned());
-        assert!(cache.change().unwrap_err().contains("l3-cache-schema"));
+        change.options.push(("cpu-period", "many".to_owned()));
+        assert!(change.resources().unwrap_err().contains("--cpu-period"));
+        let cache = Change { options: vec![("l3-cache-schema", "L3:0=f".to_owned())], ..Change::default() };
+        assert!(cache.resources().unwrap_err().contains("l3-cache-schema"));
     }
 }

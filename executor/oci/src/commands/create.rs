@@ -1,0 +1,83 @@
+//! create, run, plan: from a bundle to a container.
+
+use std::path::PathBuf;
+
+use cofferdam_runtime::{Console, ContainerId, Create, Created, Fault, Runtime, bundle, listen};
+
+use super::{Call, seal};
+use crate::failed::Failed;
+use crate::foreground::{Foreground, console};
+use crate::pidfd_socket::PidfdSocket;
+
+pub(crate) fn create(call: &Call<'_>) -> Result<i32, Failed> {
+    seal()?;
+    make(call, Gate::Waits).map(|_| 0).map_err(|failed| failed.of("create"))
+}
+
+pub(crate) fn run(call: &Call<'_>) -> Result<i32, Failed> {
+    seal()?;
+    let (runtime, created) = make(call, Gate::Open).map_err(|failed| failed.of("run"))?;
+    if call.said.has("detach") {
+        return Ok(0);
+    }
+    let status = Foreground { process: &created.pidfd, terminal: created.console }.wait();
+    if !call.said.has("keep") {
+        runtime.delete(&call.said.id()?, true)?;
+    }
+    status
+}
+
+/// The steps that create would take; nothing is touched.
+pub(crate) fn plan(call: &Call<'_>) -> Result<i32, Failed> {
+    let id = if call.said.words.is_empty() { ContainerId::parse("plan") } else { Ok(call.said.id()?) };
+    let create = request(call, id.map_err(Failed::new)?)?;
+    print!("{}", call.global.runtime()?.plan(&create)?);
+    Ok(0)
+}
+
+/// Whether the program waits for start.
+#[derive(PartialEq)]
+enum Gate {
+    Waits,
+    Open,
+}
+
+fn make(call: &Call<'_>, gate: Gate) -> Result<(Runtime, Created), Failed> {
+    let runtime = call.global.runtime()?;
+    let mut create = request(call, call.said.id()?)?;
+    let terminal = create.spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+    let detached = gate == Gate::Waits || call.said.has("detach");
+    create.console = console(terminal, detached, call.said.path("console-socket"))?;
+    create.start = gate == Gate::Open;
+    let socket = call.said.path("pidfd-socket").map(|path| PidfdSocket::connect(&path)).transpose()?;
+    let id = create.id.clone();
+    let created = runtime.create(create)?;
+    call.warn(&created.warnings);
+    if let Some(Err(failed)) = socket.map(|socket| socket.send(&created.pidfd, "standard")) {
+        runtime.delete(&id, true)?;
+        return Err(failed);
+    }
+    if call.said.has("explain") {
+        eprint!("{}", cofferdam_runtime::explain(&created.plan, &created.timings));
+    }
+    Ok((runtime, created))
+}
+
+fn request(call: &Call<'_>, id: ContainerId) -> Result<Create, Failed> {
+    let folder = call.said.path("bundle").unwrap_or_else(|| PathBuf::from("."));
+    let mut spec = match call.said.path("config") {
+        Some(file) => bundle::read_json(&file)?,
+        None => bundle::load(&folder)?,
+    };
+    let inherited = listen::announce(&mut spec);
+    let mut create = Create::new(id, folder, spec);
+    if let Some(socket) = call.said.path("console-socket") {
+        create.console = Console::Socket(socket);
+    }
+    create.pid_file = call.said.path("pid-file");
+    create.preserve_fds = inherited + call.said.number::<u32>("preserve-fds")?.unwrap_or(0);
+    create.no_pivot = call.said.has("no-pivot");
+    create.no_new_keyring = call.said.has("no-new-keyring");
+    create.fault = call.said.number("fail-step")?.map(|step| Fault { step, errno: rustix::io::Errno::IO });
+    Ok(create)
+}

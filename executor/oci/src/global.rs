@@ -1,0 +1,103 @@
+//! Options before the command, as values.
+
+use std::path::PathBuf;
+
+use cofferdam_runtime::{CgroupManager, Options, Runtime};
+
+use crate::arguments::Said;
+use crate::failed::Failed;
+
+/// Where the state of containers is kept when nobody says otherwise.
+const ROOT: &str = "/run/cofferdam/runtime";
+
+/// What holds for every command.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Global {
+    pub root: Option<PathBuf>,
+    pub log: Option<PathBuf>,
+    pub format: Format,
+    pub level: Level,
+    pub cgroup_manager: CgroupManager,
+    pub version: bool,
+    pub help: bool,
+}
+
+/// How messages are written.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Which messages are written.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    Error,
+    #[default]
+    Warning,
+    Debug,
+}
+
+impl Level {
+    /// Its name in a log line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+impl Global {
+    /// Reads the values of the options.
+    pub(crate) fn of(said: &Said) -> Result<Self, Failed> {
+        let format = match said.text("log-format").as_deref() {
+            None | Some("text") => Format::Text,
+            Some("json") => Format::Json,
+            Some(other) => return Err(Failed::new(format!("invalid log-format: {other}"))),
+        };
+        let level = match said.text("log-level").as_deref() {
+            _ if said.has("debug") => Level::Debug,
+            None | Some("warning" | "warn" | "info") => Level::Warning,
+            Some("error") => Level::Error,
+            Some("debug" | "trace") => Level::Debug,
+            Some(other) => return Err(Failed::new(format!("invalid log-level: {other}"))),
+        };
+        if let Some(other) = said.text("rootless").filter(|text| !ROOTLESS.contains(&text.as_str())) {
+            return Err(Failed::new(format!("invalid value for --rootless: {other:?}")));
+        }
+        Ok(Self {
+            root: said.path("root"),
+            log: said.text("log").filter(|log| !log.is_empty()).map(|log| log_file(&log)),
+            format,
+            level,
+            cgroup_manager: cgroup_manager(said)?,
+            version: said.has("version"),
+            help: said.has("help"),
+        })
+    }
+
+    /// The runtime over these options.
+    pub(crate) fn runtime(&self) -> Result<Runtime, Failed> {
+        let root = self.root.clone().unwrap_or_else(|| PathBuf::from(ROOT));
+        Ok(Runtime::open(&root, Options { cgroup_manager: self.cgroup_manager })?)
+    }
+}
+
+const ROOTLESS: &[&str] = &["true", "false", "auto"];
+
+/// runc takes a path, crun also a path behind a word.
+fn log_file(log: &str) -> PathBuf {
+    PathBuf::from(log.strip_prefix("file:").unwrap_or(log))
+}
+
+fn cgroup_manager(said: &Said) -> Result<CgroupManager, Failed> {
+    match said.text("cgroup-manager").as_deref() {
+        // --systemd-cgroup is taken; the cgroups are ours all the same.
+        None | Some("cgroupfs" | "systemd") => Ok(CgroupManager::Cgroupfs),
+        Some("disabled") => Ok(CgroupManager::Disabled),
+        Some(other) => Err(Failed::new(format!("invalid cgroup-manager: {other}"))),
+    }
+}
