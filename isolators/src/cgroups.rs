@@ -8,6 +8,7 @@
 
 use cofferdam_plan::{
     Barrier, Builder, CgroupLayout, ContainerId, HostFeatures, HostPath, Namespace, Op, Refusal, Stage,
+    Standing,
 };
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
@@ -16,38 +17,71 @@ use crate::cgroup::devices::{Defaults, DevicePolicy};
 use crate::cgroup::path::CgroupPath;
 use crate::cgroup::{self, Controllers, Occasion};
 use crate::compile::{Context, pass};
-use crate::container::Joining;
+use crate::container::{CgroupManager, Joining};
 use crate::mounts;
 
-/// The container's path below the root of every hierarchy: `linux.cgroupsPath`, or one of our own.
-pub fn path(spec: &Spec, id: &ContainerId) -> Result<String, Refusal> {
+/// Where a container's cgroup is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    /// The path below the root of every hierarchy; without a leading `/`, below our own cgroup in it.
+    pub path: String,
+    /// The hierarchies that have it.
+    pub layout: CgroupLayout,
+    /// Whether these are only the ones that are delegated to the caller.
+    pub delegated: bool,
+}
+
+/// The cgroup of a container: `linux.cgroupsPath`, or one of our own. Without privilege over the host it is one in what
+/// the host has delegated, and `None` where that is nothing; a path that the configuration names must work.
+pub fn home(spec: &Spec, id: &ContainerId, host: &HostFeatures) -> Result<Option<Home>, Refusal> {
     let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    let given = given.filter(|path| !path.as_os_str().is_empty());
     let given =
         given.map(|path| path.to_str().ok_or_else(|| Refusal::invalid("/linux/cgroupsPath", "not UTF-8")));
-    let path = CgroupPath::cgroupfs(given.transpose()?, &format!("/cofferdam-{id}"))?;
-    Ok(path.directory(""))
+    let given = given.transpose()?;
+    let delegated = given.is_none() && host.standing != Standing::Host;
+    let layout = if delegated { host.cgroups.delegated() } else { host.cgroups.clone() };
+    if delegated && layout == CgroupLayout::None {
+        return Ok(None);
+    }
+    let own = match &layout {
+        _ if !delegated => format!("/cofferdam-{id}"),
+        // Beside our own, which has processes and so cannot give controllers to what is below it.
+        CgroupLayout::V2 { own_path, .. } => {
+            format!("{}/cofferdam-{id}", own_path.rsplit_once('/').map_or("", |(above, _)| above))
+        }
+        CgroupLayout::V1 { .. } | CgroupLayout::None => format!("cofferdam-{id}"),
+    };
+    let path = CgroupPath::cgroupfs(given, &own)?.directory("");
+    Ok(Some(Home { path, layout, delegated }))
 }
 
 /// Makes the cgroup, sets its limits, attaches the child.
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     oom_score(context.process(), context.host, builder);
     let resources = context.linux().and_then(|linux| linux.resources().as_ref());
-    if !context.manages_cgroup() {
-        if resources.is_some() {
-            builder.warn("/linux/resources: cgroups are not managed, nothing is limited");
-        }
-        return Ok(());
-    }
-    let path = path(context.spec(), context.container.id)?;
+    let Some(home) = &context.home else {
+        return match resources {
+            Some(resources) if context.container.cgroup_manager != CgroupManager::Disabled => {
+                without_home(context.host, resources, builder)
+            }
+            Some(_) => {
+                builder.warn("/linux/resources: cgroups are not managed, nothing is limited");
+                Ok(())
+            }
+            None => Ok(()),
+        };
+    };
+    let (path, delegated) = (home.path.clone(), home.delegated);
     let shown = context.spec().mounts().iter().flatten().any(mounts::is_cgroup);
     let bound = shown && !context.membership.has(Namespace::Cgroup);
     let stage = if bound { Stage::Host } else { stage(context.host) };
-    builder.step(stage, "/linux/cgroupsPath", Op::CreateCgroup { path });
+    builder.step(stage, "/linux/cgroupsPath", Op::CreateCgroup { path, delegated });
     if let Some(resources) = resources {
-        limits(context.host, resources, stage, builder)?;
+        limits((context.host, &home.layout), resources, stage, builder)?;
     }
     devices(context, resources, stage, builder)?;
-    if !context.host.cgroups.is_v2() {
+    if !home.layout.is_v2() {
         builder.step(Stage::Attach, "/linux/cgroupsPath", Op::AttachCgroup);
     }
     Ok(())
@@ -58,22 +92,46 @@ fn stage(host: &HostFeatures) -> Stage {
     if host.cgroups.is_v2() { Stage::Host } else { Stage::Attach }
 }
 
+/// A container without a cgroup runs if nothing was asked of it: a limit that does not hold is worse than no container.
+fn without_home(
+    host: &HostFeatures,
+    resources: &LinuxResources,
+    builder: &mut Builder,
+) -> Result<(), Refusal> {
+    let translation = cgroup::translate(resources, &translation_host(host, &host.cgroups), Occasion::Create)?;
+    match translation.writes.iter().find(|write| !write.optional) {
+        Some(write) => Err(Refusal::unsupported(
+            write.why.as_str(),
+            format!(
+                "cannot set {}: this user may make no cgroup here, permission denied; without the limit, or in a \
+                 session to which cgroups are delegated, the container can run",
+                write.file
+            ),
+        )),
+        None => {
+            builder
+                .warn("/linux/resources: this user may make no cgroup: nothing is limited, nor can be later");
+            Ok(())
+        }
+    }
+}
+
 /// What the translation has to know of the host.
-pub(crate) fn translation_host(host: &HostFeatures) -> cgroup::Host {
+pub(crate) fn translation_host(host: &HostFeatures, layout: &CgroupLayout) -> cgroup::Host {
     cgroup::Host {
-        controllers: Controllers::from(&host.cgroups),
+        controllers: Controllers::from(layout),
         cpus: CpuList::parse(&host.online_cpus).ok(),
         memory_nodes: CpuList::parse(&host.online_nodes).ok(),
     }
 }
 
 fn limits(
-    host: &HostFeatures,
+    (host, layout): (&HostFeatures, &CgroupLayout),
     resources: &LinuxResources,
     stage: Stage,
     builder: &mut Builder,
 ) -> Result<(), Refusal> {
-    let translation = cgroup::translate(resources, &translation_host(host), Occasion::Create)?;
+    let translation = cgroup::translate(resources, &translation_host(host, layout), Occasion::Create)?;
     for ignored in translation.ignored {
         builder.warn(format!("{}: {}", ignored.pointer, ignored.reason));
     }
@@ -93,6 +151,10 @@ fn devices(
     const WHY: &str = "/linux/resources/devices";
     let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
     let policy = DevicePolicy::new(rules, Defaults::Compatible)?;
+    if context.host.standing != Standing::Host {
+        // Only root filters devices. Without him a container has no device that its caller could not open anyway.
+        return Ok(());
+    }
     match &context.host.cgroups {
         CgroupLayout::V2 { .. } => {
             builder.step(stage, WHY, Op::FilterDevices { program: policy.program() });
@@ -132,7 +194,7 @@ pub fn plan_namespace(context: &Context<'_>, builder: &mut Builder) -> Result<()
     if builder.marked(WHY) {
         return Ok(());
     }
-    if context.manages_cgroup() && !context.host.cgroups.is_v2() {
+    if context.home.as_ref().is_some_and(|home| !home.layout.is_v2()) {
         pass(builder, WHY, Barrier::Attached);
     }
     if context.membership.makes(Namespace::Cgroup) {
@@ -142,12 +204,20 @@ pub fn plan_namespace(context: &Context<'_>, builder: &mut Builder) -> Result<()
 }
 
 /// The container's directory in a hierarchy of the host, for containers without a cgroup namespace. A path that does not
-/// begin with `/` lies below our own cgroup.
-pub fn host_directory(context: &Context<'_>, mount_point: &str, own_path: &str) -> Result<HostPath, Refusal> {
-    let path = path(context.spec(), context.container.id)?;
-    let below =
-        if path.starts_with('/') { path } else { format!("{}/{path}", own_path.trim_end_matches('/')) };
-    HostPath::new(format!("{mount_point}{below}"), "/linux/cgroupsPath")
+/// begin with `/` lies below our own cgroup. Without a cgroup of its own there the container sees ours: `None`.
+pub fn host_directory(
+    context: &Context<'_>,
+    mount_point: &str,
+    own_path: &str,
+) -> Result<Option<HostPath>, Refusal> {
+    let Some(home) = context.home.as_ref().filter(|home| home.layout.mounts(mount_point)) else {
+        return Ok(None);
+    };
+    let below = match home.path.strip_prefix('/') {
+        Some(path) => format!("/{path}"),
+        None => format!("{}/{}", own_path.trim_end_matches('/'), home.path),
+    };
+    HostPath::new(format!("{mount_point}{below}"), "/linux/cgroupsPath").map(Some)
 }
 
 /// A joining process is put into the container's cgroup.

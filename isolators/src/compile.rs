@@ -1,8 +1,9 @@
 //! The compiler: walks the isolators in order; each adds its steps to whatever stages it needs.
 
-use cofferdam_plan::{Barrier, Builder, HostFeatures, Op, Plan, Refusal, Slot, Stage};
+use cofferdam_plan::{Barrier, Builder, HostFeatures, Op, Plan, Refusal, Slot, Stage, Standing};
 use oci_spec::runtime::{Linux, Process, Spec};
 
+use crate::cgroups::Home;
 use crate::container::{CgroupManager, Container, Gate, Joining, Rootfs};
 use crate::namespaces::{self, Membership};
 use crate::{cgroups, devices, hooks, identity, mounts, net_devices, process, rlimits, rootfs, sysctl};
@@ -24,6 +25,8 @@ pub struct Context<'a> {
     pub host: &'a HostFeatures,
     /// Which namespaces it makes and which it joins.
     pub membership: Membership,
+    /// Where its cgroup is; `None` where there is none of its own.
+    pub home: Option<Home>,
     /// The container's root directory.
     pub root: Slot,
     /// The instance of procfs that kernel parameters are written through.
@@ -51,9 +54,9 @@ impl<'a> Context<'a> {
         *self.container.rootfs != Rootfs::Host
     }
 
-    /// Whether cgroups are ours to manage.
-    pub fn manages_cgroup(&self) -> bool {
-        self.container.cgroup_manager != CgroupManager::Disabled
+    /// Where the host's mounts are opened and copied: an ordinary user may do that only in a user namespace of his own.
+    pub fn opening(&self) -> Stage {
+        if self.host.standing == Standing::User { Stage::Reach } else { Stage::Host }
     }
 }
 
@@ -86,7 +89,11 @@ pub fn compile(container: &Container<'_>, host: &HostFeatures) -> Result<Plan, R
     let mut builder = Builder::with_inputs(&INPUTS);
     let (root, proc) = (builder.slot("root"), builder.slot("proc"));
     let membership = Membership::of(container.spec)?;
-    let context = Context { container, host, membership, root, proc };
+    let home = match container.cgroup_manager {
+        CgroupManager::Disabled => None,
+        CgroupManager::Cgroupfs => cgroups::home(container.spec, container.id, host)?,
+    };
+    let context = Context { container, host, membership, home, root, proc };
     for (_, isolator) in ISOLATORS {
         isolator(&context, &mut builder)?;
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cofferdam_plan::{Builder, ContainerPath, HostPath, Namespace, Op, Refusal, Stage, Text};
+use cofferdam_plan::{Builder, ContainerPath, HostPath, Namespace, Op, Refusal, Stage, Standing, Text};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use crate::compile::{CONSOLE, Context};
@@ -21,6 +21,7 @@ const LINKS: &[(&str, &str)] = &[
     ("/dev/core", "/proc/kcore"),
 ];
 
+/// `S_IFCHR`.
 pub(crate) const CHARACTER: u32 = 0o020_000;
 const BLOCK: u32 = 0o060_000;
 const FIFO: u32 = 0o010_000;
@@ -129,7 +130,8 @@ fn node(
 ) -> Result<(), Refusal> {
     let at = ContainerPath::new(path, why)?;
     let root = context.root;
-    if context.membership.has(Namespace::User) && node.kind != FIFO {
+    let bound = context.membership.has(Namespace::User) || context.host.standing != Standing::Host;
+    if bound && node.kind != FIFO {
         let device = builder.slot(path);
         let path = HostPath::new(path, why)?;
         builder.step(

@@ -162,7 +162,7 @@ fn plan_bind(
         no_follow: options.source_no_follow || options.copy_symlink,
         into: tree,
     };
-    builder.step(Stage::Host, pointer, clone);
+    builder.step(context.opening(), pointer, clone);
     idmap::plan(context, builder, mount, options, tree, pointer)?;
     // Without a word about propagation a bind follows its source one way, and never the other.
     let (propagation, whole) = options.propagation.unwrap_or((Propagation::Slave, true));
@@ -305,7 +305,7 @@ fn plan_cgroup_v1(
     };
     builder.step(Stage::Enter, pointer, tmpfs);
     place(context, builder, options, base, at.clone(), Create::RealDirectory, pointer);
-    for V1Hierarchy { controllers, mount_point, own_path } in hierarchies {
+    for V1Hierarchy { controllers, mount_point, own_path, .. } in hierarchies {
         let joined = controllers.join(",");
         let name = joined.trim_start_matches("name=");
         let tree = builder.slot(format!("{at}/{name}"));
@@ -341,8 +341,19 @@ fn hierarchy(
     if context.membership.has(Namespace::Cgroup) {
         return new_cgroup(builder, kind, words, options.attributes.set, tree, pointer);
     }
-    let own = cgroups::host_directory(context, mount_point, own_path)?;
-    bind_cgroup(builder, own, options.attributes, tree, pointer);
+    let mut attributes = options.attributes;
+    let source = match cgroups::host_directory(context, mount_point, own_path)? {
+        Some(directory) => directory,
+        None => {
+            // It is the caller's own: never to be written from inside (CVE-2023-25809).
+            attributes.set |= MountAttributes::READ_ONLY;
+            HostPath::new(format!("{mount_point}{}", own_path.trim_end_matches('/')), pointer)?
+        }
+    };
+    let clone = Op::CloneTree { source, recursive: false, no_follow: true, into: tree };
+    builder.step(context.opening(), pointer, clone);
+    let attributes = MountAttributes { propagation: Some(Propagation::Private), ..attributes };
+    builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
     Ok(())
 }
 
@@ -368,18 +379,6 @@ fn new_cgroup(
     let source = Some(Text::new("cgroup", pointer)?);
     builder.step(Stage::Enter, pointer, Op::NewFilesystem { kind, source, options, attributes, into });
     Ok(())
-}
-
-fn bind_cgroup(
-    builder: &mut Builder,
-    source: HostPath,
-    attributes: MountAttributes,
-    into: Slot,
-    pointer: &str,
-) {
-    builder.step(Stage::Host, pointer, Op::CloneTree { source, recursive: false, no_follow: true, into });
-    let attributes = MountAttributes { propagation: Some(Propagation::Private), ..attributes };
-    builder.step(Stage::Enter, pointer, Op::SetAttributes { tree: into, attributes });
 }
 
 /// Masked and read-only paths.

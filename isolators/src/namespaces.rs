@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use cofferdam_plan::{
-    Barrier, Builder, HostFeatures, HostPath, IdMapping, Namespace, Op, Refusal, Stage, Text,
+    Barrier, Builder, HostFeatures, HostPath, IdMapping, Mapper, Namespace, Op, Refusal, Stage, Standing,
+    Text,
 };
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
@@ -92,7 +93,12 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
             "a container with a root of its own needs a mount namespace",
         ));
     }
-    let mut pid_namespace = None;
+    if context.host.standing == Standing::User && !members.has(Namespace::User) {
+        let problem = "an ordinary user's container needs a user namespace: a configuration for it has one, and id \
+                       mappings (`spec --rootless` writes it)";
+        return Err(Refusal::unsupported("/linux/namespaces", problem));
+    }
+    let (mut user_namespace, mut pid_namespace) = (None, None);
     let mut joins = Vec::new();
     for (kind, path, pointer) in members.joined() {
         let slot = builder.slot(format!("{}-namespace", kind.file()));
@@ -104,6 +110,8 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         );
         match kind {
             Namespace::Pid => pid_namespace = Some(slot),
+            // Whatever is made must belong to it, so it is joined before the clone.
+            Namespace::User => user_namespace = Some(slot),
             _ => joins.push((kind, slot, pointer)),
         }
     }
@@ -111,11 +119,11 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     let late = [Namespace::Cgroup, Namespace::Time];
     let new =
         Namespace::ALL.into_iter().filter(|kind| members.makes(*kind) && !late.contains(kind)).collect();
-    let into_cgroup = context.manages_cgroup() && context.host.cgroups.is_v2();
+    let into_cgroup = context.home.as_ref().is_some_and(|home| home.layout.is_v2());
     builder.step(
         Stage::Clone,
         "/linux/namespaces",
-        Op::Clone { namespaces: new, pid_namespace, into_cgroup },
+        Op::Clone { namespaces: new, user_namespace, pid_namespace, into_cgroup },
     );
     if let Some(process) = context.process() {
         crate::labels::plan(process, context.host, builder)?;
@@ -127,11 +135,11 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         // Processes that are already there must not see into this one.
         builder.step(Stage::Enter, "/linux/namespaces", Op::ForbidDump);
     }
+    if user_namespace.is_some() {
+        builder.step(Stage::Enter, "/linux/namespaces", Op::BecomeRoot);
+    }
     for (kind, from, pointer) in joins {
         builder.step(Stage::Enter, pointer, Op::Join { kind, from });
-        if kind == Namespace::User {
-            builder.step(Stage::Enter, pointer, Op::BecomeRoot);
-        }
     }
     Ok(())
 }
@@ -152,12 +160,48 @@ fn plan_user(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal
     let (uids, gids) = (mappings(uids, "/linux/uidMappings")?, mappings(gids, "/linux/gidMappings")?);
     let root = |map: &[IdMapping]| map.iter().any(|line| line.inside == 0);
     let becomes_root = root(&uids) && root(&gids);
-    builder.step(Stage::Attach, "/linux/uidMappings", Op::MapIds { uids, gids });
+    let (uid_mapper, gid_mapper) =
+        (mapper(&uids, context.host.uid, context.host), mapper(&gids, context.host.gid, context.host));
+    builder.step(Stage::Attach, "/linux/uidMappings", Op::MapIds { uids, uid_mapper, gids, gid_mapper });
     pass(builder, "/linux/uidMappings", Barrier::Mapped);
     if becomes_root {
         builder.step(Stage::Enter, "/linux/uidMappings", Op::BecomeRoot);
     }
     Ok(())
+}
+
+/// Who may write a map: a caller with privilege; without it, anybody one line for himself, user_namespaces(7).
+fn mapper(map: &[IdMapping], own: u32, host: &HostFeatures) -> Mapper {
+    match map {
+        _ if host.standing != Standing::User => Mapper::Caller,
+        [IdMapping { outside, count: 1, .. }] if *outside == own => Mapper::Own,
+        _ => Mapper::Helper,
+    }
+}
+
+/// Maps of user and of group ids.
+type Maps = (Vec<IdMapping>, Vec<IdMapping>);
+
+/// The container's own maps, where it makes its user namespace; checked.
+pub(crate) fn own_maps(spec: &Spec) -> Result<Option<Maps>, Refusal> {
+    if !Membership::of(spec)?.makes(Namespace::User) {
+        return Ok(None);
+    }
+    let linux = spec.linux().as_ref();
+    let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
+    let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
+    Ok(Some((mappings(uids, "/linux/uidMappings")?, mappings(gids, "/linux/gidMappings")?)))
+}
+
+/// Whether an id of the container exists outside.
+pub(crate) fn is_mapped(map: &[IdMapping], id: u32) -> bool {
+    map.iter().any(|line| id.checked_sub(line.inside).is_some_and(|offset| offset < line.count))
+}
+
+/// Whether the container may have no supplementary groups: an ordinary user maps his own group only where they are
+/// denied for good, or they would be a way to drop one that denies him something (CVE-2014-8989).
+pub(crate) fn groups_denied(spec: &Spec, host: &HostFeatures) -> Result<bool, Refusal> {
+    Ok(own_maps(spec)?.is_some_and(|(_, gids)| mapper(&gids, host.gid, host) == Mapper::Own))
 }
 
 /// Checks an id map: the kernel takes at most 340 lines, none empty, no overflow, user_namespaces(7).
@@ -214,13 +258,19 @@ pub fn plan_joining(
 ) -> Result<(), Refusal> {
     let members = Membership::of(joining.spec)?;
     let pid_namespace = members.has(Namespace::Pid).then_some(INIT);
+    // Without privilege the pid namespace opens only to whoever is in the user namespace already.
+    let inside = host.standing == Standing::User && members.has(Namespace::User);
+    let user_namespace = inside.then_some(INIT);
     let into_cgroup = joining.cgroup.is_some() && host.cgroups.is_v2();
-    builder.step(Stage::Clone, "exec", Op::Clone { namespaces: Vec::new(), pid_namespace, into_cgroup });
+    let clone = Op::Clone { namespaces: Vec::new(), user_namespace, pid_namespace, into_cgroup };
+    builder.step(Stage::Clone, "exec", clone);
     crate::labels::plan(joining.process, host, builder)?;
     builder.step(Stage::Enter, "exec", Op::ForbidDump);
     let kinds = Namespace::ALL.into_iter().filter(|kind| members.has(*kind) && *kind != Namespace::Pid);
     for kind in kinds {
-        builder.step(Stage::Enter, "/linux/namespaces", Op::Join { kind, from: INIT });
+        if kind != Namespace::User || !inside {
+            builder.step(Stage::Enter, "/linux/namespaces", Op::Join { kind, from: INIT });
+        }
         if kind == Namespace::User {
             builder.step(Stage::Enter, "/linux/namespaces", Op::BecomeRoot);
         }

@@ -22,7 +22,7 @@ use crate::capabilities::{CapSet, CapabilitySets};
 use crate::compile::{CONSOLE, Context, STDIO, gate};
 use crate::container::{Gate, Joining};
 use crate::seccomp::message::Identity;
-use crate::{rlimits, seccomp};
+use crate::{namespaces, rlimits, seccomp};
 
 /// Where a program is looked for when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -243,6 +243,7 @@ impl Confinement<'_> {
         if [uid, gid].iter().chain(&groups).any(|id| *id == u32::MAX) {
             return Err(Refusal::invalid("/process/user", "4294967295 is not an id"));
         }
+        self.mapped(uid, gid, &groups)?;
         builder.step(stage, "/process/user", Op::SetIds { uid, gid, groups });
         builder.step(
             stage,
@@ -254,6 +255,29 @@ impl Confinement<'_> {
                 ambient: sets.ambient.bits(),
             },
         );
+        Ok(())
+    }
+
+    /// Ids that the container's own maps lack do not exist in it.
+    fn mapped(&self, uid: u32, gid: u32, groups: &[u32]) -> Result<(), Refusal> {
+        let Some((uids, gids)) = namespaces::own_maps(self.spec)? else { return Ok(()) };
+        let refuse = |pointer: &str, id: u32| {
+            Err(Refusal::invalid(pointer, format!("{id} is not mapped into the container's user namespace")))
+        };
+        if !namespaces::is_mapped(&uids, uid) {
+            return refuse("/process/user/uid", uid);
+        }
+        if !namespaces::is_mapped(&gids, gid) {
+            return refuse("/process/user/gid", gid);
+        }
+        if let Some(group) = groups.iter().find(|group| !namespaces::is_mapped(&gids, **group)) {
+            return refuse("/process/user/additionalGids", *group);
+        }
+        if !groups.is_empty() && namespaces::groups_denied(self.spec, self.host)? {
+            let problem = "an ordinary user who maps his own group only can have no supplementary ones; a range from \
+                           /etc/subgid allows them";
+            return Err(Refusal::unsupported("/process/user/additionalGids", problem));
+        }
         Ok(())
     }
 

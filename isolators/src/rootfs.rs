@@ -24,14 +24,14 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
             let path = bundle_root(context)?;
             let tree = context.root;
             builder.step(
-                Stage::Host,
+                context.opening(),
                 "/root/path",
                 Op::CloneTree { source: path.clone(), recursive: true, no_follow: false, into: tree },
             );
             if !shared {
                 builder.step(Stage::Enter, "/root/path", slave(tree));
             }
-            attach(builder, tree, path);
+            attach(context, builder, tree, path);
             Ok(())
         }
         Rootfs::Overlay { lower, upper, work, onto } => overlay(context, builder, lower, upper, work, onto),
@@ -54,9 +54,11 @@ fn bundle_root(context: &Context<'_>) -> Result<HostPath, Refusal> {
     HostPath::new(context.container.bundle.join(path), "/root/path")
 }
 
-fn attach(builder: &mut Builder, tree: Slot, path: HostPath) {
+fn attach(context: &Context<'_>, builder: &mut Builder, tree: Slot, path: HostPath) {
     let onto = builder.slot("rootfs-directory");
-    builder.step(Stage::Enter, "/root/path", Op::OpenDirectory { path, into: onto });
+    // The container's root may not be able to go where its rootfs lies; the caller can.
+    let stage = if context.membership.makes(Namespace::Mount) { Stage::Reach } else { Stage::Enter };
+    builder.step(stage, "/root/path", Op::OpenDirectory { path, into: onto });
     builder.step(Stage::Enter, "/root/path", Op::AttachRoot { tree, onto });
 }
 
@@ -78,7 +80,7 @@ fn overlay(
             "/root/path",
             Op::Overlay { lower, upper, work, options: Vec::new(), into: tree },
         );
-        attach(builder, tree, onto);
+        attach(context, builder, tree, onto);
         return Ok(());
     }
     let layers = lower.iter().map(escaped).collect::<Vec<_>>().join(":");

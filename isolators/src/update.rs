@@ -6,7 +6,7 @@
 //! caller whose language cannot tell them from "not said".
 
 use cofferdam_plan::op::{CgroupWrite, DeviceChange};
-use cofferdam_plan::{Builder, CgroupLayout, HostFeatures, Op, Plan, Refusal, Stage};
+use cofferdam_plan::{Builder, CgroupLayout, HostFeatures, Op, Plan, Refusal, Stage, Standing};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use serde_json::{Map, Value};
 
@@ -61,14 +61,16 @@ pub fn compile_update(updating: &Updating<'_>, host: &HostFeatures) -> Result<Up
         Op::OpenCgroup { path: updating.cgroup.to_owned(), below: Vec::new() },
     );
     let occasion = Occasion::Update { memory_and_swap_bytes: updating.memory_and_swap_bytes };
-    let translation = cgroup::translate(&wanted, &translation_host(host), occasion)?;
+    let translation = cgroup::translate(&wanted, &translation_host(host, &host.cgroups), occasion)?;
     for ignored in translation.ignored {
         builder.warn(format!("{}: {}", ignored.pointer, ignored.reason));
     }
     for write in &translation.writes {
         builder.step(Stage::Host, write.why.as_str(), Op::ChangeCgroup(write.into()));
     }
-    if let Some(rules) = wanted.devices().as_deref().filter(|rules| !rules.is_empty()) {
+    // Only root filters devices, as for create.
+    let filters = host.standing == Standing::Host;
+    if let Some(rules) = wanted.devices().as_deref().filter(|rules| filters && !rules.is_empty()) {
         let before = updating.resources.and_then(|resources| resources.devices().as_deref());
         devices(rules, before.unwrap_or_default(), updating.devices_list, host, &mut builder)?;
     }

@@ -1,4 +1,5 @@
-//! Golden plans: `tests/golden/<case>.json` compiles to `<case>.v1.plan` and `<case>.v2.plan`.
+//! Golden plans: `tests/golden/<case>.json` compiles to `<case>.v1.plan` and `<case>.v2.plan`; what an ordinary user asks
+//! for (`rootless…`) to `<case>.user.plan`.
 //!
 //! A plan is read in review like an strace of what a container costs and touches. `cargo xtask golden --bless` writes the
 //! plans anew.
@@ -61,7 +62,13 @@ fn plans_are_as_they_were_reviewed() {
     for case in cases {
         let spec: Spec = serde_json::from_str(&std::fs::read_to_string(&case).unwrap()).unwrap();
         let overlay = case.file_stem().is_some_and(|name| name.to_string_lossy().contains("overlay"));
-        for (world, host) in [("v1", HostFeatures::sample_v1()), ("v2", HostFeatures::sample())] {
+        let rootless = case.file_stem().is_some_and(|name| name.to_string_lossy().starts_with("rootless"));
+        let worlds = if rootless {
+            vec![("user", HostFeatures::sample_user())]
+        } else {
+            vec![("v1", HostFeatures::sample_v1()), ("v2", HostFeatures::sample())]
+        };
+        for (world, host) in worlds {
             let path = case.with_extension(format!("{world}.plan"));
             let now = plan(&spec, &host, overlay);
             if bless {

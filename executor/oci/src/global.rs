@@ -7,9 +7,6 @@ use cofferdam_runtime::{CgroupManager, Options, Runtime};
 use crate::arguments::Said;
 use crate::failed::Failed;
 
-/// Where the state of containers is kept when nobody says otherwise.
-const ROOT: &str = "/run/cofferdam/runtime";
-
 /// What holds for every command.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Global {
@@ -81,7 +78,7 @@ impl Global {
 
     /// The runtime over these options.
     pub(crate) fn runtime(&self) -> Result<Runtime, Failed> {
-        let root = self.root.clone().unwrap_or_else(|| PathBuf::from(ROOT));
+        let root = self.root.clone().unwrap_or_else(crate::root::default_root);
         Ok(Runtime::open(&root, Options { cgroup_manager: self.cgroup_manager })?)
     }
 }

@@ -10,6 +10,7 @@ mod global;
 mod help;
 mod log;
 mod pidfd_socket;
+mod root;
 mod table;
 
 use failed::Failed;

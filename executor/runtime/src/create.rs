@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_apply::{Attendant, Fault, Inputs, Progress, StepTime, apply};
 use cofferdam_isolators::compile::{CONSOLE, STDIO};
-use cofferdam_isolators::{Container, Gate, Rootfs, cgroups, compile};
+use cofferdam_isolators::{Container, Gate, Rootfs, compile};
 use cofferdam_linux::process::Child;
 use cofferdam_plan::op::HookPoint;
 use cofferdam_plan::{ContainerId, HostPath, Op, Plan, Slot, Stage};
@@ -209,8 +209,10 @@ impl Runtime {
     fn record(&self, plan: &Plan, create: &Create) -> Result<Record, Error> {
         let bundle = absolute(&create.bundle)?;
         let root = create.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
-        let managed = self.options.cgroup_manager != cofferdam_isolators::CgroupManager::Disabled;
-        let cgroup = managed.then(|| cgroups::path(&create.spec, &create.id)).transpose()?;
+        let cgroup = plan.find(|op| match op {
+            Op::CreateCgroup { path, .. } => Some(path.clone()),
+            _ => None,
+        });
         let late = plan.steps.iter().enumerate().filter(|(_, step)| step.stage > Stage::Gate);
         Ok(Record {
             version: STATE_VERSION,

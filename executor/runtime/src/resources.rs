@@ -60,12 +60,12 @@ impl Runtime {
 
     /// The processes of a container, by pid as the caller sees them.
     pub fn pids(&self, id: &ContainerId) -> Result<Vec<i32>, Error> {
-        self.with_cgroup(
-            id,
-            &[Status::Created, Status::Running, Status::Paused],
-            "list the processes of",
-            Cgroup::processes,
-        )
+        let wanted = [Status::Created, Status::Running, Status::Paused];
+        let record = Record::load(&self.directory(id), id.as_str())?;
+        if record.cgroup.is_none() && wanted.contains(&record.status(&self.directory(id), &self.cgroups)) {
+            return Ok(pid_namespace_members(&record));
+        }
+        self.with_cgroup(id, &wanted, "list the processes of", Cgroup::processes)
     }
 
     /// What a container has used.
@@ -94,6 +94,21 @@ impl Runtime {
         }
         act(&open(&self.cgroups, &record, verb)?).map_err(failed)
     }
+}
+
+/// The processes of a container without a cgroup: those of its first process's pid namespace, where it has one of its own.
+fn pid_namespace_members(record: &Record) -> Vec<i32> {
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace(record.pid)
+        .filter(|own| Some(own) != std::fs::read_link("/proc/self/ns/pid").ok().as_ref());
+    let Some(own) = own else { return vec![record.pid] };
+    let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids: Vec<i32> = numbers
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| namespace(*pid).as_ref() == Some(&own))
+        .collect();
+    pids.sort_unstable();
+    pids
 }
 
 fn open(cgroups: &Layout, record: &Record, verb: &str) -> Result<Cgroup, Error> {

@@ -3,7 +3,9 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use cofferdam_linux::cgroup::{Cgroup, Layout};
-use cofferdam_linux::process::{Child, affinity, clone_noted, restore_affinity, set_affinity, set_namespace};
+use cofferdam_linux::process::{
+    Child, affinity, clone_noted, clone_noted_inside, restore_affinity, set_affinity, set_namespace,
+};
 use cofferdam_linux::report::Report;
 use cofferdam_plan::op::HookPoint;
 use cofferdam_plan::{Namespace, Op, Plan, Slot, Stage, Step};
@@ -152,7 +154,8 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
     let behind = plan.steps.get(index).is_none_or(|step| step.stage == Stage::Attach);
     let mut failure = match report.failure() {
         Some(record) if behind => {
-            boxed(record.step, (record.errno, child_words(plan, record.step, record.detail)))
+            let words = child_words(plan, record.step, record.errno, record.detail);
+            boxed(record.step, (record.errno, words))
         }
         _ => boxed(index, problem),
     };
@@ -170,9 +173,10 @@ struct Parent<'a> {
 impl Parent<'_> {
     fn step(&mut self, run: &mut Run<'_>, step: &Step) -> host::Outcome {
         match (&step.op, step.stage) {
-            (Op::Clone { namespaces, pid_namespace, into_cgroup }, _) => {
+            (Op::Clone { namespaces, user_namespace, pid_namespace, into_cgroup }, _) => {
                 let flags = namespaces.iter().fold(0, |flags, namespace| flags | namespace.flag());
-                let child = self.clone(run, flags, *pid_namespace, *into_cgroup)?;
+                let joined = (*user_namespace, *pid_namespace);
+                let child = self.clone(run, flags, joined, *into_cgroup)?;
                 let told = run.attendant.cloned(&child);
                 self.child = Some(child);
                 told.map_err(|words| (Errno::IO, Some(words)))
@@ -189,31 +193,34 @@ impl Parent<'_> {
         &mut self,
         run: &mut Run<'_>,
         flags: u64,
-        pid_namespace: Option<Slot>,
+        (user_namespace, pid_namespace): (Option<Slot>, Option<Slot>),
         into_cgroup: bool,
     ) -> Result<Child, (Errno, Option<String>)> {
         let mut half = self.half.take().ok_or((Errno::INVAL, None))?;
+        let inside = match user_namespace {
+            None => None,
+            Some(user) => {
+                let pid = pid_namespace.map(|slot| copy_of(run, slot)).transpose()?;
+                Some((copy_of(run, user)?, pid))
+            }
+        };
         // pid namespaces are joined by children only: this thread points its children there, and back.
         let own = match pid_namespace {
-            None => None,
-            Some(slot) => {
+            Some(slot) if inside.is_none() => {
                 let own = std::fs::File::open("/proc/thread-self/ns/pid_for_children")
                     .map_err(|error| plain(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
                 set_namespace(run.table.get(slot).map_err(plain)?, Namespace::Pid.flag()).map_err(plain)?;
                 Some(own)
             }
-        };
-        let cgroup = match (&run.cgroup, into_cgroup) {
-            (Some(cgroup), true) => Some(cgroup.directory().map_err(host::cgroup_words)?),
             _ => None,
         };
+        let cgroup = cgroup_directory(run, into_cgroup)?;
         let lent_to = half.plan.find(|op| match op {
             Op::MoveNetDevice { into, .. } => *into,
             _ => None,
         });
         if let Some(slot) = lent_to {
-            let namespace = run.table.get(slot).map_err(plain)?;
-            run.lent_to = Some(rustix::io::fcntl_dupfd_cloexec(namespace, 0).map_err(plain)?);
+            run.lent_to = Some(copy_of(run, slot)?);
         }
         // The child starts where its parent is; this thread goes there for the moment of the clone.
         let own_cpus = match &run.begin_on {
@@ -227,8 +234,16 @@ impl Parent<'_> {
         let parent_end = run.channel.as_raw_fd();
         let table = &mut run.table;
         let cgroup = cgroup.as_ref().map(AsFd::as_fd);
-        let pid = Some(half.report.pid());
-        let child = clone_noted(flags, cgroup, pid, || half.run(table, parent_end)).map_err(plain);
+        let noted = half.report.pid();
+        let body = || half.run(table, parent_end);
+        let child = match &inside {
+            None => clone_noted(flags, cgroup, Some(noted), body),
+            Some((user, pid)) => {
+                let pid = pid.as_ref().map(AsFd::as_fd);
+                clone_noted_inside(user.as_fd(), pid, flags, cgroup, noted, body)
+            }
+        };
+        let child = child.map_err(plain);
         // With it goes our copy of the child's end of the channel: from here on, its closing means the child's. So with
         // the table: whoever reads to the end of what the child sends must not wait for us.
         drop(half);
@@ -241,6 +256,16 @@ impl Parent<'_> {
         }
         child
     }
+}
+
+/// A second descriptor of what is in a slot: the child's half takes the table.
+fn copy_of(run: &Run<'_>, slot: Slot) -> Result<OwnedFd, (Errno, Option<String>)> {
+    rustix::io::fcntl_dupfd_cloexec(run.table.get(slot).map_err(plain)?, 0).map_err(plain)
+}
+
+fn cgroup_directory(run: &Run<'_>, wanted: bool) -> Result<Option<OwnedFd>, (Errno, Option<String>)> {
+    let cgroup = run.cgroup.as_ref().filter(|cgroup| wanted && cgroup.is_unified());
+    cgroup.map(|cgroup| cgroup.directory().map_err(host::cgroup_words)).transpose()
 }
 
 fn waits(plan: &Plan) -> bool {
@@ -279,12 +304,27 @@ fn executed(plan: &Plan, report: &Report) -> bool {
 }
 
 /// What the number in the child's record means.
-fn child_words(plan: &Plan, step: usize, detail: i32) -> Option<String> {
+fn child_words(plan: &Plan, step: usize, errno: Errno, detail: i32) -> Option<String> {
     match &plan.steps.get(step)?.op {
         _ if detail == crate::child::INJECTED => Some("injected".into()),
         Op::FindProgram { name, .. } => Some(format!("looking for {name:?}")),
+        Op::NewFilesystem { kind, .. } if errno == Errno::PERM => refused(&kind.to_string()),
         _ => None,
     }
+}
+
+/// Why the kernel refuses a file system to a user namespace, mount_namespaces(7) and user_namespaces(7).
+fn refused(kind: &str) -> Option<String> {
+    let words = match kind {
+        "proc" | "sysfs" => {
+            "in a user namespace it takes one of our own that nothing is mounted over, and for sysfs a network namespace \
+             that belongs to it; binding the host's instead works everywhere"
+        }
+        "mqueue" => "in a user namespace it takes an ipc namespace that belongs to it",
+        "cgroup" | "cgroup2" => "in a user namespace it takes a cgroup namespace that belongs to it",
+        _ => "not every file system can be mounted in a user namespace",
+    };
+    Some(words.into())
 }
 
 fn times(plan: &Plan, report: &Report, begin: u64) -> Vec<StepTime> {

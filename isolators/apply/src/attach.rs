@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::os::fd::AsFd;
 
 use cofferdam_linux::process::Child;
-use cofferdam_plan::{Barrier, IdMapping, Op};
+use cofferdam_plan::{Barrier, IdMapping, Mapper, Op};
 use rustix::io::Errno;
 
 use crate::applied::Run;
@@ -14,7 +14,14 @@ use crate::host::{self, Outcome, cgroup_words, plain};
 /// Runs one step of the attach stage. `ECHILD` says that the child is gone and has recorded why.
 pub(crate) fn run(run: &mut Run<'_>, child: &Child, op: &Op) -> Outcome {
     match op {
-        Op::MapIds { uids, gids } => map_ids(child, uids, gids),
+        Op::MapIds { uids, uid_mapper, gids, gid_mapper } => {
+            // Groups first: once the uids are mapped, the maps are no longer ours to write.
+            if *gid_mapper == Mapper::Own {
+                write_proc(child, "setgroups", "deny")?;
+            }
+            map_ids(child, GROUPS, gids, *gid_mapper)?;
+            map_ids(child, USERS, uids, *uid_mapper)
+        }
         Op::AttachCgroup => {
             let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
             cgroup.attach(child.pid).map_err(cgroup_words)
@@ -57,16 +64,21 @@ fn write_proc(child: &Child, file: &str, text: &str) -> Outcome {
     })
 }
 
-/// Writes the id maps, user_namespaces(7). A single mapping of the caller's own ids needs no privilege once setgroups is
-/// denied; anything more needs CAP_SETUID and CAP_SETGID, or the helpers of the uidmap package.
-fn map_ids(child: &Child, uids: &[IdMapping], gids: &[IdMapping]) -> Outcome {
-    if !rustix::process::geteuid().is_root() && gids.len() == 1 && gids[0].count == 1 {
-        write_proc(child, "setgroups", "deny")?;
+/// A map's file below /proc/PID, and the program that writes what we may not.
+type Map = (&'static str, &'static str);
+
+const USERS: Map = ("uid_map", "newuidmap");
+const GROUPS: Map = ("gid_map", "newgidmap");
+
+/// Writes one id map, user_namespaces(7).
+fn map_ids(child: &Child, (file, helper): Map, map: &[IdMapping], mapper: Mapper) -> Outcome {
+    if mapper == Mapper::Helper {
+        let numbers = map.iter().flat_map(|line| [line.inside, line.outside, line.count]);
+        let arguments =
+            std::iter::once(child.pid.to_string()).chain(numbers.map(|number| number.to_string()));
+        return crate::helper::run(helper, arguments).map_err(|(errno, words)| (errno, Some(words)));
     }
-    if !gids.is_empty() {
-        write_proc(child, "gid_map", &lines(gids))?;
-    }
-    if uids.is_empty() { Ok(()) } else { write_proc(child, "uid_map", &lines(uids)) }
+    write_proc(child, file, &lines(map))
 }
 
 /// An id map as the kernel takes it.

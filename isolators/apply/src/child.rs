@@ -180,7 +180,8 @@ impl<'a> Half<'a> {
         match op {
             Op::Pass(barrier) => crate::channel::pass(self.channel()?, *barrier),
             Op::Announce(barrier) => crate::channel::say(self.channel()?, barrier.token()),
-            Op::CopyUp { .. }
+            Op::CloneTree { .. }
+            | Op::CopyUp { .. }
             | Op::Place { .. }
             | Op::AttachRoot { .. }
             | Op::NewFilesystem { .. }

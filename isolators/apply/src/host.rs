@@ -20,7 +20,7 @@ pub(crate) type Outcome = Result<(), (Errno, Option<String>)>;
 pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
     match op {
         Op::CloneTree { source, recursive, no_follow, into } => {
-            let tree = clone_tree(source, *recursive, *no_follow)?;
+            let tree = clone_tree(source, *recursive, *no_follow).map_err(plain)?;
             run.table.set(*into, tree);
         }
         Op::OpenNamespace { kind, path, foreign, into } => {
@@ -30,7 +30,10 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
             }
             run.table.set(*into, namespace);
         }
-        Op::CreateCgroup { path } => {
+        Op::CreateCgroup { path, delegated: true } => {
+            run.cgroup = Some(Cgroup::create_in(&run.cgroups.delegated(), path).map_err(cgroup_words)?);
+        }
+        Op::CreateCgroup { path, delegated: false } => {
             run.cgroup = Some(Cgroup::create_in(run.cgroups, path).map_err(cgroup_words)?);
         }
         Op::OpenCgroup { path, below } => {
@@ -74,15 +77,12 @@ pub(crate) fn cgroup_words(error: cofferdam_linux::cgroup::Error) -> (Errno, Opt
     (error.errno(), Some(error.to_string()))
 }
 
-fn clone_tree(
-    source: &HostPath,
-    recursive: bool,
-    no_follow: bool,
-) -> Result<OwnedFd, (Errno, Option<String>)> {
+/// A detached copy of a mount tree. *Child-safe.*
+pub(crate) fn clone_tree(source: &HostPath, recursive: bool, no_follow: bool) -> Result<OwnedFd, Errno> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     flags.set(OpenTreeFlags::AT_SYMLINK_NOFOLLOW, no_follow);
-    open_tree(CWD, source.as_c_str(), flags).map_err(plain)
+    open_tree(CWD, source.as_c_str(), flags)
 }
 
 /// `EINVAL` is all that the kernel says.

@@ -21,6 +21,7 @@ mod channel;
 pub mod child;
 mod device;
 mod error;
+mod helper;
 mod host;
 pub mod probe;
 mod undo;

@@ -1,7 +1,7 @@
 //! Probing the host: the one place that turns the machine into [`HostFeatures`].
 
 use cofferdam_linux::cgroup::Layout;
-use cofferdam_plan::{CgroupLayout, HostFeatures, OverlayApi, V1Hierarchy};
+use cofferdam_plan::{CgroupLayout, HostFeatures, OverlayApi, Standing, V1Hierarchy};
 
 /// First kernel whose overlayfs takes layers by descriptor.
 const OVERLAY_DESCRIPTORS: (u32, u32) = (6, 13);
@@ -11,9 +11,10 @@ pub fn host(cgroups: &Layout) -> HostFeatures {
     let kernel = kernel();
     let status = read("/proc/self/status");
     let memory = read("/proc/meminfo");
+    let standing = standing(&status);
     HostFeatures {
         kernel,
-        cgroups: cgroup_layout(cgroups.clone()),
+        cgroups: cgroup_layout(cgroups.clone(), standing),
         overlay: if kernel >= OVERLAY_DESCRIPTORS {
             OverlayApi::Descriptors
         } else {
@@ -22,7 +23,9 @@ pub fn host(cgroups: &Layout) -> HostFeatures {
         capabilities: field(&status, "CapBnd:")
             .and_then(|hex| u64::from_str_radix(hex, 16).ok())
             .unwrap_or(0),
-        privileged: rustix::process::geteuid().is_root(),
+        standing,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
         oom_score_adj: read("/proc/self/oom_score_adj").trim().parse().unwrap_or(0),
         hard_limits: std::array::from_fn(|resource| {
             let number = u32::try_from(resource).unwrap_or(u32::MAX);
@@ -54,10 +57,34 @@ fn kernel() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
+/// What our capabilities are good for.
+fn standing(status: &str) -> Standing {
+    const SYS_ADMIN: u32 = 21;
+    /// `PROC_USER_INIT_INO`: the initial user namespace's file has this number for ever.
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    let effective = field(status, "CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+    if effective >> SYS_ADMIN & 1 == 0 {
+        return Standing::User;
+    }
+    match rustix::fs::stat("/proc/self/ns/user") {
+        Ok(stat) if stat.st_ino != INITIAL => {}
+        // A kernel without user namespaces has no file, and nobody but its root.
+        _ => return Standing::Host,
+    }
+    // Who has unshared his user namespace alone is root of nothing: his mounts are still his parent's.
+    match cofferdam_linux::process::owns_mounts() {
+        Ok(true) => Standing::Namespace,
+        _ => Standing::User,
+    }
+}
+
 /// The cgroup world, as a plan sees it.
-fn cgroup_layout(layout: Layout) -> CgroupLayout {
+fn cgroup_layout(layout: Layout, standing: Standing) -> CgroupLayout {
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let host = standing == Standing::Host;
+    let alone = layout.is_v2();
     let hierarchies = layout.v1.into_iter().map(|hierarchy| V1Hierarchy {
+        delegated: host || hierarchy.is_delegated(),
         controllers: hierarchy.controllers,
         mount_point: text(&hierarchy.mount_point),
         own_path: hierarchy.own_path,
@@ -65,6 +92,7 @@ fn cgroup_layout(layout: Layout) -> CgroupLayout {
     let hierarchies: Vec<V1Hierarchy> = hierarchies.collect();
     match (hierarchies.is_empty(), layout.unified) {
         (true, Some(unified)) => CgroupLayout::V2 {
+            delegated: host || unified.is_delegated(alone),
             mount_point: text(&unified.mount_point),
             controllers: unified.controllers,
             own_path: unified.own_path,
@@ -72,7 +100,12 @@ fn cgroup_layout(layout: Layout) -> CgroupLayout {
         (true, None) => CgroupLayout::None,
         (false, unified) => CgroupLayout::V1 {
             hierarchies,
-            unified: unified.map(|unified| (text(&unified.mount_point), unified.own_path)),
+            unified: unified.map(|unified| V1Hierarchy {
+                delegated: host || unified.is_delegated(alone),
+                controllers: Vec::new(),
+                mount_point: text(&unified.mount_point),
+                own_path: unified.own_path,
+            }),
         },
     }
 }

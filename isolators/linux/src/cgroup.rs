@@ -367,6 +367,12 @@ impl Cgroup {
         })
     }
 
+    /// Whether it has a directory in the version 2 tree.
+    #[must_use]
+    pub fn is_unified(&self) -> bool {
+        self.place("").is_some()
+    }
+
     fn unified(&self, purpose: &str) -> Result<&Place, Error> {
         self.place("")
             .ok_or_else(|| Error::NoController { controller: "unified".into(), file: purpose.to_owned() })

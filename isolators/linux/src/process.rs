@@ -1,7 +1,7 @@
 //! Making a process, joining namespaces, becoming another program. clone(2), setns(2), execve(2).
 
 use std::ffi::{CStr, CString, c_char};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -31,9 +31,12 @@ struct CloneArgs {
     cgroup: u64,
 }
 
+const CLONE_PARENT: u64 = 0x8000;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_PARENT_SETTID: u64 = 0x0010_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_NEWUSER: u64 = 0x1000_0000;
+const CLONE_NEWPID: u64 = 0x2000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Clones a child with the namespaces in `flags` (`CLONE_NEW*`), straight into the v2 cgroup `cgroup` when given, and
@@ -62,7 +65,8 @@ pub fn clone_noted(
     let mut args = CloneArgs {
         flags: flags | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
         pidfd: std::ptr::from_mut(&mut pidfd) as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        // With CLONE_PARENT the kernel takes the caller's own and accepts no other.
+        exit_signal: if flags & CLONE_PARENT == 0 { libc::SIGCHLD as u64 } else { 0 },
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {
@@ -89,6 +93,60 @@ pub fn clone_noted(
         Some(errno) => Err(errno),
         // SAFETY: the kernel stored a fresh descriptor for us in `pidfd`, as CLONE_PIDFD promises on success.
         None => Ok(Child { pid: result as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// As [`clone_noted`], but from inside the user namespace `user` (and the pid namespace `pid`), so that the namespaces in
+/// `flags` belong to it. A process with threads cannot join a user namespace: an intermediate one does, clones the child
+/// for us with CLONE_PARENT, and ends. `noted` must be memory that survives a clone as shared. Nobody in those namespaces may look into either.
+pub fn clone_noted_inside(
+    user: BorrowedFd<'_>,
+    pid: Option<BorrowedFd<'_>>,
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    noted: &std::sync::atomic::AtomicI32,
+    body: impl FnOnce() -> i32,
+) -> Result<Child, Errno> {
+    let (ours, theirs) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let ends = [ours.as_raw_fd(), theirs.as_raw_fd()];
+    let between = clone_child(0, cgroup, || {
+        let enter = || {
+            rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+            set_namespace(user, CLONE_NEWUSER)?;
+            pid.map_or(Ok(()), |pid| set_namespace(pid, CLONE_NEWPID))
+        };
+        let cloned = enter().and_then(|()| {
+            clone_noted(flags | CLONE_PARENT, None, Some(noted), || {
+                ends.into_iter().for_each(close_descriptor);
+                body()
+            })
+        });
+        let told = match cloned {
+            Ok(child) => crate::terminal::send_descriptor(theirs.as_fd(), b"p", child.pidfd.as_fd()),
+            Err(errno) => rustix::io::write(&theirs, &errno.raw_os_error().to_ne_bytes()).map(drop),
+        };
+        i32::from(told.is_err())
+    })?;
+    drop(theirs);
+    let mut word = [0; 4];
+    let received = crate::terminal::receive_descriptor(ours.as_fd(), &mut word);
+    loop {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        match waitid(WaitId::PidFd(between.pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Err(Errno::INTR) => {}
+            _ => break,
+        }
+    }
+    match received? {
+        // The intermediate one lives among our pids: what it was told is what we would be.
+        (_, Some(pidfd)) => Ok(Child { pid: noted.load(std::sync::atomic::Ordering::Acquire), pidfd }),
+        (4, None) => Err(Errno::from_raw_os_error(i32::from_ne_bytes(word))),
+        _ => Err(Errno::CHILD),
     }
 }
 
@@ -134,6 +192,25 @@ pub fn namespace_kind(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
 
 /// Room for a text that is known after the clone only, in bytes with its NUL: a variable that holds a path.
 pub const LATE_TEXT_MAX_BYTES: usize = 4096 + 8;
+
+/// Whether our mount namespace belongs to our user namespace: then CAP_SYS_ADMIN here is good for mounts.
+/// `NS_GET_USERNS` of ioctl_nsfs(2).
+pub fn owns_mounts() -> Result<bool, Errno> {
+    use rustix::fs::{Mode, OFlags, fstat, open, stat};
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    let mounts = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // SAFETY: NS_GET_USERNS takes no argument and returns a fresh descriptor.
+    let owner = check(unsafe { libc::syscall(libc::SYS_ioctl, mounts.as_raw_fd(), NS_GET_USERNS) });
+    let owner = match owner {
+        // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+        Ok(number) => unsafe { OwnedFd::from_raw_fd(number as i32) },
+        // It belongs to a namespace above ours.
+        Err(Errno::PERM) => return Ok(false),
+        Err(errno) => return Err(errno),
+    };
+    let (owner, own) = (fstat(&owner)?, stat("/proc/self/ns/user")?);
+    Ok((owner.st_dev, owner.st_ino) == (own.st_dev, own.st_ino))
+}
 
 /// An argument or environment vector, laid out before the clone so that exec allocates nothing.
 #[derive(Debug)]
@@ -390,7 +467,6 @@ pub fn set_affinity(cpus: &[u32]) -> Result<(), Errno> {
 mod tests {
     use super::*;
     use rustix::process::{WaitId, WaitIdOptions, waitid};
-    use std::os::fd::AsFd;
 
     fn status(child: &Child) -> i32 {
         let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();

@@ -9,6 +9,8 @@ pub struct V1Hierarchy {
     pub mount_point: String,
     /// Our own cgroup in it, as `/proc/self/cgroup` says.
     pub own_path: String,
+    /// Whether cgroups may be made beside or below our own.
+    pub delegated: bool,
 }
 
 /// Which cgroup world the host lives in.
@@ -22,13 +24,15 @@ pub enum CgroupLayout {
         controllers: Vec<String>,
         /// Our own cgroup.
         own_path: String,
+        /// Whether cgroups may be made beside our own.
+        delegated: bool,
     },
     /// Version 1 hierarchies, and perhaps a cgroup2 one beside them (hybrid).
     V1 {
         /// The version 1 hierarchies.
         hierarchies: Vec<V1Hierarchy>,
-        /// Mount point and own path of the cgroup2 hierarchy beside them.
-        unified: Option<(String, String)>,
+        /// The cgroup2 hierarchy beside them; its `controllers` are not read.
+        unified: Option<V1Hierarchy>,
     },
     /// None that we can see.
     None,
@@ -39,6 +43,45 @@ impl CgroupLayout {
     pub fn is_v2(&self) -> bool {
         matches!(self, Self::V2 { .. })
     }
+
+    /// Whether a hierarchy is mounted there.
+    pub fn mounts(&self, point: &str) -> bool {
+        match self {
+            Self::V2 { mount_point, .. } => mount_point == point,
+            Self::V1 { hierarchies, unified } => {
+                hierarchies.iter().chain(unified).any(|hierarchy| hierarchy.mount_point == point)
+            }
+            Self::None => false,
+        }
+    }
+
+    /// What is left of it for a caller who may use only what was delegated to him.
+    pub fn delegated(&self) -> Self {
+        match self {
+            Self::V2 { delegated: true, .. } => self.clone(),
+            Self::V1 { hierarchies, unified } => {
+                let delegated = |hierarchy: &&V1Hierarchy| hierarchy.delegated;
+                let hierarchies: Vec<_> = hierarchies.iter().filter(delegated).cloned().collect();
+                let unified = unified.clone().filter(|unified| unified.delegated);
+                if hierarchies.is_empty() && unified.is_none() {
+                    return Self::None;
+                }
+                Self::V1 { hierarchies, unified }
+            }
+            Self::V2 { delegated: false, .. } | Self::None => Self::None,
+        }
+    }
+}
+
+/// What the caller may do to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// CAP_SYS_ADMIN in the initial user namespace: root.
+    Host,
+    /// CAP_SYS_ADMIN in a user namespace below it and over its own mounts: root of somebody's making.
+    Namespace,
+    /// Neither: an ordinary user, who must make a user namespace before anything else.
+    User,
 }
 
 /// How the overlay file system takes its layers.
@@ -61,8 +104,12 @@ pub struct HostFeatures {
     pub overlay: OverlayApi,
     /// Capabilities that may be granted: the caller's bounding set, as a bit mask.
     pub capabilities: u64,
-    /// Whether the caller is root in the initial user namespace.
-    pub privileged: bool,
+    /// What the caller may do to the host.
+    pub standing: Standing,
+    /// The caller's effective user id.
+    pub uid: u32,
+    /// The caller's effective group id.
+    pub gid: u32,
     /// The caller's `oom_score_adj`; lower values need CAP_SYS_RESOURCE.
     pub oom_score_adj: i32,
     /// The caller's hard resource limits by `RLIMIT_*` number.
@@ -92,10 +139,13 @@ impl HostFeatures {
                     .map(String::from)
                     .into(),
                 own_path: "/".into(),
+                delegated: true,
             },
             overlay: OverlayApi::Descriptors,
             capabilities: (1 << 41) - 1,
-            privileged: true,
+            standing: Standing::Host,
+            uid: 0,
+            gid: 0,
             oom_score_adj: 0,
             hard_limits: [u64::MAX; 16],
             cpus: 2,
@@ -115,14 +165,26 @@ impl HostFeatures {
             controllers: vec![controller.to_owned()],
             mount_point: format!("/sys/fs/cgroup/{}", controller.trim_start_matches("name=")),
             own_path: "/".into(),
+            delegated: true,
         };
-        let unified = Some(("/sys/fs/cgroup/unified".into(), "/".into()));
+        let unified = Some(V1Hierarchy { controllers: Vec::new(), ..hierarchy("unified") });
         let cgroups = CgroupLayout::V1 { hierarchies: hierarchies.map(hierarchy).into(), unified };
         Self { cgroups, ..Self::sample() }
     }
 
-    /// Whether the caller holds a capability.
+    /// An ordinary user's view of [`HostFeatures::sample`]: no privilege, no cgroup of his own.
+    pub fn sample_user() -> Self {
+        let cgroups = match Self::sample().cgroups {
+            CgroupLayout::V2 { mount_point, controllers, .. } => {
+                CgroupLayout::V2 { mount_point, controllers, own_path: "/user".into(), delegated: false }
+            }
+            other => other,
+        };
+        Self { cgroups, standing: Standing::User, uid: 1000, gid: 1000, ..Self::sample() }
+    }
+
+    /// Whether the caller holds a capability over the host.
     pub fn holds(&self, capability: u32) -> bool {
-        self.capabilities >> capability & 1 == 1
+        self.standing == Standing::Host && self.capabilities >> capability & 1 == 1
     }
 }

@@ -105,6 +105,27 @@ impl fmt::Display for IdMapping {
     }
 }
 
+/// Who writes an id map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mapper {
+    /// We do, with CAP_SETUID or CAP_SETGID over our own namespace.
+    Caller,
+    /// We do, without privilege: a single line that maps our own id, and for groups `setgroups` denied first.
+    Own,
+    /// `newuidmap` or `newgidmap`, setuid programs that know what /etc/subuid and /etc/subgid allow.
+    Helper,
+}
+
+impl fmt::Display for Mapper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Caller => "",
+            Self::Own => " own",
+            Self::Helper => " helper",
+        })
+    }
+}
+
 /// Mount propagation, mount_namespaces(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // the kernel's own names
@@ -345,8 +366,8 @@ pub enum Op {
     /// Open a namespace file and check its kind; with `foreign`, also that it is not the one we are in. `open`,
     /// `ioctl(NS_GET_NSTYPE)`, `fstat`
     OpenNamespace { kind: Namespace, path: HostPath, foreign: bool, into: Slot },
-    /// Make the container's cgroup in every hierarchy. `mkdir`
-    CreateCgroup { path: String },
+    /// Make the container's cgroup in every hierarchy, or only in those that are delegated to us. `mkdir`
+    CreateCgroup { path: String, delegated: bool },
     /// Open the cgroup that a container was created in.
     OpenCgroup { path: String, below: Vec<(String, String)> },
     /// Write one cgroup file.
@@ -369,12 +390,18 @@ pub enum Op {
     MapTree { tree: Slot, user: Slot, recursive: bool },
 
     // ---- clone
-    /// Clone the child, straight into the cgroup2 hierarchy where there is one. `clone3(CLONE_PIDFD | namespaces)`
-    Clone { namespaces: Vec<Namespace>, pid_namespace: Option<Slot>, into_cgroup: bool },
+    /// Clone the child, straight into the cgroup2 hierarchy where there is one; with a user namespace to join, from inside
+    /// it, so that what is cloned belongs to it. `clone3(CLONE_PIDFD | namespaces)`
+    Clone {
+        namespaces: Vec<Namespace>,
+        user_namespace: Option<Slot>,
+        pid_namespace: Option<Slot>,
+        into_cgroup: bool,
+    },
 
     // ---- attach: the parent acts on the child
     /// Write the id maps of the child's user namespace.
-    MapIds { uids: Vec<IdMapping>, gids: Vec<IdMapping> },
+    MapIds { uids: Vec<IdMapping>, uid_mapper: Mapper, gids: Vec<IdMapping>, gid_mapper: Mapper },
     /// Attach the child to the container's version 1 cgroups; it was cloned into the version 2 one. `write(cgroup.procs)`
     AttachCgroup,
     /// Write the child's `oom_score_adj`.

@@ -34,7 +34,9 @@ impl Plan {
                 let word = if *foreign { "foreign " } else { "" };
                 format!("open-namespace {} <- {word}{} {path}", n(into), kind.file())
             }
-            CreateCgroup { path } => format!("create-cgroup {path}"),
+            CreateCgroup { path, delegated } => {
+                format!("create-cgroup {path}{}", flag(*delegated, " where delegated"))
+            }
             OpenCgroup { path, below } => {
                 let below = below.iter().map(|(controller, path)| format!(" {controller}:{path}"));
                 format!("open-cgroup {path}{}", below.collect::<String>())
@@ -66,17 +68,22 @@ impl Plan {
             MapTree { tree, user, recursive } => {
                 format!("map-tree {} through {}{}", n(tree), n(user), flag(*recursive, " recursive"))
             }
-            Clone { namespaces, pid_namespace, into_cgroup } => {
+            Clone { namespaces, user_namespace, pid_namespace, into_cgroup } => {
                 let mut line = String::from("clone");
                 for namespace in namespaces {
                     let _ = write!(line, " {}", namespace.file());
+                }
+                if let Some(slot) = user_namespace {
+                    let _ = write!(line, " inside-user={}", n(slot));
                 }
                 if let Some(slot) = pid_namespace {
                     let _ = write!(line, " join-pid={}", n(slot));
                 }
                 line + flag(*into_cgroup, " into-cgroup")
             }
-            MapIds { uids, gids } => format!("map-ids uid [{}] gid [{}]", list(uids), list(gids)),
+            MapIds { uids, uid_mapper, gids, gid_mapper } => {
+                format!("map-ids uid [{}]{uid_mapper} gid [{}]{gid_mapper}", list(uids), list(gids))
+            }
             AttachCgroup => "attach-cgroup".into(),
             AdjustOomScore { value } => format!("adjust-oom-score {value}"),
             MoveNetDevice { device, name, into } => {

@@ -8,8 +8,8 @@ use crate::path::HostPath;
 /// Where and when a step runs.
 ///
 /// ```text
-/// parent   host ──▶ clone ──▶ attach ───────────────┐ barriers
-/// child               └─────▶ enter ──▶ confine ◀───┘──▶ gate ──▶ exec
+/// parent   host ──▶ clone ──▶ attach ────────────────────────┐ barriers
+/// child               └─────▶ reach ──▶ enter ──▶ confine ◀──┘──▶ gate ──▶ exec
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
@@ -19,6 +19,8 @@ pub enum Stage {
     Clone,
     /// Parent, on the child, while the child builds.
     Attach,
+    /// Child, while its ids are still the caller's: what the container's root could not open.
+    Reach,
     /// Child: namespaces and mounts.
     Enter,
     /// Child: giving up privileges.
@@ -41,6 +43,7 @@ impl Stage {
             Self::Host => "host",
             Self::Clone => "clone",
             Self::Attach => "attach",
+            Self::Reach => "reach",
             Self::Enter => "enter",
             Self::Confine => "confine",
             Self::Gate => "gate",

@@ -1,7 +1,7 @@
 //! Idmapped mounts: owners shown through the maps of a user namespace. runtime-spec config.md, `uidMappings` and
 //! `gidMappings` of a mount; mount_setattr(2), "ID-mapped mounts".
 
-use cofferdam_plan::{Builder, IdMapping, Namespace, Op, Refusal, Slot, Stage};
+use cofferdam_plan::{Builder, IdMapping, Namespace, Op, Refusal, Slot, Stage, Standing};
 use oci_spec::runtime::Mount;
 
 use crate::compile::Context;
@@ -34,7 +34,7 @@ pub(super) fn plan(
     if context.host.kernel < SINCE {
         return unsupported("idmapped mounts are from Linux 5.12");
     }
-    if !context.host.privileged {
+    if context.host.standing != Standing::Host {
         return unsupported("idmapped mounts need root");
     }
     let user = namespace(context, builder, mount, pointer)?;

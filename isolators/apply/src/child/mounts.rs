@@ -28,6 +28,11 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
     match op {
         Op::SetRootPropagation { propagation } => set_root(0, 0, Some(*propagation), true),
         Op::SetRootAttributes { attributes: a } => set_root(a.set, a.clear, a.propagation, a.recursive),
+        Op::CloneTree { source, recursive, no_follow, into } => {
+            let tree = crate::host::clone_tree(source, *recursive, *no_follow)?;
+            table.set(*into, tree);
+            Ok(())
+        }
         Op::NewFilesystem { kind, source, options, attributes, into } => {
             let tree = new_filesystem(kind, source.as_ref(), options, *attributes)?;
             table.set(*into, tree);

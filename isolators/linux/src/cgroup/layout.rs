@@ -34,6 +34,37 @@ pub struct Unified {
     pub controllers: Vec<String>,
 }
 
+impl Hierarchy {
+    /// Whether this process may make cgroups below its own.
+    #[must_use]
+    pub fn is_delegated(&self) -> bool {
+        writable(&inside(&self.mount_point, &self.own_path))
+    }
+}
+
+impl Unified {
+    /// Whether this process may make cgroups beside its own (below it, where version 1 has the controllers) and move
+    /// there: a move is a write to the `cgroup.procs` of the nearest cgroup above both, cgroups(7).
+    #[must_use]
+    pub fn is_delegated(&self, alone: bool) -> bool {
+        let above = match self.own_path.rsplit_once('/') {
+            Some((above, _)) if alone => above,
+            _ => &self.own_path,
+        };
+        let directory = inside(&self.mount_point, above);
+        writable(&directory) && writable(&directory.join("cgroup.procs"))
+    }
+}
+
+fn inside(mount_point: &Path, path: &str) -> PathBuf {
+    mount_point.join(path.trim_start_matches('/'))
+}
+
+fn writable(path: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
 /// The cgroup world of this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
@@ -86,6 +117,16 @@ impl Layout {
     #[must_use]
     pub fn is_v2(&self) -> bool {
         self.v1.is_empty() && self.unified.is_some()
+    }
+
+    /// What is left of it for a caller who may write only to what was delegated to him: hierarchies in which a cgroup
+    /// can be made and entered, below our own on version 1, beside it on version 2.
+    #[must_use]
+    pub fn delegated(&self) -> Self {
+        Self {
+            v1: self.v1.iter().filter(|hierarchy| hierarchy.is_delegated()).cloned().collect(),
+            unified: self.unified.clone().filter(|unified| unified.is_delegated(self.is_v2())),
+        }
     }
 
     /// Forgets what a later mount at or above its mount point hides.
