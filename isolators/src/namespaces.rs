@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use cofferdam_plan::{
-    Barrier, Builder, HostFeatures, HostPath, IdMapping, Mapper, Namespace, Op, Refusal, Stage, Standing,
-    Text,
+    Barrier, Builder, HostFeatures, HostPath, IdMapping, Mapper, Namespace, Op, Refusal, Slot, Stage,
+    Standing, Text,
 };
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
-use crate::compile::{Context, INIT, pass};
+use crate::compile::{Context, INIT};
 use crate::container::Joining;
 
 /// How a container comes to one namespace.
@@ -123,7 +123,13 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     builder.step(
         Stage::Clone,
         "/linux/namespaces",
-        Op::Clone { namespaces: new, user_namespace, pid_namespace, into_cgroup },
+        Op::Clone {
+            namespaces: new,
+            user_namespace,
+            pid_namespace,
+            between: user_namespace.is_some() || between(pid_namespace, context.host),
+            into_cgroup,
+        },
     );
     if let Some(process) = context.process() {
         crate::labels::plan(process, context.host, builder)?;
@@ -142,6 +148,12 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         builder.step(Stage::Enter, pointer, Op::Join { kind, from });
     }
     Ok(())
+}
+
+/// Pid namespaces are joined by children only. Root points his own children there and back; back to a namespace that is
+/// not his own, nobody else may.
+fn between(pid_namespace: Option<Slot>, host: &HostFeatures) -> bool {
+    pid_namespace.is_some() && host.standing != Standing::Host
 }
 
 fn plan_user(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
@@ -163,7 +175,10 @@ fn plan_user(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal
     let (uid_mapper, gid_mapper) =
         (mapper(&uids, context.host.uid, context.host), mapper(&gids, context.host.gid, context.host));
     builder.step(Stage::Attach, "/linux/uidMappings", Op::MapIds { uids, uid_mapper, gids, gid_mapper });
-    pass(builder, "/linux/uidMappings", Barrier::Mapped);
+    // With the maps the child may go where its caller may, by his id, and where the container's root may, by its
+    // capabilities.
+    builder.step(Stage::Attach, "/linux/uidMappings", Op::Release(Barrier::Mapped));
+    builder.step(Stage::Reach, "/linux/uidMappings", Op::Pass(Barrier::Mapped));
     if becomes_root {
         builder.step(Stage::Enter, "/linux/uidMappings", Op::BecomeRoot);
     }
@@ -262,7 +277,8 @@ pub fn plan_joining(
     let inside = host.standing == Standing::User && members.has(Namespace::User);
     let user_namespace = inside.then_some(INIT);
     let into_cgroup = joining.cgroup.is_some() && host.cgroups.is_v2();
-    let clone = Op::Clone { namespaces: Vec::new(), user_namespace, pid_namespace, into_cgroup };
+    let between = user_namespace.is_some() || between(pid_namespace, host);
+    let clone = Op::Clone { namespaces: Vec::new(), user_namespace, pid_namespace, between, into_cgroup };
     builder.step(Stage::Clone, "exec", clone);
     crate::labels::plan(joining.process, host, builder)?;
     builder.step(Stage::Enter, "exec", Op::ForbidDump);

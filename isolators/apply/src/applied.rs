@@ -164,6 +164,13 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
     Err(failure)
 }
 
+/// What the child is cloned into.
+struct Joined {
+    user: Option<Slot>,
+    pid: Option<Slot>,
+    between: bool,
+}
+
 struct Parent<'a> {
     done: Vec<usize>,
     child: Option<Child>,
@@ -173,10 +180,10 @@ struct Parent<'a> {
 impl Parent<'_> {
     fn step(&mut self, run: &mut Run<'_>, step: &Step) -> host::Outcome {
         match (&step.op, step.stage) {
-            (Op::Clone { namespaces, user_namespace, pid_namespace, into_cgroup }, _) => {
+            (Op::Clone { namespaces, user_namespace, pid_namespace, between, into_cgroup }, _) => {
                 let flags = namespaces.iter().fold(0, |flags, namespace| flags | namespace.flag());
-                let joined = (*user_namespace, *pid_namespace);
-                let child = self.clone(run, flags, joined, *into_cgroup)?;
+                let joined = Joined { user: *user_namespace, pid: *pid_namespace, between: *between };
+                let child = self.clone(run, flags, &joined, *into_cgroup)?;
                 let told = run.attendant.cloned(&child);
                 self.child = Some(child);
                 told.map_err(|words| (Errno::IO, Some(words)))
@@ -193,19 +200,14 @@ impl Parent<'_> {
         &mut self,
         run: &mut Run<'_>,
         flags: u64,
-        (user_namespace, pid_namespace): (Option<Slot>, Option<Slot>),
+        joined: &Joined,
         into_cgroup: bool,
     ) -> Result<Child, (Errno, Option<String>)> {
         let mut half = self.half.take().ok_or((Errno::INVAL, None))?;
-        let inside = match user_namespace {
-            None => None,
-            Some(user) => {
-                let pid = pid_namespace.map(|slot| copy_of(run, slot)).transpose()?;
-                Some((copy_of(run, user)?, pid))
-            }
-        };
+        let copy = |slot: Option<Slot>| slot.map(|slot| copy_of(run, slot)).transpose();
+        let inside = if joined.between { Some((copy(joined.user)?, copy(joined.pid)?)) } else { None };
         // pid namespaces are joined by children only: this thread points its children there, and back.
-        let own = match pid_namespace {
+        let own = match joined.pid {
             Some(slot) if inside.is_none() => {
                 let own = std::fs::File::open("/proc/thread-self/ns/pid_for_children")
                     .map_err(|error| plain(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
@@ -239,8 +241,8 @@ impl Parent<'_> {
         let child = match &inside {
             None => clone_noted(flags, cgroup, Some(noted), body),
             Some((user, pid)) => {
-                let pid = pid.as_ref().map(AsFd::as_fd);
-                clone_noted_inside(user.as_fd(), pid, flags, cgroup, noted, body)
+                let (user, pid) = (user.as_ref().map(AsFd::as_fd), pid.as_ref().map(AsFd::as_fd));
+                clone_noted_inside(user, pid, flags, cgroup, noted, body)
             }
         };
         let child = child.map_err(plain);

@@ -96,11 +96,11 @@ pub fn clone_noted(
     }
 }
 
-/// As [`clone_noted`], but from inside the user namespace `user` (and the pid namespace `pid`), so that the namespaces in
+/// As [`clone_noted`], but from inside the user namespace `user` and the pid namespace `pid`, so that the namespaces in
 /// `flags` belong to it. A process with threads cannot join a user namespace: an intermediate one does, clones the child
 /// for us with CLONE_PARENT, and ends. `noted` must be memory that survives a clone as shared. Nobody in those namespaces may look into either.
 pub fn clone_noted_inside(
-    user: BorrowedFd<'_>,
+    user: Option<BorrowedFd<'_>>,
     pid: Option<BorrowedFd<'_>>,
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
@@ -117,7 +117,7 @@ pub fn clone_noted_inside(
     let between = clone_child(0, cgroup, || {
         let enter = || {
             rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-            set_namespace(user, CLONE_NEWUSER)?;
+            user.map_or(Ok(()), |user| set_namespace(user, CLONE_NEWUSER))?;
             pid.map_or(Ok(()), |pid| set_namespace(pid, CLONE_NEWPID))
         };
         let cloned = enter().and_then(|()| {

@@ -391,11 +391,14 @@ pub enum Op {
 
     // ---- clone
     /// Clone the child, straight into the cgroup2 hierarchy where there is one; with a user namespace to join, from inside
-    /// it, so that what is cloned belongs to it. `clone3(CLONE_PIDFD | namespaces)`
+    /// it, so that what is cloned belongs to it. A user namespace is joined by a process between us and the child, and so is
+    /// a pid namespace when `between`: for those who could not point their children back to their own.
+    /// `clone3(CLONE_PIDFD | namespaces)`
     Clone {
         namespaces: Vec<Namespace>,
         user_namespace: Option<Slot>,
         pid_namespace: Option<Slot>,
+        between: bool,
         into_cgroup: bool,
     },
 

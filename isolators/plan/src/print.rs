@@ -68,7 +68,7 @@ impl Plan {
             MapTree { tree, user, recursive } => {
                 format!("map-tree {} through {}{}", n(tree), n(user), flag(*recursive, " recursive"))
             }
-            Clone { namespaces, user_namespace, pid_namespace, into_cgroup } => {
+            Clone { namespaces, user_namespace, pid_namespace, between, into_cgroup } => {
                 let mut line = String::from("clone");
                 for namespace in namespaces {
                     let _ = write!(line, " {}", namespace.file());
@@ -79,7 +79,7 @@ impl Plan {
                 if let Some(slot) = pid_namespace {
                     let _ = write!(line, " join-pid={}", n(slot));
                 }
-                line + flag(*into_cgroup, " into-cgroup")
+                line + flag(*between, " between") + flag(*into_cgroup, " into-cgroup")
             }
             MapIds { uids, uid_mapper, gids, gid_mapper } => {
                 format!("map-ids uid [{}]{uid_mapper} gid [{}]{gid_mapper}", list(uids), list(gids))
