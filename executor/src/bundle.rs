@@ -98,7 +98,7 @@ pub fn build(from: &Ingredients<'_>) -> Result<Built, Refusal> {
         .set_resources(Some(resources::resources(from)?))
         .set_sysctl(sysctls(from))
         .set_devices(None)
-        .set_rootfs_propagation(Some("rprivate".to_owned()))
+        .set_rootfs_propagation(Some(propagation(from).to_owned()))
         .set_seccomp(confinement::seccomp(from)?)
         .set_masked_paths(Some(confinement::masked_paths(from)))
         .set_readonly_paths(Some(confinement::readonly_paths(from)))
@@ -114,6 +114,12 @@ pub fn build(from: &Ingredients<'_>) -> Result<Built, Refusal> {
         .set_annotations(None)
         .set_linux(Some(linux));
     Ok(Built { spec, identity, notes })
+}
+
+/// A volume that shares its mounts with the host's needs a root that may.
+fn propagation(from: &Ingredients<'_>) -> &'static str {
+    let shares = |option: &String| matches!(option.as_str(), "shared" | "rshared");
+    if from.volumes.iter().any(|volume| volume.options.iter().any(shares)) { "rshared" } else { "rprivate" }
 }
 
 /// Where the task's cgroup is, below the root of each hierarchy.

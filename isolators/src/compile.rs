@@ -1,6 +1,6 @@
 //! The compiler: walks the isolators in order; each adds its steps to whatever stages it needs.
 
-use cofferdam_plan::{Barrier, Builder, HostFeatures, Op, Plan, Refusal, Slot, Stage, Standing};
+use cofferdam_plan::{Barrier, Builder, HostFeatures, Namespace, Op, Plan, Refusal, Slot, Stage, Standing};
 use oci_spec::runtime::{Linux, Process, Spec};
 
 use crate::cgroups::Home;
@@ -49,9 +49,13 @@ impl<'a> Context<'a> {
         self.container.spec.process().as_ref()
     }
 
-    /// Whether the container has a root of its own.
+    /// Whether the container has a mount tree of its own, in which things can be mounted and made.
     pub fn has_root(&self) -> bool {
-        *self.container.rootfs != Rootfs::Host
+        match self.container.rootfs {
+            Rootfs::Host => false,
+            Rootfs::Bundle => self.membership.has(Namespace::Mount),
+            Rootfs::Overlay { .. } => true,
+        }
     }
 
     /// Where the host's mounts are opened and copied: an ordinary user may do that only in a user namespace of his own.

@@ -8,9 +8,10 @@ use cofferdam_plan::{
 use oci_spec::runtime::Mount;
 
 use crate::compile::Context;
+use crate::container::Rootfs;
 use crate::devices::CHARACTER;
 use crate::mount_options::{Bind, MountOptions, parse};
-use crate::{cgroups, labels};
+use crate::{cgroups, labels, rootfs};
 
 mod idmap;
 
@@ -35,11 +36,15 @@ const PROC_FILES: &[&str] = &[
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     let mounts = context.spec().mounts().as_deref().unwrap_or_default();
     if !context.has_root() {
-        return if mounts.is_empty() {
-            Ok(())
-        } else {
-            Err(Refusal::invalid("/mounts", "a host command keeps the host's root and takes no mounts"))
-        };
+        if mounts.is_empty() {
+            return Ok(());
+        }
+        if *context.container.rootfs == Rootfs::Host {
+            let problem = "a host command keeps the host's root and takes no mounts";
+            return Err(Refusal::invalid("/mounts", problem));
+        }
+        builder.warn("/mounts: nothing is mounted without a mount namespace");
+        return Ok(());
     }
     if mounts.len() > MOUNTS_MAX {
         return Err(Refusal::invalid("/mounts", format!("{} mounts, at most {MOUNTS_MAX}", mounts.len())));
@@ -162,7 +167,7 @@ fn plan_bind(
         no_follow: options.source_no_follow || options.copy_symlink,
         into: tree,
     };
-    builder.step(context.opening(), pointer, clone);
+    builder.step(clone_stage(context, mount, options), pointer, clone);
     idmap::plan(context, builder, mount, options, tree, pointer)?;
     // Without a word about propagation a bind follows its source one way, and never the other.
     let (propagation, whole) = options.propagation.unwrap_or((Propagation::Slave, true));
@@ -181,6 +186,18 @@ fn plan_bind(
     };
     builder.step(Stage::Enter, pointer, Op::Place { tree, root: context.root, at, create });
     Ok(())
+}
+
+/// The child clones the sources that it can reach, among everything else that it mounts: the kernel lists mounts by age, and
+/// whoever reads the list takes it for the order of the configuration. The parent clones what the child cannot: sources
+/// that another mount namespace or the ids of a user namespace hide, owners that are mapped, and those that must stay
+/// peers of the host's own mount, which the child's copy has ceased to be.
+fn clone_stage(context: &Context<'_>, mount: &Mount, options: &MountOptions) -> Stage {
+    let hidden = !context.membership.makes(Namespace::Mount) || context.membership.has(Namespace::User);
+    let shared = Some(Propagation::Shared);
+    let peer = options.propagation.map(|(propagation, _)| propagation) == shared
+        && rootfs::propagation(context).ok().flatten() == shared;
+    if hidden || peer || idmap::is_asked(mount, options) { context.opening() } else { Stage::Enter }
 }
 
 fn plan_new(
@@ -387,6 +404,10 @@ pub fn plan_masks(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
     let masked = linux.and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default();
     let read_only = linux.and_then(|linux| linux.readonly_paths().as_deref()).unwrap_or_default();
     if !context.has_root() {
+        let unmet = !masked.is_empty() || !read_only.is_empty();
+        if unmet && *context.container.rootfs == Rootfs::Bundle {
+            builder.warn("/linux: nothing is masked or made read-only without a mount namespace");
+        }
         return Ok(());
     }
     let root = context.root;

@@ -88,10 +88,7 @@ fn kind_of(kind: LinuxNamespaceType) -> Namespace {
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     let members = &context.membership;
     if context.has_root() && !members.has(Namespace::Mount) {
-        return Err(Refusal::invalid(
-            "/linux/namespaces",
-            "a container with a root of its own needs a mount namespace",
-        ));
+        return Err(Refusal::invalid("/linux/namespaces", "stacked layers need a mount namespace"));
     }
     if context.host.standing == Standing::User && !members.has(Namespace::User) {
         let problem = "an ordinary user's container needs a user namespace: a configuration for it has one, and id \

@@ -56,10 +56,7 @@ fn directory(process: &Process) -> Result<ContainerPath, Refusal> {
 
 /// Everything from the limits to exec.
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
-    let Some(process) = context.process() else {
-        // A container without a process can be created and deleted, never started (runtime-spec, "start").
-        return Err(Refusal::invalid("/process", "missing: there is nothing to run"));
-    };
+    let Some(process) = context.process() else { return plan_nothing(context, builder) };
     gate(context.container, builder);
     let confinement = Confinement {
         spec: context.spec(),
@@ -75,6 +72,21 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         },
     };
     confinement.plan(builder)
+}
+
+/// A container without a process: it waits for `start` like any other, and then ends with 0. The specification asks for a
+/// process only when there is something to start (config.md, "Process").
+fn plan_nothing(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    if context.container.gate == Gate::Open {
+        return Err(Refusal::invalid("/process", "missing: there is nothing to run"));
+    }
+    gate(context.container, builder);
+    if !builder.contains(|op| *op == Op::ForbidDump) {
+        builder.step(Stage::Confine, "every container", Op::ForbidDump);
+    }
+    builder.step(Stage::Confine, "every container", Op::CloseDescriptors { first: FIRST_FREE });
+    builder.step(Stage::Confine, "/process", Op::BoundCapabilities { keep: 0 });
+    Ok(())
 }
 
 /// A joining process, confined as its container is.

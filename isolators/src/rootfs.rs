@@ -20,6 +20,8 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     }
     match context.container.rootfs {
         Rootfs::Host => Ok(()),
+        // Its root is changed to where it lies, at the pivot's turn.
+        Rootfs::Bundle if !context.has_root() => Ok(()),
         Rootfs::Bundle => {
             let path = bundle_root(context)?;
             let tree = context.root;
@@ -112,7 +114,7 @@ fn escaped(path: &HostPath) -> String {
 }
 
 /// `linux.rootfsPropagation`, its r-forms meaning the same.
-fn propagation(context: &Context<'_>) -> Result<Option<Propagation>, Refusal> {
+pub(crate) fn propagation(context: &Context<'_>) -> Result<Option<Propagation>, Refusal> {
     let word = context.linux().and_then(|linux| linux.rootfs_propagation().as_deref()).unwrap_or_default();
     Ok(match word {
         "" => None,
@@ -132,6 +134,9 @@ fn propagation(context: &Context<'_>) -> Result<Option<Propagation>, Refusal> {
 /// Pivots, then gives the new root its final attributes.
 pub fn plan_pivot(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     if !context.has_root() {
+        if *context.container.rootfs == Rootfs::Bundle {
+            builder.step(Stage::Enter, "/root/path", Op::ChangeRoot { path: bundle_root(context)? });
+        }
         return Ok(());
     }
     let root = context.root;

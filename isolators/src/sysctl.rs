@@ -22,8 +22,8 @@ const IPC: &[&str] = &[
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     let listed = context.linux().and_then(|linux| linux.sysctl().as_ref());
     let sorted: BTreeMap<_, _> = listed.into_iter().flatten().collect();
-    let mounted =
-        context.spec().mounts().iter().flatten().any(|mount| {
+    let mounted = context.has_root()
+        && context.spec().mounts().iter().flatten().any(|mount| {
             mount.typ().as_deref() == Some("proc") && mount.destination().as_os_str() == "/proc"
         });
     if !sorted.is_empty() && !mounted {

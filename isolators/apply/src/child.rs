@@ -193,6 +193,7 @@ impl<'a> Half<'a> {
             | Op::SetRootAttributes { .. }
             | Op::Pivot { .. }
             | Op::MoveRoot { .. }
+            | Op::ChangeRoot { .. }
             | Op::MakeReadOnly { .. } => mounts::run(table, op),
             Op::Mask { root, at, directory, file } => {
                 mounts::mask(table, &mut self.mask_attached, *root, at, *directory, *file)

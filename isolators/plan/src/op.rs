@@ -519,6 +519,8 @@ pub enum Op {
     Pivot { root: Slot },
     /// `chroot` where pivot_root cannot work (`--no-pivot`): the rootfs is moved over `/`.
     MoveRoot { root: Slot },
+    /// Make a directory of the host's tree the root, for a container without a mount tree of its own. `chdir`, `chroot`
+    ChangeRoot { path: HostPath },
     /// Set the mount attributes of the container's root.
     SetRootAttributes { attributes: MountAttributes },
 

@@ -147,6 +147,7 @@ impl Plan {
             WriteSysctl { key, value, .. } => format!("write-sysctl {key} {value}"),
             Pivot { root } => format!("pivot {}", n(root)),
             MoveRoot { root } => format!("move-root {}", n(root)),
+            ChangeRoot { path } => format!("change-root {path}"),
             SetRootAttributes { attributes } => format!("set-root-attributes [{attributes}]"),
             ForbidDump => "forbid-dump".into(),
             SetLimit(l) => format!(

@@ -71,8 +71,14 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
         Op::MakeReadOnly { root, at } => make_read_only(table.get(*root)?, at),
         Op::Pivot { root } => pivot(table.get(*root)?),
         Op::MoveRoot { root } => move_root(table.get(*root)?),
+        Op::ChangeRoot { path } => change_root(path),
         _ => Err(Errno::NOSYS),
     }
+}
+
+fn change_root(path: &HostPath) -> Result<(), Errno> {
+    rustix::process::chdir(path.as_c_str())?;
+    rustix::process::chroot(c".")
 }
 
 fn set_root(set: u64, clear: u64, propagation: Option<Propagation>, recursive: bool) -> Result<(), Errno> {
