@@ -8,6 +8,8 @@
 //! ```text
 //! ROOT/ID/state.json   written before anything is touched, so that `delete` can always clean up
 //! ROOT/ID/start.sock   the gate: there while the container is created and not started
+//! ROOT/ID/cgroup       links that note the cgroup and the process once more, for `delete --force` without a readable
+//! ROOT/ID/process      state file, or while another operation hangs
 //! ```
 //!
 //! Read first: [`runtime`] (the handle), [`state`] (what is on disk), [`create`].
@@ -26,8 +28,10 @@ pub mod features;
 pub mod foreground;
 pub mod hooks;
 pub mod kill;
+pub mod limits;
 pub mod list;
 pub mod listen;
+mod lock;
 pub mod resources;
 pub mod runtime;
 pub mod signals;
@@ -46,6 +50,7 @@ pub use create::{Console, Create, Created, Stdio};
 pub use error::{Error, Kind};
 pub use exec::{Exec, Executed};
 pub use explain::explain;
+pub use limits::Limits;
 pub use oci_spec::runtime::{LinuxResources, Process, Spec};
 pub use runtime::{Options, Runtime};
 pub use state::{State, Status, now_rfc3339};
