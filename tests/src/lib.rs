@@ -22,4 +22,5 @@ pub mod oci;
 pub mod process;
 pub mod programs;
 pub mod registry;
+pub mod user;
 pub mod world;
