@@ -61,7 +61,6 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     let confinement = Confinement {
         spec: context.spec(),
         process,
-        program: None,
         host: context.host,
         own_user_namespace: context.membership.has(Namespace::User),
         preserve_fds: context.container.preserve_fds,
@@ -121,7 +120,6 @@ pub fn plan_joining(
     let confinement = Confinement {
         spec: joining.spec,
         process,
-        program: joining.program,
         host,
         own_user_namespace: user,
         preserve_fds: joining.preserve_fds,
@@ -147,7 +145,6 @@ struct Confinement<'a> {
     spec: &'a Spec,
     identity: Identity<'a>,
     process: &'a Process,
-    program: Option<&'a str>,
     host: &'a HostFeatures,
     own_user_namespace: bool,
     preserve_fds: u32,
@@ -304,13 +301,13 @@ impl Confinement<'_> {
     }
 
     fn program(&self) -> Result<Op, Refusal> {
-        let name = self.program.unwrap_or(&self.arguments()?[0]);
+        let name = &self.arguments()?[0];
         if name.is_empty() {
             return Err(Refusal::invalid("/process/args/0", "the program has no name"));
         }
         let text = |text: String| Text::new(text, "/process/args/0");
         let candidates = if name.contains('/') {
-            vec![text(name.to_owned())?]
+            vec![text(name.clone())?]
         } else {
             let environment = self.process.env().iter().flatten();
             let path =
@@ -321,7 +318,7 @@ impl Confinement<'_> {
             };
             path.split(':').map(candidate).collect::<Result<_, _>>()?
         };
-        Ok(Op::FindProgram { name: text(name.to_owned())?, candidates })
+        Ok(Op::FindProgram { name: text(name.clone())?, candidates })
     }
 
     fn exec(&self, builder: &mut Builder) -> Result<(), Refusal> {

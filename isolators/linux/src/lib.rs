@@ -26,4 +26,3 @@ pub mod sealed;
 pub mod seccomp;
 pub mod signal;
 pub mod terminal;
-pub mod wait;
