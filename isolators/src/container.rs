@@ -84,6 +84,8 @@ pub struct Joining<'a> {
     pub bundle: &'a std::path::Path,
     /// The process to start.
     pub process: &'a Process,
+    /// What it executes, where that is not its first argument (hooks).
+    pub program: Option<&'a str>,
     /// As in [`Container`].
     pub console: bool,
     /// As in [`Container`].

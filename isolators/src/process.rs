@@ -61,6 +61,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     let confinement = Confinement {
         spec: context.spec(),
         process,
+        program: None,
         host: context.host,
         own_user_namespace: context.membership.has(Namespace::User),
         preserve_fds: context.container.preserve_fds,
@@ -120,6 +121,7 @@ pub fn plan_joining(
     let confinement = Confinement {
         spec: joining.spec,
         process,
+        program: joining.program,
         host,
         own_user_namespace: user,
         preserve_fds: joining.preserve_fds,
@@ -145,6 +147,7 @@ struct Confinement<'a> {
     spec: &'a Spec,
     identity: Identity<'a>,
     process: &'a Process,
+    program: Option<&'a str>,
     host: &'a HostFeatures,
     own_user_namespace: bool,
     preserve_fds: u32,
@@ -301,13 +304,13 @@ impl Confinement<'_> {
     }
 
     fn program(&self) -> Result<Op, Refusal> {
-        let name = &self.arguments()?[0];
+        let name = self.program.unwrap_or(&self.arguments()?[0]);
         if name.is_empty() {
             return Err(Refusal::invalid("/process/args/0", "the program has no name"));
         }
         let text = |text: String| Text::new(text, "/process/args/0");
         let candidates = if name.contains('/') {
-            vec![text(name.clone())?]
+            vec![text(name.to_owned())?]
         } else {
             let environment = self.process.env().iter().flatten();
             let path =
@@ -318,7 +321,7 @@ impl Confinement<'_> {
             };
             path.split(':').map(candidate).collect::<Result<_, _>>()?
         };
-        Ok(Op::FindProgram { name: text(name.clone())?, candidates })
+        Ok(Op::FindProgram { name: text(name.to_owned())?, candidates })
     }
 
     fn exec(&self, builder: &mut Builder) -> Result<(), Refusal> {

@@ -96,18 +96,13 @@ impl Images {
 }
 
 fn folder() -> PathBuf {
-    match std::env::var_os(FOLDER_VARIABLE) {
-        Some(folder) => folder.into(),
-        None => cache().join(format!("images-{VERSION}")),
+    if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
+        return folder.into();
     }
-}
-
-/// Where what takes long to make is kept.
-pub(crate) fn cache() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     // target/TRIPLE/PROFILE/deps/EXECUTABLE; cargo marks its folders, and the topmost is the one that lasts.
     let target = own.ancestors().filter(|folder| folder.join("CACHEDIR.TAG").exists()).last();
-    target.unwrap_or(Path::new("target")).join("fixtures")
+    target.unwrap_or(Path::new("target")).join("fixtures").join(format!("images-{VERSION}"))
 }
 
 fn make(folder: &Path) -> Result<()> {

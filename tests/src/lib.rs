@@ -9,7 +9,6 @@
 //! - [`callers`]: podman, containerd, Docker and Slurm in folders of their own, calling a runtime.
 //! - [`images`]: a Debian, a busybox and an nginx image, made by debootstrap, umoci and skopeo and kept in a cache.
 //! - [`registry`]: Debian's docker-registry on a loopback port, plain, with passwords, or with TLS.
-//! - [`criu`]: a CRIU that works on this kernel.
 //! - [`needs`]: how a test says that it cannot run here.
 //!
 //! The harness judges the product, so it uses none of the product's crates. Nearly everything needs root.
@@ -17,11 +16,11 @@
 pub mod bundle;
 pub mod callers;
 pub mod census;
-pub mod criu;
 pub mod images;
 pub mod needs;
 pub mod oci;
 pub mod process;
 pub mod programs;
 pub mod registry;
+pub mod user;
 pub mod world;

@@ -63,6 +63,11 @@ impl Runtime {
         self.name
     }
 
+    /// Where the program is.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Whether this is the product's runtime.
     pub fn is_ours(&self) -> bool {
         self.name == "cofferdam-oci"

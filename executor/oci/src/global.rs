@@ -79,7 +79,7 @@ impl Global {
     /// The runtime over these options.
     pub(crate) fn runtime(&self) -> Result<Runtime, Failed> {
         let root = self.root.clone().unwrap_or_else(crate::root::default_root);
-        Ok(Runtime::open(&root, Options { cgroup_manager: self.cgroup_manager })?)
+        Ok(Runtime::open(&root, Options { cgroup_manager: self.cgroup_manager, ..Options::default() })?)
     }
 }
 

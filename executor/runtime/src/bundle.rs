@@ -29,8 +29,12 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     parse_json(&text, path)
 }
 
-/// Parses JSON text that came from `path`.
+/// Parses JSON text that came from `path`. Where in it an error lies is asked when there is one: keeping track of that takes
+/// longer than the parsing.
 pub fn parse_json<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
+    if let Ok(value) = serde_json::from_str(text) {
+        return Ok(value);
+    }
     parse(text, path).or_else(|refused| {
         // Only what was refused is looked at again: an ordinary document is read once.
         let Ok(mut value) = serde_json::from_str(text) else { return Err(refused) };

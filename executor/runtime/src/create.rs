@@ -1,22 +1,28 @@
 //! create: everything up to the gate. runtime-spec runtime.md, "Create".
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cofferdam_apply::{Attendant, Fault, Inputs, Progress, StepTime, apply};
 use cofferdam_isolators::compile::{CONSOLE, STDIO};
 use cofferdam_isolators::{Container, Gate, Rootfs, compile};
 use cofferdam_linux::process::Child;
+use cofferdam_linux::wait::readable;
 use cofferdam_plan::op::HookPoint;
-use cofferdam_plan::{ContainerId, HostPath, Op, Plan, Slot, Stage};
+use cofferdam_plan::{ContainerId, HostPath, Namespace, Op, Plan, Slot, Stage};
 use oci_spec::runtime::Spec;
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Error, program_name, system};
 use crate::hooks;
+use crate::kill::kill_all;
+use crate::lock::Locked;
 use crate::runtime::Runtime;
-use crate::state::{Locked, Record, STATE_VERSION, Status, boot_id, file_error, gate, stat};
+use crate::state::{Record, STATE_VERSION, Status, boot_id, file_error, gate, note_process, stat};
 
 /// Where the process's standard input, output and error come from.
 #[derive(Debug, Default)]
@@ -144,25 +150,41 @@ impl Runtime {
         let plan = self.plan(&create)?;
         let directory = self.directory(&create.id);
         make_directory(&directory, &create.id)?;
-        let result = self.create_in(&directory, &plan, create);
-        if result.is_err() {
-            let _ = std::fs::remove_dir_all(&directory);
+        let locked = Locked::open(&directory, create.id.as_str(), self.options.limits.lock)?;
+        let result = self.create_in(&locked, &plan, create);
+        match &result {
+            // What could not be undone is still there for `delete`: the state is all that is known of it.
+            Err(Error::Step(failure)) if !failure.left_behind.is_empty() => {}
+            Err(_) => drop(locked.remove()),
+            Ok(_) => {}
         }
         result
     }
 
-    fn create_in(&self, directory: &Path, plan: &Plan, create: Create) -> Result<Created, Error> {
-        let locked = Locked::open(directory, create.id.as_str())?;
+    fn create_in(&self, locked: &Locked, plan: &Plan, create: Create) -> Result<Created, Error> {
+        let directory = &locked.directory;
         let mut record = self.record(plan, &create)?;
         record.store(directory)?;
         if let Some(cgroup) = &record.cgroup {
             crate::state::note_cgroup(directory, cgroup)?;
         }
         let Create { stdio, console, pid_file, fault, start, .. } = create;
-        let (descriptors, returned) = descriptors(stdio, console)?;
-        let mut attendant = Hooks { record: &mut record, failed: None };
-        let applied =
-            apply(plan, Inputs { descriptors, attendant: &mut attendant, cgroups: &self.cgroups, fault });
+        let limits = self.options.limits;
+        let (descriptors, returned) = descriptors(stdio, console, limits.console)?;
+        let made = plan.find(|op| match op {
+            Op::Clone { namespaces, .. } => Some(namespaces.as_slice()),
+            _ => None,
+        });
+        let made = made.unwrap_or_default();
+        let mut attendant = Hooks { runtime: self, record: &mut record, directory, made, failed: None };
+        let inputs = Inputs {
+            descriptors,
+            attendant: &mut attendant,
+            cgroups: &self.cgroups,
+            fault,
+            patience: limits.child,
+        };
+        let applied = apply(plan, inputs);
         let failed = attendant.failed.take();
         let applied =
             applied.map_err(|failure| match (failed, plan.steps.get(failure.step).map(|step| &step.op)) {
@@ -175,13 +197,13 @@ impl Runtime {
                 write_pid(path, record.pid)?;
             }
             match applied.progress {
-                Progress::Created if start => self.start_locked(&locked, &record)?,
-                Progress::Executed => hooks::run(&record, HookPoint::Poststart, Status::Running, None)?,
+                Progress::Created if start => self.start_locked(locked, &record)?,
+                Progress::Executed => hooks::run(self, &record, HookPoint::Poststart, Status::Running, None)?,
                 Progress::Created => {}
             }
-            returned.map(|socket| receive(&socket)).transpose()
+            returned.map(|socket| receive(&socket, limits.console)).transpose()
         };
-        let console = finish().inspect_err(|_| self.abandon(&record, &applied.child))?;
+        let console = finish().inspect_err(|_| self.abandon(directory, &record, &applied.child))?;
         Ok(Created {
             pid: applied.child.pid,
             pidfd: applied.child.pidfd,
@@ -192,21 +214,15 @@ impl Runtime {
         })
     }
 
-    /// The process is there, but what belongs to it could not be finished: it goes again.
-    fn abandon(&self, record: &Record, child: &Child) {
-        use std::os::fd::AsFd;
-        let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
-        let _ = rustix::process::waitid(
-            rustix::process::WaitId::PidFd(child.pidfd.as_fd()),
-            rustix::process::WaitIdOptions::EXITED,
-        );
-        if let Some(cgroup) = &record.cgroup {
-            let _ = crate::resources::remove(&self.cgroups, cgroup);
-        }
+    /// The process is there, but what belongs to it could not be finished: it goes again, with all that it has started.
+    fn abandon(&self, directory: &Path, record: &Record, child: &Child) {
+        let cgroup = kill_all(self, directory, record);
+        let _ = cofferdam_apply::kill(child);
+        let _ = cgroup.map(|cgroup| cgroup.map(|cgroup| cgroup.remove()));
     }
 
     /// The record with everything that `delete` will need, made before anything is touched.
-    pub(crate) fn record(&self, plan: &Plan, create: &Create) -> Result<Record, Error> {
+    fn record(&self, plan: &Plan, create: &Create) -> Result<Record, Error> {
         let bundle = absolute(&create.bundle)?;
         let root = create.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
         let cgroup = plan.find(|op| match op {
@@ -228,6 +244,7 @@ impl Runtime {
             pid: 0,
             start_time: 0,
             boot_id: boot_id(),
+            namespaces: Vec::new(),
             cgroup,
             late_steps: late.map(|(index, step)| (index, plan.describe(&step.op))).collect(),
             program: program_name(plan).unwrap_or_default(),
@@ -241,7 +258,7 @@ fn absolute(bundle: &Path) -> Result<PathBuf, Error> {
         .map_err(|error| Error::Bundle { path: bundle.to_owned(), problem: error.to_string() })
 }
 
-pub(crate) fn make_directory(directory: &Path, id: &ContainerId) -> Result<(), Error> {
+fn make_directory(directory: &Path, id: &ContainerId) -> Result<(), Error> {
     std::fs::DirBuilder::new().mode(0o700).create(directory).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => Error::AlreadyExists { id: id.to_string() },
         _ => file_error("making", directory, &error),
@@ -250,7 +267,11 @@ pub(crate) fn make_directory(directory: &Path, id: &ContainerId) -> Result<(), E
 
 /// Runs the hooks of the create operation on behalf of the interpreter.
 struct Hooks<'a> {
+    runtime: &'a Runtime,
     record: &'a mut Record,
+    directory: &'a Path,
+    /// The namespaces that the clone makes.
+    made: &'a [Namespace],
     failed: Option<Error>,
 }
 
@@ -258,15 +279,14 @@ impl Attendant for Hooks<'_> {
     fn cloned(&mut self, child: &Child) -> Result<(), String> {
         self.record.pid = child.pid;
         self.record.start_time = stat(child.pid).map_or(0, |(_, start)| start);
-        Ok(())
+        self.record.note_namespaces(self.made.iter().copied());
+        note_process(self.directory, self.record).map_err(|error| error.to_string())
     }
 
     fn run_hooks(&mut self, point: HookPoint, child: &Child) -> Result<(), String> {
-        // createContainer hooks run in the container's namespaces, the others in ours.
-        let inside = (point == HookPoint::CreateContainer).then_some(&child.pidfd);
         // The status is "creating", but for prestart hooks everybody expects "created" (runtime-tools, hooks_stdin).
         let status = if point == HookPoint::Prestart { Status::Created } else { Status::Creating };
-        hooks::run(self.record, point, status, inside).map_err(|error| {
+        hooks::run(self.runtime, self.record, point, status, Some(&child.pidfd)).map_err(|error| {
             let words = error.to_string();
             self.failed = Some(error);
             words
@@ -278,7 +298,7 @@ impl Attendant for Hooks<'_> {
 type Descriptors = (Vec<(Slot, OwnedFd)>, Option<OwnedFd>);
 
 /// The descriptors that fill the plan's input slots, and the socket on which a returned master will arrive.
-pub(crate) fn descriptors(stdio: Stdio, console: Console) -> Result<Descriptors, Error> {
+pub(crate) fn descriptors(stdio: Stdio, console: Console, limit: Duration) -> Result<Descriptors, Error> {
     let mut filled = Vec::new();
     let mut returned = None;
     if let Stdio::Fds { stdin, stdout, stderr } = stdio {
@@ -286,7 +306,7 @@ pub(crate) fn descriptors(stdio: Stdio, console: Console) -> Result<Descriptors,
     }
     match console {
         Console::None => {}
-        Console::Socket(path) => filled.push((CONSOLE, connect(&path)?)),
+        Console::Socket(path) => filled.push((CONSOLE, connect(&path, limit)?)),
         Console::Return => {
             let (ours, theirs) =
                 rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -298,24 +318,39 @@ pub(crate) fn descriptors(stdio: Stdio, console: Console) -> Result<Descriptors,
     Ok((filled, returned))
 }
 
-pub(crate) fn connect(path: &Path) -> Result<OwnedFd, Error> {
-    let failed = |errno| Error::System {
-        operation: format!("connecting to console socket {}", path.display()),
-        errno,
+/// Connects to a console socket. Its other side gets the container's terminal: only our own user or root may serve it.
+fn connect(path: &Path, limit: Duration) -> Result<OwnedFd, Error> {
+    let failed = |errno| match errno {
+        // What a connect says that ran into the socket's own limit: the queue of whoever listens is full.
+        Errno::AGAIN => Error::TimedOut {
+            waited_for: format!("connecting to console socket {}", path.display()),
+            seconds: limit.as_secs_f32(),
+        },
+        errno => {
+            Error::System { operation: format!("connecting to console socket {}", path.display()), errno }
+        }
     };
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(failed)?;
+    // Holds for the connect, and for the child's message.
+    set_socket_timeout(&socket, Timeout::Send, Some(limit)).map_err(failed)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path).map_err(failed)?).map_err(failed)?;
+    let server = socket_peercred(&socket).map_err(failed)?.uid;
+    if server != rustix::process::geteuid() && !server.is_root() {
+        return Err(failed(Errno::PERM));
+    }
     Ok(socket)
 }
 
-pub(crate) fn receive(socket: &OwnedFd) -> Result<OwnedFd, Error> {
-    use std::os::fd::AsFd;
-    let (_, master) = cofferdam_linux::terminal::receive_descriptor(socket.as_fd(), &mut [0; 64])
-        .map_err(system("receiving the terminal"))?;
-    master
-        .ok_or(Error::System { operation: "receiving the terminal".into(), errno: rustix::io::Errno::BADMSG })
+pub(crate) fn receive(socket: &OwnedFd, limit: Duration) -> Result<OwnedFd, Error> {
+    const WHAT: &str = "receiving the terminal";
+    if !readable(socket, limit).map_err(system(WHAT))? {
+        return Err(Error::TimedOut { waited_for: WHAT.into(), seconds: limit.as_secs_f32() });
+    }
+    let (_, master) =
+        cofferdam_linux::terminal::receive_descriptor(socket.as_fd(), &mut [0; 64]).map_err(system(WHAT))?;
+    master.ok_or(Error::System { operation: WHAT.into(), errno: Errno::BADMSG })
 }
 
 /// Digits only: callers parse it with Atoi. Whole or not at all, and never through a link that somebody left in a folder

@@ -1,28 +1,37 @@
 //! delete: remove what create made. runtime-spec runtime.md, "Delete".
 
-use cofferdam_linux::cgroup::Layout;
+use std::path::Path;
+
+use cofferdam_linux::wait::readable;
 use cofferdam_plan::ContainerId;
 use cofferdam_plan::op::HookPoint;
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::error::Error;
 use crate::hooks;
 use crate::kill::kill_all;
-use crate::resources::existing;
+use crate::lock::Locked;
 use crate::runtime::Runtime;
-use crate::state::{Locked, Record, Status, file_error, noted_cgroup};
+use crate::state::{Record, Status, has_process_note, noted_cgroup, noted_process};
 
 impl Runtime {
-    /// Deletes a stopped or created container; with `force` also a running one. The state goes last: whatever cannot be
-    /// removed leaves it in place, so that delete can be tried again. A failing poststop hook is returned as a warning
-    /// (runtime-spec "Lifecycle" 13).
+    /// Deletes a stopped or created container; with `force` also a running one, and one whose lock another operation does
+    /// not let go of. The state goes last: whatever cannot be removed leaves it in place, so that delete can be tried
+    /// again. A failing poststop hook is returned as a warning (runtime-spec "Lifecycle" 13).
     pub fn delete(&self, id: &ContainerId, force: bool) -> Result<Vec<String>, Error> {
-        let locked = match Locked::open(&self.directory(id), id.as_str()) {
-            Err(Error::NotFound { .. }) if force => return Ok(Vec::new()),
-            result => result?,
-        };
+        let limits = self.options.limits;
+        let limit = if force { limits.forced_lock } else { limits.lock };
+        match Locked::open(&self.directory(id), id.as_str(), limit) {
+            Err(Error::NotFound { .. }) if force => Ok(Vec::new()),
+            Err(held @ Error::Locked { .. }) if force => self.delete_held(id, &held),
+            result => self.delete_locked(id, &result?, force),
+        }
+    }
+
+    fn delete_locked(&self, id: &ContainerId, locked: &Locked, force: bool) -> Result<Vec<String>, Error> {
         let record = match Record::load(&locked.directory, id.as_str()) {
             Ok(record) => record,
-            Err(error) if force => return delete_unreadable(&locked, error, &self.cgroups),
+            Err(error) if force => return self.delete_unreadable(id, locked, error),
             Err(error) => return Err(error),
         };
         match record.status(&locked.directory, &self.cgroups) {
@@ -33,33 +42,63 @@ impl Runtime {
                 return Err(Error::Conflict(words));
             }
         }
-        if let Some(cgroup) = kill_all(&record, &self.cgroups)? {
+        if let Some(cgroup) = kill_all(self, &locked.directory, &record)? {
             cgroup.remove()?;
         }
-        let warning = hooks::run(&record, HookPoint::Poststop, Status::Stopped, None).err();
-        remove(&locked)?;
+        let warning = hooks::run(self, &record, HookPoint::Poststop, Status::Stopped, None).err();
+        locked.remove()?;
         Ok(warning.map(|error| error.to_string()).into_iter().collect())
     }
-}
 
-/// Without a readable state: what the noted cgroup holds is ended. Nothing was made before the state was written; where
-/// there is one and no note of the cgroup, nobody knows what may still run, and the state stays.
-fn delete_unreadable(locked: &Locked, error: Error, cgroups: &Layout) -> Result<Vec<String>, Error> {
-    let noted = noted_cgroup(&locked.directory);
-    if let Some(path) = &noted {
-        if let Some(cgroup) = existing(cgroups, path)? {
+    /// Another operation hangs over the container. Its processes are ended, which lets most such operations notice and
+    /// give up; whoever still holds the lock then is not waited for.
+    fn delete_held(&self, id: &ContainerId, held: &Error) -> Result<Vec<String>, Error> {
+        let directory = self.directory(id);
+        let unlocked = match Locked::open_unlocked(&directory, id.as_str()) {
+            Err(Error::NotFound { .. }) => return Ok(Vec::new()),
+            result => result?,
+        };
+        self.end_noted(id, &directory)?;
+        let warnings = match Locked::open(&directory, id.as_str(), self.options.limits.forced_lock) {
+            Err(Error::NotFound { .. }) => Vec::new(),
+            Err(Error::Locked { .. }) => self.delete_locked(id, &unlocked, true)?,
+            result => self.delete_locked(id, &result?, true)?,
+        };
+        Ok(warnings.into_iter().chain([format!("{held}; deleted all the same")]).collect())
+    }
+
+    /// Without a readable state: the noted process and what the noted cgroup holds are ended. Nothing was made before the
+    /// state was written; where there is one and no note, nobody knows what may still run, and the state stays.
+    fn delete_unreadable(
+        &self,
+        id: &ContainerId,
+        locked: &Locked,
+        error: Error,
+    ) -> Result<Vec<String>, Error> {
+        let noted = self.end_noted(id, &locked.directory)?;
+        if !noted && !matches!(error, Error::NotFound { .. }) {
+            return Err(error);
+        }
+        locked.remove()?;
+        let words = format!("{error}; its processes were ended, its poststop hooks did not run");
+        Ok(noted.then_some(words).into_iter().collect())
+    }
+
+    /// Ends what the notes lead to; `false` when there are none.
+    fn end_noted(&self, id: &ContainerId, directory: &Path) -> Result<bool, Error> {
+        let process = noted_process(directory);
+        if let Some(process) = &process {
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
+        let path = noted_cgroup(directory);
+        let cgroup = path.as_deref().map(|path| self.own_cgroup(id.as_str(), path, process.is_some()));
+        if let Some(cgroup) = cgroup.transpose()?.flatten() {
             cgroup.kill()?;
             cgroup.remove()?;
         }
-    } else if !matches!(error, Error::NotFound { .. }) {
-        return Err(error);
+        if let Some(process) = &process {
+            let _ = readable(process, self.options.limits.end);
+        }
+        Ok(path.is_some() || has_process_note(directory))
     }
-    remove(locked)?;
-    let warning = noted.map(|_| format!("{error}; its cgroup was emptied, its poststop hooks did not run"));
-    Ok(warning.into_iter().collect())
-}
-
-fn remove(locked: &Locked) -> Result<(), Error> {
-    std::fs::remove_dir_all(&locked.directory)
-        .map_err(|error| file_error("removing", &locked.directory, &error))
 }

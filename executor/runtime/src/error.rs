@@ -109,18 +109,23 @@ pub enum Error {
         /// The kernel's answer.
         errno: rustix::io::Errno,
     },
-    /// CRIU is needed and is not there.
-    #[error(
-        "criu is not installed: checkpoint and restore need the program criu on the search path (Debian: apt-get install criu)"
-    )]
-    CriuMissing,
-    /// CRIU did not do what it was asked for.
-    #[error("criu failed: {problem}{}", if log.as_os_str().is_empty() { String::new() } else { format!("\n  log file: {}", log.display()) })]
-    Criu {
-        /// What it says, with the errors of its log.
-        problem: String,
-        /// Where its log is.
-        log: PathBuf,
+    /// Another operation holds the container's lock for too long.
+    #[error("{path}: locked by {holder}, which did not let go within {seconds} s")]
+    Locked {
+        /// The container's directory.
+        path: PathBuf,
+        /// How long it was waited for.
+        seconds: f32,
+        /// Who holds it.
+        holder: String,
+    },
+    /// What was waited for did not come.
+    #[error("{waited_for}: nothing came within {seconds} s; given up, and undone")]
+    TimedOut {
+        /// What it was.
+        waited_for: String,
+        /// How long it was waited for.
+        seconds: f32,
     },
     /// The container's processes could not be brought to an end.
     #[error("container {id} still has processes after {seconds} s: {pids:?}")]
@@ -128,7 +133,7 @@ pub enum Error {
         /// The container.
         id: String,
         /// How long it was tried.
-        seconds: u64,
+        seconds: f32,
         /// Who is left.
         pids: Vec<i32>,
     },
@@ -145,7 +150,7 @@ impl Error {
                 Kind::Exhausted
             }
             Errno::NOSYS | Errno::OPNOTSUPP => Kind::Unsupported,
-            Errno::INTR => Kind::Interrupted,
+            Errno::INTR | Errno::TIMEDOUT => Kind::Interrupted,
             _ => Kind::Internal,
         };
         match self {
@@ -159,10 +164,9 @@ impl Error {
             Self::Program { .. } => Kind::NotFound,
             Self::Step(failure) | Self::Change(failure) => of(failure.errno),
             Self::Late { failure, .. } => of(failure.errno),
-            Self::Conflict(_) | Self::StillRunning { .. } => Kind::Conflict,
+            Self::Conflict(_) | Self::StillRunning { .. } | Self::Locked { .. } => Kind::Conflict,
+            Self::TimedOut { .. } => Kind::Interrupted,
             Self::Hook { .. } | Self::StateFile { .. } => Kind::Internal,
-            Self::CriuMissing => Kind::Unsupported,
-            Self::Criu { .. } => Kind::Internal,
             Self::System { errno, .. } => of(*errno),
             Self::Cgroup(error) => of(error.errno()),
         }

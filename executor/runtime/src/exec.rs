@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use cofferdam_apply::{Inputs, apply};
 use cofferdam_isolators::compile::INIT;
 use cofferdam_isolators::{Joining, compile_joining};
+use cofferdam_linux::process::Child;
 use cofferdam_plan::ContainerId;
 use oci_spec::runtime::Process;
 
 use crate::create::{Console, Stdio, descriptors, receive, write_pid};
 use crate::error::Error;
 use crate::runtime::Runtime;
-use crate::state::Status;
+use crate::state::{Record, Status};
 
 /// A process to start in a container.
 #[derive(Debug)]
@@ -63,7 +64,7 @@ pub struct Executed {
 
 impl Runtime {
     /// Starts a process in a running container.
-    pub fn exec(&self, id: &ContainerId, exec: Exec) -> Result<Executed, Error> {
+    pub fn exec(&self, id: &ContainerId, mut exec: Exec) -> Result<Executed, Error> {
         let (locked, record) = self.lock(id)?;
         match record.status(&locked.directory, &self.cgroups) {
             Status::Running | Status::Created => {}
@@ -77,6 +78,25 @@ impl Runtime {
                 return Err(Error::Conflict("cannot exec in a stopped container".into()));
             }
         }
+        let pid_file = exec.pid_file.take();
+        let joined = self.join(&record, exec, None)?;
+        drop(locked);
+        let finish = || -> Result<Option<OwnedFd>, Error> {
+            if let Some(path) = &pid_file {
+                write_pid(path, joined.child.pid)?;
+            }
+            joined.console.map(|socket| receive(&socket, self.options.limits.console)).transpose()
+        };
+        // Nobody would wait for a process whose start was reported as failed.
+        let console = finish().inspect_err(|_| {
+            let _ = cofferdam_apply::kill(&joined.child);
+        })?;
+        Ok(Executed { pid: joined.child.pid, pidfd: joined.child.pidfd, console, warnings: joined.warnings })
+    }
+
+    /// Starts a process in the container of `record`, which is locked and runs; `program` is what it executes where that is
+    /// not its first argument.
+    pub(crate) fn join(&self, record: &Record, exec: Exec, program: Option<&str>) -> Result<Joined, Error> {
         let init =
             record.process().ok_or_else(|| Error::Conflict("cannot exec in a stopped container".into()))?;
         let container = ContainerId::parse(&record.id)?;
@@ -86,6 +106,7 @@ impl Runtime {
             init_pid: record.pid,
             bundle: &record.bundle,
             process: &exec.process,
+            program,
             console: !matches!(exec.console, Console::None),
             stdio: matches!(exec.stdio, Stdio::Fds { .. }),
             preserve_fds: exec.preserve_fds,
@@ -93,18 +114,26 @@ impl Runtime {
             below: &exec.cgroups,
         };
         let plan = compile_joining(&joining, &self.host)?;
-        let (mut filled, returned) = descriptors(exec.stdio, exec.console)?;
+        record.in_its_namespaces()?;
+        let limits = self.options.limits;
+        let (mut filled, console) = descriptors(exec.stdio, exec.console, limits.console)?;
         filled.push((INIT, init));
-        let applied = apply(
-            &plan,
-            Inputs { descriptors: filled, attendant: &mut (), cgroups: &self.cgroups, fault: None },
-        )
-        .map_err(|failure| Error::from_failure(&plan, failure))?;
-        drop(locked);
-        if let Some(path) = &exec.pid_file {
-            write_pid(path, applied.child.pid)?;
-        }
-        let console = returned.map(|socket| receive(&socket)).transpose()?;
-        Ok(Executed { pid: applied.child.pid, pidfd: applied.child.pidfd, console, warnings: plan.warnings })
+        let inputs = Inputs {
+            descriptors: filled,
+            attendant: &mut (),
+            cgroups: &self.cgroups,
+            fault: None,
+            patience: limits.child,
+        };
+        let applied = apply(&plan, inputs).map_err(|failure| Error::from_failure(&plan, failure))?;
+        Ok(Joined { child: applied.child, console, warnings: plan.warnings })
     }
+}
+
+/// A process that has joined a container.
+pub(crate) struct Joined {
+    pub child: Child,
+    /// Where its terminal's master arrives, when the caller asked for it.
+    pub console: Option<OwnedFd>,
+    pub warnings: Vec<String>,
 }

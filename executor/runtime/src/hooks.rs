@@ -3,18 +3,29 @@
 //! A hook gets exactly the environment that its configuration gives it (a caller's environment may hold credentials),
 //! the state on standard input, and nothing else. It is killed with its process group when its time is up.
 
+mod spawn;
+
+use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
+use cofferdam_apply::in_words;
+use cofferdam_linux::process::{Child, Vector};
+use cofferdam_linux::wait::{either_readable, readable};
 use cofferdam_plan::Namespace;
 use cofferdam_plan::op::HookPoint;
 use oci_spec::runtime::{Hook, Hooks};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
 
 use crate::error::Error;
+use crate::exec::Exec;
+use crate::foreground::{Ended, reap};
+use crate::runtime::Runtime;
 use crate::state::{Record, Status};
+use spawn::{Program, Streams, spawn};
 
 /// A hook without a timeout of its own is given this long. A hook that hangs must not hang the node.
 pub const HOOK_TIMEOUT_S: u64 = 120;
@@ -25,20 +36,38 @@ const STDERR_MAX_BYTES: u64 = 64 << 10;
 /// How long the pipes of a hook that has ended are waited for: whoever it left behind may hold them for ever.
 const PIPES_MAX: Duration = Duration::from_millis(100);
 
-/// Runs every hook of a point in order; the first failure ends it. `inside` is a process whose namespaces they join.
+/// Where a hook runs. runtime-spec config.md, "POSIX-platform Hooks".
+enum Place<'a> {
+    /// On the host.
+    Host,
+    /// From the host, in the namespaces of this process: nothing of the container runs yet.
+    Namespaces(&'a OwnedFd),
+    /// In the container, confined as the container's own process is: its program is the image's.
+    Container,
+}
+
+/// Runs every hook of a point in order; the first failure ends it. A hook that runs on behalf of `process` is ended with it.
 pub(crate) fn run(
+    runtime: &Runtime,
     record: &Record,
     point: HookPoint,
     status: Status,
-    inside: Option<&OwnedFd>,
+    process: Option<&OwnedFd>,
 ) -> Result<(), Error> {
     let Some(hooks) = record.spec.hooks().as_ref().and_then(|hooks| list(hooks, point)) else {
         return Ok(());
     };
-    let inside =
-        matches!(point, HookPoint::CreateContainer | HookPoint::StartContainer).then_some(inside).flatten();
     for (index, hook) in hooks.iter().enumerate() {
-        run_one(record, hook, status, inside).map_err(|problem| Error::Hook { point, index, problem })?;
+        let place = match (point, process) {
+            (HookPoint::CreateContainer, Some(process)) => Place::Namespaces(process),
+            (HookPoint::StartContainer, _) => Place::Container,
+            _ => Place::Host,
+        };
+        let result = run_one(runtime, record, hook, status, &place, process);
+        result.map_err(|problem| {
+            let problem = format!("{}: {problem}", hook.path().display());
+            Error::Hook { point, index, problem }
+        })?;
     }
     Ok(())
 }
@@ -61,35 +90,63 @@ fn list(hooks: &Hooks, point: HookPoint) -> Option<&Vec<Hook>> {
     .as_ref()
 }
 
-fn run_one(record: &Record, hook: &Hook, status: Status, inside: Option<&OwnedFd>) -> Result<(), String> {
-    let mut state = record.state(status);
-    if status == Status::Stopped {
-        state.pid = 0;
-    }
-    let state = serde_json::to_vec(&state).map_err(|error| error.to_string())?;
-    let mut command = Command::new(hook.path());
-    let mut arguments = hook.args().iter().flatten();
-    if let Some(name) = arguments.next() {
-        command.arg0(name);
-    }
-    let environment = hook.env().iter().flatten().filter_map(|pair| pair.split_once('='));
-    command
-        .args(arguments)
-        .env_clear()
-        .envs(environment)
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .process_group(0);
+fn run_one(
+    runtime: &Runtime,
+    record: &Record,
+    hook: &Hook,
+    status: Status,
+    place: &Place<'_>,
+    process: Option<&OwnedFd>,
+) -> Result<(), String> {
+    let state = serde_json::to_vec(&record.state(status)).map_err(|error| error.to_string())?;
     let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(HOOK_TIMEOUT_S);
-    let members = inside.map(|_| crate::hooks::namespaces(record)).transpose()?;
-    let path = hook.path().display();
-    let child = match (inside, members) {
-        (Some(process), Some(flags)) => spawn_inside(command, process, flags),
-        _ => command.spawn().map_err(|error| format!("{path}: {error}")),
+    let timeout = Duration::from_secs(timeout);
+    let (streams, input, complaints) = Streams::make().map_err(in_words)?;
+    let inside = match place {
+        Place::Container => {
+            let child = join(runtime, record, hook, streams)?;
+            return attend(&child, state, (input, complaints), timeout, process);
+        }
+        Place::Namespaces(process) => Some((process.as_fd(), namespaces(record)?)),
+        Place::Host => None,
     };
-    attend(child?, state, Duration::from_secs(timeout)).map_err(|problem| format!("{path}: {problem}"))
+    let program = program(hook)?;
+    let child = spawn(&program, &streams, inside, timeout).map_err(|errno| match errno {
+        Errno::TIMEDOUT => format!("was not executed within {} s", timeout.as_secs()),
+        errno => in_words(errno),
+    })?;
+    drop(streams);
+    attend(&child, state, (input, complaints), timeout, process)
+}
+
+/// The program's own name, arguments and environment as the hook gives them, and nothing of ours.
+fn program(hook: &Hook) -> Result<Program, String> {
+    let text = |text: &str| CString::new(text).map_err(|_| "holds a NUL byte".to_owned());
+    let texts = |list: &[&str]| list.iter().map(|one| text(one)).collect::<Result<Vec<_>, _>>();
+    let path = CString::new(hook.path().as_os_str().as_bytes()).map_err(|_| "holds a NUL byte")?;
+    let arguments: Vec<&str> = hook.args().iter().flatten().map(String::as_str).collect();
+    let arguments = if arguments.is_empty() { vec![path.clone()] } else { texts(&arguments)? };
+    let environment = texts(&environment(hook))?;
+    let vector = |texts: &[CString]| Vector::new(texts.iter().map(CString::as_c_str));
+    Ok(Program { path, arguments: vector(&arguments), environment: vector(&environment) })
+}
+
+fn environment(hook: &Hook) -> Vec<&str> {
+    hook.env().iter().flatten().map(String::as_str).filter(|pair| pair.contains('=')).collect()
+}
+
+/// Starts a hook as one more process of the container, held to all that its first process is held to.
+fn join(runtime: &Runtime, record: &Record, hook: &Hook, streams: Streams) -> Result<Child, String> {
+    let path = hook.path().to_str().ok_or("its path is not UTF-8")?;
+    let mut process = record.spec.process().clone().unwrap_or_default();
+    let arguments = hook.args().clone().filter(|arguments| !arguments.is_empty());
+    process.set_args(Some(arguments.unwrap_or_else(|| vec![path.to_owned()])));
+    process.set_env(Some(environment(hook).into_iter().map(str::to_owned).collect()));
+    process.set_cwd("/".into()).set_terminal(Some(false));
+    let mut exec = Exec::new(process);
+    let Streams { stdin, stdout, stderr } = streams;
+    exec.stdio = crate::create::Stdio::Fds { stdin, stdout, stderr };
+    runtime.join(record, exec, Some(path)).map(|joined| joined.child).map_err(|error| error.to_string())
 }
 
 fn namespaces(record: &Record) -> Result<u64, String> {
@@ -108,59 +165,53 @@ fn namespaces(record: &Record) -> Result<u64, String> {
     Ok(flags | Namespace::Mount.flag())
 }
 
-/// A thread of its own enters the container's namespaces, spawns the hook from there, and ends.
-fn spawn_inside(mut command: Command, process: &OwnedFd, flags: u64) -> Result<std::process::Child, String> {
-    let process = process.try_clone().map_err(|error| error.to_string())?;
-    let spawn = move || {
-        // A thread shares root and working directory with its process until it says otherwise; setns(2) insists on it.
-        cofferdam_linux::process::unshare_directory().map_err(|errno| errno.to_string())?;
-        cofferdam_linux::process::set_namespace(process.as_fd(), flags)
-            .map_err(|errno| format!("joining the container: {errno}"))?;
-        command.spawn().map_err(|error| error.to_string())
-    };
-    std::thread::spawn(spawn).join().map_err(|_| "the thread that runs the hook failed".to_owned())?
-}
-
-fn attend(mut child: std::process::Child, state: Vec<u8>, timeout: Duration) -> Result<(), String> {
-    let deadline = Instant::now() + timeout;
-    let stdin = child.stdin.take();
+fn attend(
+    child: &Child,
+    state: Vec<u8>,
+    (input, complaints): (OwnedFd, OwnedFd),
+    timeout: Duration,
+    process: Option<&OwnedFd>,
+) -> Result<(), String> {
     let (told, telling) = std::sync::mpsc::channel::<()>();
     // A hook need not read its state; one that is larger than a pipe must not hold us up.
     std::thread::spawn(move || {
-        drop(stdin.map(|mut stdin| stdin.write_all(&state)));
+        let _ = std::fs::File::from(input).write_all(&state);
         drop(told);
     });
-    let stderr = child.stderr.take();
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let mut text = Vec::new();
-        if let Some(mut stderr) = stderr {
-            let _ = stderr.by_ref().take(STDERR_MAX_BYTES).read_to_end(&mut text);
-            let _ = std::io::copy(&mut stderr, &mut std::io::sink());
-        }
+        let (mut text, mut complaints) = (Vec::new(), std::fs::File::from(complaints));
+        let _ = Read::by_ref(&mut complaints).take(STDERR_MAX_BYTES).read_to_end(&mut text);
+        let _ = std::io::copy(&mut complaints, &mut std::io::sink());
         let _ = sender.send(String::from_utf8_lossy(&text).trim().to_owned());
     });
-    let pid = rustix::process::Pid::from_child(&child);
-    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-        .map_err(|errno| errno.to_string())?;
-    let seconds = deadline.saturating_duration_since(Instant::now()).as_secs().max(1);
-    let ended = crate::state::wait_ended(&pidfd, seconds);
-    if !ended {
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-    }
-    let status = child.wait().map_err(|error| error.to_string())?;
-    if !ended {
-        return Err(format!("did not end within {} s and was killed", timeout.as_secs()));
+    let ended = match process {
+        None => readable(&child.pidfd, timeout).map(|ended| ended.then_some(0)),
+        Some(process) => either_readable(&child.pidfd, process, timeout),
+    };
+    let problem = match ended {
+        Ok(Some(0)) => None,
+        Ok(Some(_)) => Some("the container's process ended, so it was killed".to_owned()),
+        Ok(None) => Some(format!("did not end within {} s and was killed", timeout.as_secs())),
+        Err(errno) => Some(in_words(errno)),
+    };
+    if problem.is_some() {
+        if let Some(group) = Pid::from_raw(child.pid) {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        // One that hangs in the kernel is given up.
+        let _ = cofferdam_apply::kill(child);
     }
     // Both pipes are closed now, unless somebody inherited the hook's ends: that is waited for, but not for long.
     let said = receiver.recv_timeout(PIPES_MAX).unwrap_or_default();
     let _ = telling.recv_timeout(PIPES_MAX);
-    if status.success() {
-        return Ok(());
+    if let Some(problem) = problem {
+        return Err(problem);
     }
-    let how = status.code().map_or_else(
-        || format!("killed by signal {}", status.signal().unwrap_or(0)),
-        |code| format!("exit status {code}"),
-    );
+    let how = match reap(child.pidfd.as_fd()).map_err(in_words)? {
+        Ended::Exited(0) => return Ok(()),
+        Ended::Exited(code) => format!("exit status {code}"),
+        Ended::Signalled(signal) => format!("killed by signal {signal}"),
+    };
     Err(if said.is_empty() { how } else { format!("{how}, stderr: {said}") })
 }

@@ -1,23 +1,23 @@
 //! kill: a signal to the container's first process, or to all of them. runtime-spec runtime.md, "Kill".
 
-use cofferdam_linux::cgroup::{Cgroup, Layout};
+use cofferdam_linux::cgroup::Cgroup;
+use cofferdam_linux::wait::readable;
 use cofferdam_plan::ContainerId;
 use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use crate::error::{Error, system};
 use crate::runtime::Runtime;
-use crate::state::{Record, Status, wait_ended};
-
-/// How long the end of killed processes is waited for.
-pub const KILL_VERIFY_S: u64 = 10;
+use crate::state::{Record, Status, noted_process};
 
 impl Runtime {
     /// Sends `signal` to the container's first process, or to every process of its cgroup.
     pub fn kill(&self, id: &ContainerId, signal: i32, all: bool) -> Result<(), Error> {
         let (locked, record) = self.lock(id)?;
-        if all && let Some(cgroup) = &record.cgroup {
-            return crate::resources::signal_all(&self.cgroups, cgroup, signal);
+        if all && let Some(path) = &record.cgroup {
+            let cgroup = self.own_cgroup(&record.id, path, record.process().is_some())?;
+            return cgroup.map_or(Ok(()), |cgroup| crate::resources::signal_all(&cgroup, signal));
         }
         let status = record.status(&locked.directory, &self.cgroups);
         let process = record.process().filter(|_| status != Status::Stopped);
@@ -38,21 +38,30 @@ impl Runtime {
 }
 
 /// Ends every process of a container and waits until they are gone: the first process, and whatever its cgroup holds. The
-/// cgroup, empty now, comes back.
-pub(crate) fn kill_all(record: &Record, cgroups: &Layout) -> Result<Option<Cgroup>, Error> {
-    let process = record.process();
+/// cgroup, empty now, comes back; one that another container has taken over is left alone.
+pub(crate) fn kill_all(
+    runtime: &Runtime,
+    directory: &Path,
+    record: &Record,
+) -> Result<Option<Cgroup>, Error> {
+    let process = record.process().or_else(|| noted_process(directory));
     if let Some(process) = &process {
         let _ = pidfd_send_signal(process, Signal::KILL);
     }
-    let cgroup =
-        record.cgroup.as_deref().map(|path| crate::resources::existing(cgroups, path)).transpose()?.flatten();
+    let cgroup = match &record.cgroup {
+        Some(path) => runtime.own_cgroup(&record.id, path, process.is_some())?,
+        None => None,
+    };
     if let Some(cgroup) = &cgroup {
         cgroup.kill()?;
     }
+    let limit = runtime.options.limits.end;
     match process {
-        Some(process) if !wait_ended(&process, KILL_VERIFY_S) => {
-            Err(Error::StillRunning { id: record.id.clone(), seconds: KILL_VERIFY_S, pids: vec![record.pid] })
-        }
+        Some(process) if !readable(&process, limit).is_ok_and(|ended| ended) => Err(Error::StillRunning {
+            id: record.id.clone(),
+            seconds: limit.as_secs_f32(),
+            pids: vec![record.pid],
+        }),
         _ => Ok(cgroup),
     }
 }

@@ -8,6 +8,8 @@
 //! ```text
 //! ROOT/ID/state.json   written before anything is touched, so that `delete` can always clean up
 //! ROOT/ID/start.sock   the gate: there while the container is created and not started
+//! ROOT/ID/cgroup       links that note the cgroup and the process once more, for `delete --force` without a readable
+//! ROOT/ID/process      state file, or while another operation hangs
 //! ```
 //!
 //! Read first: [`runtime`] (the handle), [`state`] (what is on disk), [`create`].
@@ -16,9 +18,7 @@
 //! parent of the container's first process, and reaps it.
 
 pub mod bundle;
-pub mod checkpoint;
 pub mod create;
-mod criu;
 pub mod delete;
 pub mod error;
 pub mod example;
@@ -28,10 +28,11 @@ pub mod features;
 pub mod foreground;
 pub mod hooks;
 pub mod kill;
+pub mod limits;
 pub mod list;
 pub mod listen;
+mod lock;
 pub mod resources;
-pub mod restore;
 pub mod runtime;
 pub mod signals;
 mod specified;
@@ -40,18 +41,17 @@ pub mod state;
 pub mod terminal;
 pub mod update;
 
-pub use checkpoint::{CgroupMode, Checkpoint};
 pub use cofferdam_apply::{Fault, StepTime};
 pub use cofferdam_isolators::{CgroupManager, Rootfs};
 pub use cofferdam_linux::cgroup::{BlockIo, Statistics};
 pub use cofferdam_linux::terminal::send_descriptor;
-pub use cofferdam_plan::{ContainerId, HostFeatures, Namespace, Plan};
+pub use cofferdam_plan::{ContainerId, HostFeatures, Plan};
 pub use create::{Console, Create, Created, Stdio};
 pub use error::{Error, Kind};
 pub use exec::{Exec, Executed};
 pub use explain::explain;
+pub use limits::Limits;
 pub use oci_spec::runtime::{LinuxResources, Process, Spec};
-pub use restore::{Restore, Restored};
 pub use runtime::{Options, Runtime};
 pub use state::{State, Status, now_rfc3339};
 

@@ -16,6 +16,11 @@ impl Runtime {
 
     /// The state of every container of this root, by id. What cannot be read is left out.
     pub fn list(&self) -> Result<Vec<State>, Error> {
+        Ok(self.ids()?.iter().filter_map(|id| self.state(id).ok()).collect())
+    }
+
+    /// The ids that have a directory, sorted.
+    pub(crate) fn ids(&self) -> Result<Vec<ContainerId>, Error> {
         let failed = |error: std::io::Error| file_error("reading", self.root(), &error);
         let mut ids = Vec::new();
         for entry in std::fs::read_dir(self.root()).map_err(failed)? {
@@ -23,7 +28,7 @@ impl Runtime {
             ids.extend(entry.file_name().to_str().and_then(|name| ContainerId::parse(name).ok()));
         }
         ids.sort();
-        Ok(ids.iter().filter_map(|id| self.state(id).ok()).collect())
+        Ok(ids)
     }
 
     /// The configuration that a container was created with.

@@ -32,8 +32,7 @@ pub(crate) fn thaw(cgroups: &Layout, record: &Record) -> Result<(), Error> {
 }
 
 /// Sends a signal to every process of a cgroup.
-pub(crate) fn signal_all(cgroups: &Layout, path: &str, signal: i32) -> Result<(), Error> {
-    let Some(cgroup) = existing(cgroups, path)? else { return Ok(()) };
+pub(crate) fn signal_all(cgroup: &Cgroup, signal: i32) -> Result<(), Error> {
     for pid in cgroup.processes().map_err(failed)? {
         let Some(pid) = Pid::from_raw(pid) else { continue };
         // Gone meanwhile, which is what signals are mostly for.
@@ -43,11 +42,20 @@ pub(crate) fn signal_all(cgroups: &Layout, path: &str, signal: i32) -> Result<()
     Ok(())
 }
 
-pub(crate) fn remove(cgroups: &Layout, path: &str) -> Result<(), Error> {
-    existing(cgroups, path)?.map_or(Ok(()), |cgroup| cgroup.remove().map_err(failed))
-}
-
 impl Runtime {
+    /// The cgroup of a container, where there is one and it is still this container's. An empty one may be taken over by
+    /// another container; when the first process is gone (`alive` is false) and somebody is in it, the other containers
+    /// are asked. What a stopped container leaves in its own cgroup without a pid namespace is rare.
+    pub(crate) fn own_cgroup(&self, id: &str, path: &str, alive: bool) -> Result<Option<Cgroup>, Error> {
+        let Some(cgroup) = existing(&self.cgroups, path)? else { return Ok(None) };
+        if alive || cgroup.processes().map_err(failed)?.is_empty() {
+            return Ok(Some(cgroup));
+        }
+        let mut others = self.ids()?.into_iter().filter(|other| other.as_str() != id);
+        let note = |other: ContainerId| crate::state::noted_cgroup(&self.directory(&other));
+        Ok((!others.any(|other| note(other).as_deref() == Some(path))).then_some(cgroup))
+    }
+
     /// Freezes every process of a container.
     pub fn pause(&self, id: &ContainerId) -> Result<(), Error> {
         self.with_cgroup(id, &[Status::Running, Status::Created], "pause", |cgroup| cgroup.freeze())

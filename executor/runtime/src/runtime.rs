@@ -9,13 +9,17 @@ use cofferdam_linux::cgroup::Layout;
 use cofferdam_plan::{ContainerId, HostFeatures};
 
 use crate::error::Error;
-use crate::state::{Locked, Record, file_error};
+use crate::limits::Limits;
+use crate::lock::Locked;
+use crate::state::{Record, file_error};
 
 /// How a runtime behaves.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Who manages cgroups.
     pub cgroup_manager: CgroupManager,
+    /// How long it waits.
+    pub limits: Limits,
 }
 
 /// An OCI runtime over one state root. Cheap to clone; many processes may use one root at a time.
@@ -84,7 +88,7 @@ impl Runtime {
     }
 
     pub(crate) fn lock(&self, id: &ContainerId) -> Result<(Locked, Record), Error> {
-        let locked = Locked::open(&self.directory(id), id.as_str())?;
+        let locked = Locked::open(&self.directory(id), id.as_str(), self.options.limits.lock)?;
         let record = Record::load(&locked.directory, id.as_str())?;
         Ok((locked, record))
     }

@@ -4,13 +4,18 @@ use cofferdam_apply::LateFailure;
 use cofferdam_isolators::seccomp;
 use cofferdam_plan::ContainerId;
 use cofferdam_plan::op::HookPoint;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use crate::error::{Error, system};
 use crate::hooks;
+use crate::lock::Locked;
 use crate::runtime::Runtime;
-use crate::state::{Locked, Record, Status, gate};
+use crate::state::{Record, Status, gate};
 
 impl Runtime {
     /// Starts a created container: afterwards the program runs, or the container is stopped and the error says why.
@@ -32,9 +37,9 @@ impl Runtime {
             }
         }
         let result = self.start_locked(&locked, &record);
-        if let Err(Error::Hook { .. }) = &result {
-            // runtime-spec "Lifecycle" 7 and 9: a failing hook stops the container.
-            let _ = crate::kill::kill_all(&record, &self.cgroups);
+        if let Err(Error::Hook { .. } | Error::TimedOut { .. }) = &result {
+            // runtime-spec "Lifecycle" 7 and 9: a failing hook stops the container. So does a program that is not reached.
+            let _ = crate::kill::kill_all(self, &locked.directory, &record);
         }
         result
     }
@@ -43,35 +48,39 @@ impl Runtime {
         let process = record
             .process()
             .ok_or_else(|| Error::Conflict("cannot start a container that has stopped".into()))?;
-        hooks::run(record, HookPoint::StartContainer, Status::Created, Some(&process))?;
-        let knock = knock(locked)?;
-        let profile = record.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let outcome = if profile.is_some_and(seccomp::notifies) {
-            LateFailure::hear_supervised(&knock)
-        } else {
-            LateFailure::hear(&knock)
+        hooks::run(self, record, HookPoint::StartContainer, Status::Created, Some(&process))?;
+        let limit = self.options.limits.child;
+        let timed_out = || Error::TimedOut {
+            waited_for: format!("waiting for the container's process to execute {:?}", record.program),
+            seconds: limit.as_secs_f32(),
         };
-        let outcome = outcome.map_err(system("waiting for the program"))?;
+        let profile = record.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let hear = |knock: OwnedFd| match profile.is_some_and(seccomp::notifies) {
+            true => LateFailure::hear_supervised(&knock),
+            false => LateFailure::hear(&knock, limit),
+        };
+        let outcome = match knock(locked, limit).and_then(hear) {
+            Err(Errno::TIMEDOUT | Errno::AGAIN) => return Err(timed_out()),
+            result => result.map_err(system("starting the container's process"))?,
+        };
         let _ = std::fs::remove_file(gate(&locked.directory));
         if let Some(failure) = outcome {
             return Err(late(record, failure));
         }
-        hooks::run(record, HookPoint::Poststart, Status::Running, None)
+        hooks::run(self, record, HookPoint::Poststart, Status::Running, None)
     }
 }
 
-fn knock(locked: &Locked) -> Result<OwnedFd, Error> {
-    let failed = || system("knocking at the container's gate");
+fn knock(locked: &Locked, limit: Duration) -> Result<OwnedFd, Errno> {
     let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .map_err(failed())?;
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
     // Through the directory's descriptor: the state root may be deeper than a socket address is long.
-    let directory = std::fs::File::open(&locked.directory)
-        .map_err(|error| crate::state::file_error("opening", &locked.directory, &error))?;
-    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/start.sock", directory.as_raw_fd()))
-        .map_err(failed())?;
-    rustix::net::connect(&socket, &address).map_err(failed())?;
-    rustix::net::send(&socket, b"s", rustix::net::SendFlags::NOSIGNAL).map_err(failed())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(&locked.directory, flags, Mode::empty())?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/start.sock", directory.as_raw_fd()))?;
+    rustix::net::connect(&socket, &address)?;
+    rustix::net::send(&socket, b"s", rustix::net::SendFlags::NOSIGNAL)?;
     Ok(socket)
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use cofferdam_linux::cgroup::Layout;
+use cofferdam_plan::Namespace;
 use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -20,8 +21,13 @@ pub const STATE_VERSION: u32 = 1;
 /// Largest state file that is read, in bytes.
 const STATE_MAX_BYTES: u64 = 32 << 20;
 
-/// The link that [`note_cgroup`] makes.
+/// The links that [`note_cgroup`] and [`note_process`] make.
 const CGROUP_NOTE: &str = "cgroup";
+const PROCESS_NOTE: &str = "process";
+
+/// What a state file begins with; the checksum follows, in hexadecimal digits.
+const CHECKSUM: &str = "{\"checksum\":\"";
+const CHECKSUM_DIGITS: usize = 16;
 
 /// The status of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +99,9 @@ pub struct Record {
     pub start_time: u64,
     /// The boot it belongs to.
     pub boot_id: String,
+    /// The namespaces that it was cloned into, by kind: what `exec` joins must still be these.
+    #[serde(default)]
+    pub namespaces: Vec<(String, u64)>,
     /// The cgroup, below the root of every hierarchy; what `delete` must remove.
     pub cgroup: Option<String>,
     /// The steps after the gate, by number, in the words of the plan.
@@ -103,30 +112,7 @@ pub struct Record {
     pub spec: Spec,
 }
 
-/// A container's directory, locked: one operation at a time, across processes; the lock dies with its holder.
-pub(crate) struct Locked {
-    pub directory: PathBuf,
-    _lock: OwnedFd,
-}
-
-impl Locked {
-    pub(crate) fn open(directory: &Path, id: &str) -> Result<Self, Error> {
-        let file = std::fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlags::DIRECTORY.bits().cast_signed() | OFlags::NOFOLLOW.bits().cast_signed())
-            .open(directory)
-            .map_err(|error| not_found(&error, directory, id))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
-            .map_err(|errno| file_error("locking", directory, &errno.into()))?;
-        // Whoever held the lock may have removed the directory meanwhile.
-        if !directory.exists() {
-            return Err(Error::NotFound { id: id.to_owned() });
-        }
-        Ok(Self { directory: directory.to_owned(), _lock: file.into() })
-    }
-}
-
-fn not_found(error: &std::io::Error, path: &Path, id: &str) -> Error {
+pub(crate) fn not_found(error: &std::io::Error, path: &Path, id: &str) -> Error {
     match error.kind() {
         std::io::ErrorKind::NotFound => Error::NotFound { id: id.to_owned() },
         _ => file_error("opening", path, error),
@@ -161,6 +147,7 @@ impl Record {
         file.take(STATE_MAX_BYTES)
             .read_to_string(&mut text)
             .map_err(|error| file_error("reading", &path, &error))?;
+        let text = verified(&text).ok_or_else(|| broken("torn or changed: the checksum is wrong".into()))?;
         let record: Self = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
         if record.id != id {
             return Err(broken(format!("it is the state of {:?}", record.id)));
@@ -174,24 +161,36 @@ impl Record {
     /// Writes the state: a temporary file, renamed. It belongs to one boot, so nothing is forced to disk.
     pub(crate) fn store(&self, directory: &Path) -> Result<(), Error> {
         let (path, temporary) = (directory.join("state.json"), directory.join("state.json.new"));
-        let text = serde_json::to_vec(self).map_err(|error| file_error("writing", &path, &error.into()))?;
-        std::fs::write(&temporary, text).map_err(|error| file_error("writing", &temporary, &error))?;
+        let text =
+            serde_json::to_string(self).map_err(|error| file_error("writing", &path, &error.into()))?;
+        std::fs::write(&temporary, sealed(&text))
+            .map_err(|error| file_error("writing", &temporary, &error))?;
         std::fs::rename(&temporary, &path).map_err(|error| file_error("renaming", &path, &error))
     }
 
     /// A descriptor of the container's first process, if it is still that process and not a zombie.
     pub(crate) fn process(&self) -> Option<OwnedFd> {
-        if self.pid <= 1 || self.boot_id != boot_id() {
-            return None;
-        }
-        let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
-        // Checked after the descriptor is open: from here on it cannot become another process.
-        match stat(self.pid) {
-            Some((state, start_time)) if start_time == self.start_time && !matches!(state, 'Z' | 'X') => {
-                Some(pidfd)
-            }
-            _ => None,
-        }
+        process(self.pid, self.start_time, &self.boot_id)
+    }
+
+    /// Notes the namespaces that a process has right after its clone. What it joins by path or unshares later is not among
+    /// them: those are nobody's to swap for the container, or nothing that `exec` is held by.
+    pub(crate) fn note_namespaces(&mut self, kinds: impl Iterator<Item = Namespace>) {
+        let inode = |kind: Namespace| Some((kind.file().to_owned(), namespace(self.pid, kind.file())?));
+        self.namespaces = kinds.filter_map(inode).collect();
+    }
+
+    /// Refuses a container whose first process has left the namespaces that it was created in: whoever joined it now would
+    /// run in a world of its making.
+    pub(crate) fn in_its_namespaces(&self) -> Result<(), Error> {
+        let left = self.namespaces.iter().find(|(kind, inode)| namespace(self.pid, kind) != Some(*inode));
+        left.map_or(Ok(()), |(kind, _)| {
+            let words = format!(
+                "cannot exec in container {}: its first process has left the {kind} namespace it was created in",
+                self.id
+            );
+            Err(Error::Conflict(words))
+        })
     }
 
     /// The status now.
@@ -227,6 +226,65 @@ impl Record {
     }
 }
 
+/// A descriptor of a process, if it is still that process and not a zombie.
+fn process(pid: i32, start_time: u64, boot: &str) -> Option<OwnedFd> {
+    if pid <= 1 || boot != boot_id() {
+        return None;
+    }
+    let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    // Checked after the descriptor is open: from here on it cannot become another process.
+    match stat(pid) {
+        Some((state, start)) if start == start_time && !matches!(state, 'Z' | 'X') => Some(pidfd),
+        _ => None,
+    }
+}
+
+/// The number of one of a process's namespaces.
+fn namespace(pid: i32, kind: &str) -> Option<u64> {
+    rustix::fs::stat(format!("/proc/{pid}/ns/{kind}")).ok().map(|stat| stat.st_ino)
+}
+
+/// The text of a state file: a record with its checksum in front. A file that is not whole, or that anybody has edited, is
+/// not acted on: its pid may be a stranger's, and the real process forgotten.
+fn sealed(record: &str) -> String {
+    let body = record.strip_prefix('{').unwrap_or(record);
+    format!("{CHECKSUM}{:016x}\",{body}", checksum(body.as_bytes()))
+}
+
+/// The record in the text of a state file, if the checksum is right.
+fn verified(text: &str) -> Option<String> {
+    let (digits, rest) = text.strip_prefix(CHECKSUM)?.split_at_checked(CHECKSUM_DIGITS)?;
+    let body = rest.strip_prefix("\",")?;
+    (digits == format!("{:016x}", checksum(body.as_bytes()))).then(|| format!("{{{body}"))
+}
+
+/// FNV-1a, 64 bits: against accidents, not against root, who can compute it as well.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Notes the first process a second time, right after the clone, when the state file does not have it yet: whatever becomes
+/// of the operation and of that file, the process is found and ended.
+pub(crate) fn note_process(directory: &Path, record: &Record) -> Result<(), Error> {
+    let path = directory.join(PROCESS_NOTE);
+    let note = format!("{} {} {}", record.pid, record.start_time, record.boot_id);
+    std::os::unix::fs::symlink(note, &path).map_err(|error| file_error("writing", &path, &error))
+}
+
+/// The process that [`note_process`] noted, if it lives.
+pub(crate) fn noted_process(directory: &Path) -> Option<OwnedFd> {
+    let note = std::fs::read_link(directory.join(PROCESS_NOTE)).ok()?.into_os_string().into_string().ok()?;
+    let [pid, start, boot] = note.split(' ').collect::<Vec<_>>().try_into().ok()?;
+    process(pid.parse().ok()?, start.parse().ok()?, boot)
+}
+
+/// Whether anything was noted of a container's process.
+pub(crate) fn has_process_note(directory: &Path) -> bool {
+    directory.join(PROCESS_NOTE).symlink_metadata().is_ok()
+}
+
 /// Notes the cgroup a second time, as the target of a link: where the state file cannot be read, what the container left
 /// is still found and ended.
 pub(crate) fn note_cgroup(directory: &Path, cgroup: &str) -> Result<(), Error> {
@@ -250,23 +308,6 @@ pub(crate) fn stat(pid: i32) -> Option<(char, u64)> {
 /// The id of this boot.
 pub(crate) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
-/// Waits until a process has ended, at most `seconds`.
-pub(crate) fn wait_ended(process: impl AsFd, seconds: u64) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
-    loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        let timeout =
-            Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
-        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => return false,
-            Ok(_) => return true,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return false,
-        }
-    }
 }
 
 /// Now, as RFC 3339 in UTC with nanoseconds.
@@ -303,6 +344,20 @@ pub(crate) fn user_name(uid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_file_that_was_cut_or_edited_is_not_believed() {
+        let record = r#"{"version":1,"pid":4711}"#;
+        let text = sealed(record);
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "still JSON: {text}");
+        assert_eq!(verified(&text).as_deref(), Some(record));
+        for length in 0..text.len() {
+            assert_eq!(verified(&text[..length]), None);
+        }
+        for (from, to) in [("4711", "4712"), ("version", "Version"), (",", ", "), ("checksum", "sum")] {
+            assert_eq!(verified(&text.replacen(from, to, 1)), None, "{from} became {to}");
+        }
+    }
 
     #[test]
     fn days_become_dates() {

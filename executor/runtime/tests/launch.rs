@@ -2,12 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "launch/deadlines.rs"]
+mod deadlines;
+
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use cofferdam_runtime::{ContainerId, Create, Fault, Options, Runtime, Spec, foreground};
+use cofferdam_runtime::{ContainerId, Create, Fault, Limits, Options, Runtime, Spec, foreground};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
@@ -23,13 +26,18 @@ struct Place {
 
 impl Place {
     fn make() -> Self {
+        Self::make_with(Limits::default())
+    }
+
+    fn make_with(limits: Limits) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let bundle = directory.path().join("bundle");
         std::fs::create_dir_all(bundle.join("rootfs")).unwrap();
         let program = bundle.join("rootfs/guest");
         std::fs::write(&program, cofferdam_guest::PROGRAM).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-        let runtime = Runtime::open(&directory.path().join("state"), Options::default()).unwrap();
+        let runtime =
+            Runtime::open(&directory.path().join("state"), Options { limits, ..Options::default() }).unwrap();
         Self { bundle, runtime, _directory: directory }
     }
 

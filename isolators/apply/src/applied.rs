@@ -1,6 +1,7 @@
 //! The one loop.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use cofferdam_linux::cgroup::{Cgroup, Layout};
 use cofferdam_linux::process::{
@@ -54,6 +55,8 @@ pub struct Inputs<'a> {
     pub cgroups: &'a Layout,
     /// A fault to inject.
     pub fault: Option<Fault>,
+    /// How long the child may be silent before it is taken to hang, and killed.
+    pub patience: Duration,
 }
 
 /// How far the child has come.
@@ -96,6 +99,7 @@ pub(crate) struct Run<'a> {
     pub begin_on: Option<Vec<u32>>,
     /// The network namespace that devices were lent to: it and they end with their last holder, which may be us.
     pub lent_to: Option<OwnedFd>,
+    pub patience: Duration,
 }
 
 /// Nanoseconds of the monotonic clock. *Child-safe.*
@@ -120,6 +124,7 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
         attendant: inputs.attendant,
         begin_on: None,
         lent_to: None,
+        patience: inputs.patience,
     };
     let fault = |index: usize| inputs.fault.filter(|fault| fault.step == index);
     let half = Half::prepare(plan, &report, child_end, inputs.fault);
@@ -152,10 +157,15 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
     };
     // The child's own record is nearer to the cause than what the parent met with when the child was gone.
     let behind = plan.steps.get(index).is_none_or(|step| step.stage == Stage::Attach);
+    let waited = plan.steps.get(index).is_none_or(|step| matches!(step.op, Op::Await(_)));
     let mut failure = match report.failure() {
         Some(record) if behind => {
             let words = child_words(plan, record.step, record.errno, record.detail);
             boxed(record.step, (record.errno, words))
+        }
+        _ if waited && problem.0 == Errno::TIMEDOUT => {
+            let words = format!("the child process was silent for {} s", inputs.patience.as_secs_f32());
+            boxed(pending(plan, &report).unwrap_or(index), (Errno::TIMEDOUT, Some(words)))
         }
         _ => boxed(index, problem),
     };
@@ -279,13 +289,10 @@ fn outcome(plan: &Plan, run: &Run<'_>, report: &Report) -> Result<(), (usize, (E
     let dead =
         || (usize::MAX, (Errno::CHILD, Some("the child process ended before it could say why".to_owned())));
     let hands_over = plan.find(notifies).is_some();
-    if hands_over {
-        channel::set_patience(run.channel.as_fd(), channel::SUPERVISED_SECONDS)
-            .map_err(|errno| (usize::MAX, plain(errno)))?;
-    }
-    match channel::hear(run.channel.as_fd()) {
+    let patience = if hands_over { channel::SUPERVISED } else { run.patience };
+    match channel::hear(run.channel.as_fd(), patience) {
         // Somebody else decides when this exec returns.
-        Err(Errno::AGAIN) if hands_over && executed(plan, report) => Ok(()),
+        Err(Errno::TIMEDOUT) if hands_over && executed(plan, report) => Ok(()),
         Ok(Heard::Created) if waits(plan) => Ok(()),
         // End of file without a failure record: exec closed the channel, or the child was killed before it could write.
         Ok(Heard::Closed) if report.failure().is_none() && !waits(plan) && executed(plan, report) => Ok(()),
@@ -298,6 +305,12 @@ fn outcome(plan: &Plan, run: &Run<'_>, report: &Report) -> Result<(), (usize, (E
 /// Whether somebody supervises the system calls of the child.
 fn notifies(op: &Op) -> Option<()> {
     matches!(op, Op::LoadFilter { handover: Some(_), .. }).then_some(())
+}
+
+/// The step that the child is at: the first of its own without a time stamp.
+fn pending(plan: &Plan, report: &Report) -> Option<usize> {
+    let mut steps = plan.steps.iter().enumerate();
+    steps.find(|(index, step)| !step.stage.is_parent() && report.time(*index) == 0).map(|(index, _)| index)
 }
 
 /// Whether the child came as far as exec: the time stamp of that step is written just before the call.

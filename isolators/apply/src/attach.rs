@@ -49,7 +49,7 @@ fn gone(errno: Errno) -> (Errno, Option<String>) {
 }
 
 fn await_child(run: &Run<'_>, barrier: Barrier) -> Outcome {
-    match channel::hear(run.channel.as_fd()).map_err(plain)? {
+    match channel::hear(run.channel.as_fd(), run.patience).map_err(plain)? {
         Heard::Barrier(token) if token == barrier.token() => Ok(()),
         Heard::Closed => Err(plain(Errno::CHILD)),
         Heard::Barrier(_) | Heard::Created => Err(plain(Errno::PROTO)),

@@ -1,7 +1,9 @@
 //! The channel between parent and child: one byte a barrier, end of file for "executed" or "dead".
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use cofferdam_linux::wait::readable;
 use cofferdam_plan::Barrier;
 use rustix::io::{Errno, read, write};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -25,8 +27,11 @@ pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
 }
 
-/// Parent: waits for the child's next word.
-pub(crate) fn hear(end: BorrowedFd<'_>) -> Result<Heard, Errno> {
+/// Parent: waits for the child's next word, `ETIMEDOUT` when none comes within `limit`.
+pub(crate) fn hear(end: BorrowedFd<'_>, limit: Duration) -> Result<Heard, Errno> {
+    if !readable(end, limit)? {
+        return Err(Errno::TIMEDOUT);
+    }
     match receive(end)? {
         None => Ok(Heard::Closed),
         Some(CREATED) => Ok(Heard::Created),
@@ -34,15 +39,9 @@ pub(crate) fn hear(end: BorrowedFd<'_>) -> Result<Heard, Errno> {
     }
 }
 
-/// How long a process whose calls somebody supervises is waited for, in seconds: a supervisor that never answers must not
-/// stop whoever starts the container. What it does to the program after that is between the two.
-pub(crate) const SUPERVISED_SECONDS: u64 = 3;
-
-/// Lets waiting on this end be over after `seconds`, with `EAGAIN`.
-pub(crate) fn set_patience(end: BorrowedFd<'_>, seconds: u64) -> Result<(), Errno> {
-    let limit = std::time::Duration::from_secs(seconds);
-    rustix::net::sockopt::set_socket_timeout(end, rustix::net::sockopt::Timeout::Recv, Some(limit))
-}
+/// How long a process whose calls somebody supervises is waited for: a supervisor that never answers must not stop whoever
+/// starts the container. What it does to the program after that is between the two.
+pub(crate) const SUPERVISED: Duration = Duration::from_secs(3);
 
 /// Sends one token. *Child-safe.*
 pub(crate) fn say(end: BorrowedFd<'_>, token: u8) -> Result<(), Errno> {
@@ -102,18 +101,21 @@ impl LateFailure {
     /// As [`LateFailure::hear`], of a process whose system calls somebody supervises: after a few seconds its program
     /// counts as executed, since it is somebody else who decides when.
     pub fn hear_supervised(gate: impl AsFd) -> Result<Option<Self>, Errno> {
-        set_patience(gate.as_fd(), SUPERVISED_SECONDS)?;
-        match Self::hear(gate) {
-            Err(Errno::AGAIN) => Ok(None),
+        match Self::hear(gate, SUPERVISED) {
+            Err(Errno::TIMEDOUT) => Ok(None),
             result => result,
         }
     }
 
-    /// Waits until the process behind the gate has executed its program (`None`) or says why it could not.
-    pub fn hear(gate: impl AsFd) -> Result<Option<Self>, Errno> {
+    /// Waits until the process behind the gate has executed its program (`None`) or says why it could not; `ETIMEDOUT`
+    /// when it does neither within `limit`.
+    pub fn hear(gate: impl AsFd, limit: Duration) -> Result<Option<Self>, Errno> {
         let mut message = [0; Self::LENGTH];
         let mut filled = 0;
         while filled < message.len() {
+            if !readable(&gate, limit)? {
+                return Err(Errno::TIMEDOUT);
+            }
             match read(&gate, &mut message[filled..]) {
                 Ok(0) | Err(Errno::CONNRESET) => return Ok(None),
                 Ok(count) => filled += count,

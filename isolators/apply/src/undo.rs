@@ -2,9 +2,11 @@
 //! fails is named.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use cofferdam_linux::cgroup::Cgroup;
 use cofferdam_linux::process::Child;
+use cofferdam_linux::wait::readable;
 use cofferdam_plan::{Plan, Undo};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -39,11 +41,18 @@ pub(crate) fn undo(
     left
 }
 
-/// Kills the child and waits for its end.
-pub(crate) fn kill(child: &Child) -> Result<(), Errno> {
+/// How long a killed child is waited for. One that hangs in the kernel (a dead network file system) outlives this, and is
+/// named as left behind.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Kills the child, waits for its end and reaps it.
+pub fn kill(child: &Child) -> Result<(), Errno> {
     match pidfd_send_signal(&child.pidfd, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => {}
         Err(errno) => return Err(errno),
+    }
+    if !readable(&child.pidfd, KILL_LIMIT)? {
+        return Err(Errno::TIMEDOUT);
     }
     loop {
         match waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED) {

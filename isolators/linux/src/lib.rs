@@ -26,3 +26,4 @@ pub mod sealed;
 pub mod seccomp;
 pub mod signal;
 pub mod terminal;
+pub mod wait;

@@ -31,7 +31,8 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-const CLONE_PARENT: u64 = 0x8000;
+/// The child becomes the caller's sibling, clone(2).
+pub const CLONE_PARENT: u64 = 0x8000;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_PARENT_SETTID: u64 = 0x0010_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
@@ -42,6 +43,9 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Clones a child with the namespaces in `flags` (`CLONE_NEW*`), straight into the v2 cgroup `cgroup` when given, and
 /// runs `body` in it; what `body` returns is the child's exit status. The child starts with every signal blocked and no
 /// handler of ours.
+///
+/// With `CLONE_PARENT` in `flags` the child is the caller's sibling: the caller's parent reaps it, and the caller's pidfd of
+/// it goes with the caller.
 ///
 /// `body` must be child-safe: the caller may have threads, and a lock held by one of them at this moment stays locked for
 /// ever in the child. Linux 5.7.

@@ -74,31 +74,69 @@ impl std::os::fd::AsFd for Watch {
     }
 }
 
-/// The dispositions a program expects at its start: those that an ancestor may have set to be ignored are put back to
-/// their default (Rust itself ignores SIGPIPE), and nothing is blocked. *Child-safe.*
+/// The dispositions a program expects at its start: whatever an ancestor has set to be ignored is put back to its default
+/// (Rust itself ignores SIGPIPE), and nothing is blocked. Of all 64, by the raw call: the C library refuses to touch the
+/// two that it keeps for itself, 32 and 33, and a program with another C library expects them at their default too.
+/// *Child-safe.*
 pub fn reset_to_defaults() -> Result<(), Errno> {
-    const INHERITED: [i32; 9] = [
-        libc::SIGHUP,
-        libc::SIGINT,
-        libc::SIGQUIT,
-        libc::SIGPIPE,
-        libc::SIGTERM,
-        libc::SIGCHLD,
-        libc::SIGTSTP,
-        libc::SIGTTIN,
-        libc::SIGTTOU,
-    ];
-    for signal in INHERITED {
-        // SAFETY: SIG_DFL is a valid disposition of each of these signals, and installs no code.
-        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
-            return Err(Errno::INVAL);
-        }
+    /// `struct sigaction` of the kernel, whose size is the same on all architectures with the generic layout.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Action {
+        handler: usize,
+        flags: usize,
+        restorer: usize,
+        mask: u64,
     }
-    // SAFETY: the set is live and initialised by sigemptyset.
-    unsafe {
-        let mut none = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    const LAST: i32 = 64;
+    const SET_BYTES: usize = size_of::<u64>();
+    let default = Action::default();
+    for signal in (1..=LAST).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        // SAFETY: `default` is a live kernel sigaction that installs no code (SIG_DFL is 0); the old one is not asked for.
+        let result = unsafe {
+            let old = std::ptr::null_mut::<Action>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, old, SET_BYTES)
+        };
+        crate::process::check(result)?;
     }
-    Ok(())
+    let none = 0u64;
+    // SAFETY: the set is live and of the size given; the old one is not asked for.
+    let result = unsafe {
+        let old = std::ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, old, SET_BYTES)
+    };
+    crate::process::check(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{Vector, clone_child, exec};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_program_starts_with_no_signal_ignored_or_blocked() {
+        let child = clone_child(0, None, || {
+            for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+                let ignore = [libc::SIG_IGN, 0, 0, 0];
+                // SAFETY: a live kernel sigaction of four words; only this child's dispositions change.
+                unsafe {
+                    let old = std::ptr::null_mut::<usize>();
+                    libc::syscall(libc::SYS_rt_sigaction, signal, ignore.as_ptr(), old, 8);
+                }
+            }
+            if reset_to_defaults().is_err() {
+                return 2;
+            }
+            let script = c"! grep -E '^Sig(Blk|Ign):.*[1-9a-f]' /proc/self/status";
+            let _ = exec(c"/bin/sh", &Vector::new([c"sh", c"-c", script]), &Vector::new([c"PATH=/bin"]));
+            3
+        });
+        let pidfd = child.unwrap().pidfd;
+        let status = rustix::process::waitid(
+            rustix::process::WaitId::PidFd(pidfd.as_fd()),
+            rustix::process::WaitIdOptions::EXITED,
+        );
+        assert_eq!(status.unwrap().unwrap().exit_status(), Some(0));
+    }
 }

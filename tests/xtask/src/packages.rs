@@ -40,6 +40,7 @@ const NEEDED: &[Needed] = &[
     needed("crun", "peer"),
     needed("podman", "drives cofferdam-oci as its runtime"),
     needed("conmon", "podman's monitor"),
+    needed("uidmap", "maps an ordinary user's subordinate ids"),
     needed("containerd", "calls cofferdam-oci through its shim; brings ctr"),
     needed("docker.io", "Docker and Swarm call cofferdam-oci"),
     needed("slurm-wlm", "srun --container calls cofferdam-oci"),

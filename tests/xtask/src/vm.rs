@@ -65,12 +65,10 @@ const LAUNCH: (&str, &str) = ("cofferdam-runtime", "launch");
 const LIBRARY: (&str, &str) = ("cofferdam-executor", "library");
 const TASKS: (&str, &str) = ("cofferdam-tests", "tasks");
 const CALLERS: (&str, &str) = ("cofferdam-tests", "callers");
-const CHECKPOINT: (&str, &str) = ("cofferdam-tests", "checkpoint");
 const FAULTS: (&str, &str) = ("cofferdam-tests", "faults");
 const TOO_MANY: &str = "so many launches take minutes in emulation";
 const TOO_LARGE: &str = "unpacking Debian takes minutes in emulation";
 const NO_ENGINES: &str = "the machine has no podman, containerd, Docker or Slurm";
-const NO_CRIU: &str = "the machine has no CRIU, and no network to fetch it";
 const SWEPT: &str = "its steps are also in the sweeps of limits and user_namespace, which run here";
 
 const EXCLUDED: &[Exclusion] = &[
@@ -80,9 +78,8 @@ const EXCLUDED: &[Exclusion] = &[
     without(TASKS, "images_of_other_programs_are_pulled_and_run", TOO_LARGE),
     without(TASKS, "curl_reaches_nginx_through_a_published_port", TOO_LARGE),
     without(TASKS, "a_run_killed_at_any_moment", TOO_MANY),
-    // Every test's name has one of these.
+    // Every test's name has one.
     without(CALLERS, "_", NO_ENGINES),
-    without(CHECKPOINT, "_", NO_CRIU),
     without(FAULTS, "default", SWEPT),
     without(FAULTS, "hooks_and_bind", SWEPT),
     without(FAULTS, "joined_network", SWEPT),

@@ -37,8 +37,12 @@ fn enter_time(offsets: &Text) -> Result<(), Errno> {
     // Becoming root in a new user namespace made this process non-dumpable, and its /proc files somebody else's. Nobody
     // else is in its namespaces yet; the plan forbids dumps again before it joins any.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
-    let file = open(c"/proc/self/timens_offsets", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    write_whole(file.as_fd(), offsets.as_c_str().to_bytes())?;
+    let offsets = offsets.as_c_str().to_bytes();
+    // The kernel takes lines; no line at all is an error to it.
+    if !offsets.is_empty() {
+        let file = open(c"/proc/self/timens_offsets", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        write_whole(file.as_fd(), offsets)?;
+    }
     let namespace =
         open(c"/proc/self/ns/time_for_children", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     process::set_namespace(namespace.as_fd(), Namespace::Time.flag())

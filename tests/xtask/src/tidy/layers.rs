@@ -6,6 +6,7 @@ use crate::workspace::{Package, Workspace};
 
 /// Every crate and its layer. Tools sit above all layers: nothing may link them.
 const LAYERS: &[(&str, u8)] = &[
+    ("regex", 0),
     ("cofferdam-plan", 0),
     ("cofferdam-linux", 0),
     ("cofferdam-apply", 1),

@@ -1,0 +1,552 @@
+//! Containers without privilege over the host: of an ordinary user, of the root of somebody's user namespace, of podman when
+//! such a user calls it; and user namespaces that root makes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cofferdam_tests::bundle::Bundle;
+use cofferdam_tests::needs;
+use cofferdam_tests::oci::{Outcome, Runtime, outcome};
+use cofferdam_tests::user::{FIRST_SUBORDINATE, ID, SUBORDINATES, User};
+use cofferdam_tests::world::World;
+use serde_json::{Value, json};
+
+/// The programs that write maps of more than one's own id.
+const HELPERS: &[&str] = &["newuidmap", "newgidmap"];
+
+/// Runs a test's body in a world with an ordinary user.
+fn as_user(body: impl Fn(&World, &User, &Runtime)) {
+    if !needs::root() || !needs::programs(&["busybox", "ip"]) {
+        return;
+    }
+    let world = World::enter().unwrap();
+    let user = User::make().unwrap();
+    let runtime = Runtime::ours(&world.state());
+    user.program(runtime.program()).unwrap();
+    let watch = world.watch();
+    body(&world, &user, &runtime);
+    watch.end();
+}
+
+/// A bundle of the user's own, with the configuration that `spec --rootless` writes for him.
+fn bundle(user: &User, runtime: &Runtime, name: &str, script: &str) -> (Bundle, Value) {
+    let folder = user.home().join(name);
+    let bundle = Bundle::make(&folder, &["true"], |_| {}).unwrap();
+    std::fs::remove_file(folder.join("config.json")).unwrap();
+    user.give(&folder).unwrap();
+    let mut spec = user.call(runtime, &["spec", "--rootless", "--bundle", folder.to_str().unwrap()]).unwrap();
+    assert!(spec.status().unwrap().success());
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    config["process"]["args"] = json!(["sh", "-c", script]);
+    config["process"]["terminal"] = json!(false);
+    (bundle, config)
+}
+
+fn run(user: &User, runtime: &Runtime, bundle: &Bundle, id: &str) -> Outcome {
+    outcome(&mut user.call(runtime, &["run", "--bundle", bundle.path().to_str().unwrap(), id]).unwrap())
+        .unwrap()
+}
+
+fn ranges() -> Value {
+    json!([
+        { "containerID": 0, "hostID": ID, "size": 1 },
+        { "containerID": 1, "hostID": FIRST_SUBORDINATE, "size": SUBORDINATES }
+    ])
+}
+
+fn map(config: &mut Value, ranges: &Value) {
+    config["linux"]["uidMappings"] = ranges.clone();
+    config["linux"]["gidMappings"] = ranges.clone();
+}
+
+/// What a row of a table expects.
+enum Expect {
+    /// The program ends with 0 and says this.
+    Says(&'static str),
+    /// The runtime refuses, in words that have this in them.
+    Refused(&'static str),
+}
+use Expect::{Refused, Says};
+
+/// A change of the configuration, a script, and what comes of it.
+type Row = (&'static str, fn(&mut Value), &'static str, Expect);
+
+const UNPRIVILEGED: &[Row] = &[
+    // user_namespaces(7): one line for oneself, with setgroups denied.
+    (
+        "one id",
+        |_| {},
+        "id -u; cat /proc/self/uid_map | tr -s ' '; cat /proc/self/setgroups",
+        Says("0\n 0 54321 1\ndeny\n"),
+    ),
+    (
+        "devices are bound",
+        |_| {},
+        "echo x > /dev/null && head -c 3 /dev/zero | wc -c && test -c /dev/full",
+        Says("3\n"),
+    ),
+    ("sysfs is the host's", |_| {}, "touch /sys/kernel/x 2>/dev/null || echo read-only", Says("read-only\n")),
+    (
+        "a cgroup mount shows the caller's, never to be written",
+        |config| {
+            config["mounts"].as_array_mut().unwrap().push(json!({
+                "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]
+            }));
+        },
+        "cd /sys/fs/cgroup; for folder in *; do mkdir $folder/x 2>/dev/null && echo made; done; echo none",
+        Says("none\n"),
+    ),
+    (
+        "a bind of a folder that is closed to others",
+        |config| {
+            config["mounts"].as_array_mut().unwrap().push(json!({
+                "destination": "/data", "type": "bind", "source": "/tmp/home/closed", "options": ["rbind", "rw"]
+            }));
+        },
+        "cat /data/word; echo more > /data/more; stat -c %u /data/more",
+        Says("secret\n0\n"),
+    ),
+    (
+        "a higher out-of-memory score",
+        |config| config["process"]["oomScoreAdj"] = json!(321),
+        "cat /proc/self/oom_score_adj",
+        Says("321\n"),
+    ),
+    (
+        "a lower one is not his to give",
+        |config| config["process"]["oomScoreAdj"] = json!(-500),
+        "cat /proc/self/oom_score_adj",
+        Says("0\n"),
+    ),
+    (
+        "limits above his own",
+        |config| {
+            config["process"]["rlimits"] =
+                json!([{ "type": "RLIMIT_NOFILE", "soft": 1 << 30, "hard": 1 << 30 }]);
+        },
+        "echo ran",
+        Says("ran\n"),
+    ),
+    (
+        "privileges that grow",
+        |config| config["process"]["noNewPrivileges"] = json!(false),
+        "echo ran",
+        Says("ran\n"),
+    ),
+    (
+        "no user namespace",
+        |config| {
+            config["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "user");
+            config["linux"].as_object_mut().unwrap().remove("uidMappings");
+            config["linux"].as_object_mut().unwrap().remove("gidMappings");
+        },
+        "",
+        Refused("user namespace"),
+    ),
+    (
+        "supplementary groups (CVE-2014-8989)",
+        |config| config["process"]["user"]["additionalGids"] = json!([0]),
+        "",
+        Refused("/etc/subgid"),
+    ),
+    (
+        "a user who is not mapped",
+        |config| config["process"]["user"]["uid"] = json!(7),
+        "",
+        Refused("not mapped"),
+    ),
+    (
+        "a limit that cannot hold",
+        |config| config["linux"]["resources"] = json!({ "memory": { "limit": 64 << 20 } }),
+        "",
+        Refused("cannot set memory."),
+    ),
+    (
+        "a cgroup that he may not make",
+        |config| config["linux"]["cgroupsPath"] = json!("/cofferdam-rootless-denied"),
+        "",
+        Refused("ermission denied"),
+    ),
+    (
+        "device rules alone are no limit that he could break",
+        |config| {
+            config["linux"]["resources"] = json!({ "devices": [{ "allow": false, "access": "rwm" }] });
+        },
+        "echo ran",
+        Says("ran\n"),
+    ),
+    (
+        "a new sysfs without a network namespace",
+        |config| {
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            mounts.retain(|mount| mount["destination"] != "/sys");
+            mounts.push(json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs" }));
+        },
+        "",
+        Refused("network namespace"),
+    ),
+    (
+        "a new sysfs with one",
+        |config| {
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "network" }));
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            mounts.retain(|mount| mount["destination"] != "/sys");
+            mounts.push(json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs" }));
+            config["linux"]["sysctl"] = json!({ "net.ipv4.ip_forward": "1" });
+        },
+        "ls /sys/class/net; cat /proc/sys/net/ipv4/ip_forward",
+        Says("lo\n1\n"),
+    ),
+    (
+        "clocks of its own",
+        |config| {
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "time" }));
+            config["linux"]["timeOffsets"] = json!({ "boottime": { "secs": 1_000_000_000 } });
+        },
+        "cut -c1 /proc/uptime",
+        Says("1\n"),
+    ),
+];
+
+const WITH_RANGES: &[Row] = &[
+    (
+        "ranges through the helpers, with groups",
+        |config| {
+            map(config, &ranges());
+            config["process"]["user"] = json!({ "uid": 5, "gid": 6, "additionalGids": [7, 8] });
+        },
+        "id; wc -l < /proc/self/uid_map",
+        Says("uid=5 gid=6 groups=7,8\n2\n"),
+    ),
+    (
+        "ranges and his own group",
+        |config| config["linux"]["uidMappings"] = ranges(),
+        "cat /proc/self/setgroups; wc -l < /proc/self/uid_map",
+        Says("deny\n2\n"),
+    ),
+    (
+        "ranges that are somebody else's",
+        |config| map(config, &json!([{ "containerID": 0, "hostID": 0, "size": 1000 }])),
+        "",
+        Refused("newgidmap: gid range [0-1000) -> [0-1000) not allowed"),
+    ),
+];
+
+fn check_rows(rows: &[Row]) {
+    as_user(|_, user, runtime| {
+        let closed = user.home().join("closed");
+        std::fs::create_dir(&closed).unwrap();
+        std::fs::write(closed.join("word"), "secret\n").unwrap();
+        user.give(&closed).unwrap();
+        std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).unwrap();
+        let (bundle, plain) = bundle(user, runtime, "bundle", "");
+        if let Some(peer) = Runtime::peer(&user.runtime_folder()).filter(|peer| peer.name() == "runc") {
+            let mut config = plain.clone();
+            config["process"]["args"] = json!(["cat", "/proc/self/uid_map"]);
+            bundle.configure(&config).unwrap();
+            let said = [&peer, runtime].map(|runtime| run(user, runtime, &bundle, "c").stdout);
+            assert_eq!(said[0], said[1], "{} disagrees", peer.name());
+        }
+        for (name, change, script, expected) in rows {
+            let mut config = plain.clone();
+            config["process"]["args"] = json!(["sh", "-c", script]);
+            change(&mut config);
+            bundle.configure(&config).unwrap();
+            let outcome = run(user, runtime, &bundle, "c");
+            match expected {
+                Says(words) => {
+                    assert_eq!(
+                        (outcome.status, outcome.stdout.as_str()),
+                        (Some(0), *words),
+                        "{name}: {outcome:?}"
+                    );
+                    assert_eq!(outcome.stderr, "", "{name}");
+                }
+                Refused(words) => {
+                    assert!(
+                        outcome.status != Some(0) && outcome.stderr.contains(words),
+                        "{name}: {outcome:?}"
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn an_ordinary_user_gets_what_needs_no_privilege_and_a_clear_no_to_the_rest() {
+    check_rows(UNPRIVILEGED);
+}
+
+#[test]
+fn newuidmap_and_newgidmap_map_what_etc_subuid_allows() {
+    if needs::programs(HELPERS) {
+        check_rows(WITH_RANGES);
+    }
+}
+
+/// runtime.md, "Lifecycle", with the state where the user's session keeps such things.
+#[test]
+fn an_ordinary_user_creates_starts_enters_lists_kills_and_deletes() {
+    as_user(|_, user, runtime| {
+        let (bundle, config) = bundle(user, runtime, "bundle", "sleep 1000");
+        let single = json!([{ "containerID": 0, "hostID": ID, "size": 1 }]);
+        let maps =
+            if needs::find_program("newuidmap").is_some() { vec![single, ranges()] } else { vec![single] };
+        for ids in maps {
+            let mut config = config.clone();
+            map(&mut config, &ids);
+            bundle.configure(&config).unwrap();
+            let call = |arguments: &[&str]| {
+                let outcome = outcome(&mut user.call(runtime, arguments).unwrap()).unwrap();
+                assert_eq!(outcome.status, Some(0), "{arguments:?} {outcome:?}");
+                outcome.stdout
+            };
+            call(&["create", "--bundle", bundle.path().to_str().unwrap(), "c"]);
+            assert!(user.runtime_folder().join("cofferdam/c/state.json").exists());
+            let state: Value = serde_json::from_str(&call(&["state", "c"])).unwrap();
+            assert_eq!(state["status"], "created");
+            // Nothing of the container may reach the program through /proc/PID/exe: without privilege it is a sealed copy.
+            let program = std::fs::read_link(format!("/proc/{}/exe", state["pid"])).unwrap();
+            assert!(program.to_string_lossy().starts_with("/memfd:cofferdam"), "{program:?}");
+            call(&["start", "c"]);
+            let inside =
+                call(&["exec", "c", "sh", "-c", "id -u; echo $(($$ > 1)); grep -c ^CapEff /proc/1/status"]);
+            assert_eq!(inside, "0\n1\n1\n");
+            assert_eq!(
+                call(&["exec", "--env", "A=b", "--cwd", "/tmp", "c", "sh", "-c", "pwd; echo $A"]),
+                "/tmp\nb\n"
+            );
+            let pids: Vec<i32> = serde_json::from_str(&call(&["ps", "--format", "json", "c"])).unwrap();
+            assert_eq!(pids, [i32::try_from(state["pid"].as_i64().unwrap()).unwrap()]);
+            assert!(call(&["list"]).contains("running"));
+            call(&["kill", "c", "KILL"]);
+            call(&["delete", "--force", "c"]);
+            assert_eq!(call(&["list", "--quiet"]), "");
+        }
+    });
+}
+
+#[test]
+fn a_state_root_that_cannot_be_made_is_named() {
+    as_user(|_, user, runtime| {
+        let mut list = user.call(runtime, &["list"]).unwrap();
+        let outcome = outcome(list.env("XDG_RUNTIME_DIR", "/proc/nowhere")).unwrap();
+        assert_ne!(outcome.status, Some(0));
+        assert!(outcome.stderr.contains("/proc/nowhere/cofferdam"), "{outcome:?}");
+    });
+}
+
+/// Root of a namespace that somebody else made: podman's situation.
+#[test]
+fn root_of_a_user_namespace_needs_no_other_and_may_have_one() {
+    as_user(|_, user, runtime| {
+        let (bundle, config) = bundle(user, runtime, "bundle", "id -u; echo $(cat /proc/self/uid_map)");
+        let mut flat = config.clone();
+        flat["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "user");
+        flat["linux"].as_object_mut().unwrap().remove("uidMappings");
+        flat["linux"].as_object_mut().unwrap().remove("gidMappings");
+        let mut nested = config;
+        map(&mut nested, &json!([{ "containerID": 0, "hostID": 0, "size": 1 }]));
+        let program = user.program(runtime.program()).unwrap();
+        let folder = bundle.path().to_str().unwrap();
+        // With its own mounts and without: then it is root of nothing that matters.
+        for (flags, config, says) in [
+            ("-Urm", &flat, format!("0\n0 {ID} 1\n")),
+            ("-Ur", &flat, format!("0\n0 {ID} 1\n")),
+            ("-Urm", &nested, "0\n0 0 1\n".to_owned()),
+        ] {
+            bundle.configure(config).unwrap();
+            let mut unshare = user.command("/bin/busybox");
+            unshare.args(["unshare", flags, program.to_str().unwrap(), "run", "--bundle", folder, "c"]);
+            let outcome = outcome(&mut unshare).unwrap();
+            if flags == "-Ur" {
+                assert!(outcome.stderr.contains("user namespace"), "{outcome:?}");
+                continue;
+            }
+            assert_eq!((outcome.status, outcome.stdout), (Some(0), says), "{flags} {}", outcome.stderr);
+            let mut config = config.clone();
+            config["process"]["args"] = json!(["sleep", "1000"]);
+            bundle.configure(&config).unwrap();
+            let script = format!(
+                "set -e; c={}; $c run --detach --bundle {folder} c > /dev/null; $c exec c sh -c 'echo $(($$ > 1))'; \
+                 $c delete --force c",
+                program.display()
+            );
+            let mut unshare = user.command("/bin/busybox");
+            let outcome =
+                cofferdam_tests::oci::outcome(unshare.args(["unshare", flags, "sh", "-c", &script])).unwrap();
+            assert_eq!(
+                (outcome.status, outcome.stdout.as_str()),
+                (Some(0), "1\n"),
+                "{flags} {}",
+                outcome.stderr
+            );
+        }
+    });
+}
+
+/// A root file system whose owner is the first of some range of ids, below a folder that is root's alone.
+fn shifted(world: &World, first: u32) -> Bundle {
+    fn shift(path: &Path, first: u32) {
+        std::os::unix::fs::lchown(path, Some(first), Some(first)).unwrap();
+        if path.symlink_metadata().unwrap().is_dir() {
+            std::fs::read_dir(path).unwrap().for_each(|entry| shift(&entry.unwrap().path(), first));
+        }
+    }
+    let bundle = Bundle::make(&world.files().join("shifted"), &["true"], |_| {}).unwrap();
+    shift(&bundle.rootfs(), first);
+    bundle
+}
+
+/// user_namespaces(7), and whatever belongs to one: mqueue, devpts, sysfs, clocks, kernel parameters, the terminal.
+#[test]
+fn root_gives_containers_user_namespaces_of_their_own_and_of_others() {
+    const FIRST: u32 = 7_000_000;
+    if !needs::root() || !needs::programs(&["busybox", "ip"]) {
+        return;
+    }
+    let world = World::enter().unwrap();
+    let bundle = shifted(&world, FIRST);
+    let script = "echo $(cat /proc/self/uid_map); touch /made /dev/mqueue/q; stat -c %u /made; ls /sys/class/net; \
+                  cat /proc/sys/net/ipv4/ip_forward; head -c 2 /dev/zero | wc -c; id -u; id -G";
+    let says = format!("0 {FIRST} 65536\n0\nlo\n1\n2\n0\n0 9\n");
+    let plain: Value =
+        serde_json::from_slice(&std::fs::read(bundle.path().join("config.json")).unwrap()).unwrap();
+    let ids = json!([{ "containerID": 0, "hostID": FIRST, "size": 65536 }]);
+    let configure = |namespaces: Value| {
+        let mut config = plain.clone();
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        config["process"]["user"]["additionalGids"] = json!([9]);
+        config["linux"]["namespaces"] = namespaces;
+        config["linux"]["sysctl"] = json!({ "net.ipv4.ip_forward": "1" });
+        map(&mut config, &ids);
+        bundle.configure(&config).unwrap();
+    };
+    let mut holder =
+        Command::new("/bin/busybox").args(["unshare", "-U", "-n", "sleep", "1000"]).spawn().unwrap();
+    let namespace = |kind: &str| format!("/proc/{}/ns/{kind}", holder.id());
+    wait_for_other(&PathBuf::from(namespace("user")));
+    for file in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{}/{file}", holder.id()), format!("0 {FIRST} 65536")).unwrap();
+    }
+    let own = |kinds: &[&str]| kinds.iter().map(|kind| json!({ "type": kind })).collect::<Vec<_>>();
+    let mut joined = own(&["pid", "ipc", "uts", "mount", "cgroup"]);
+    joined.push(json!({ "type": "user", "path": namespace("user") }));
+    joined.push(json!({ "type": "network", "path": namespace("net") }));
+    let runtime = Runtime::ours(&world.state());
+    for (name, namespaces) in [
+        ("own", own(&["user", "pid", "network", "ipc", "uts", "mount", "cgroup"])),
+        ("with clocks", own(&["user", "pid", "network", "ipc", "uts", "mount", "time"])),
+        ("joined", joined),
+    ] {
+        configure(json!(namespaces));
+        let outcome = runtime.run("c", bundle.path()).unwrap();
+        assert_eq!((outcome.status, &outcome.stdout), (Some(0), &says), "{name}: {}", outcome.stderr);
+        assert_eq!(bundle.rootfs().join("made").metadata().unwrap().uid(), FIRST, "{name}");
+        std::fs::remove_file(bundle.rootfs().join("made")).unwrap();
+    }
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+/// Waits until a process has left this namespace.
+fn wait_for_other(namespace: &Path) {
+    let own = std::fs::read_link("/proc/self/ns/user").unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while std::fs::read_link(namespace).is_ok_and(|theirs| theirs == own) {
+        assert!(std::time::Instant::now() < deadline, "the namespace was never made");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// podman as an ordinary user: conmon calls create as root of podman's namespace, podman itself exec, kill and delete.
+#[test]
+fn podman_of_an_ordinary_user_runs_execs_and_removes() {
+    if !needs::programs(&["podman", "conmon", "newuidmap", "newgidmap", "tar"]) {
+        return;
+    }
+    as_user(|world, user, runtime| {
+        let (bundle, _) = bundle(user, runtime, "bundle", "");
+        let archive = user.home().join("image.tar");
+        let tar =
+            Command::new("tar").arg("-C").arg(bundle.rootfs()).arg("-cf").arg(&archive).arg(".").status();
+        assert!(tar.unwrap().success());
+        user.give(&archive).unwrap();
+        let program = user.program(runtime.program()).unwrap();
+        let podman = |arguments: &[&str]| {
+            let mut podman = user.command("podman");
+            podman.arg("--runtime").arg(&program);
+            podman.args([
+                "--cgroup-manager",
+                "cgroupfs",
+                "--events-backend",
+                "none",
+                "--storage-driver",
+                "vfs",
+            ]);
+            outcome(podman.args(arguments)).unwrap()
+        };
+        // Limits that podman would raise above what this machine allows.
+        let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"];
+        let imported = podman(&["import", archive.to_str().unwrap(), "image"]);
+        assert_eq!(imported.status, Some(0), "{imported:?}");
+        let container = |flags: &[&str], command: &[&str]| {
+            let network = if flags.contains(&"--network") { &[][..] } else { &["--network", "none"] };
+            podman(&[&["run"], &limits[..], network, flags, &["image"], command].concat())
+        };
+        for (flags, command, status, says) in [
+            (&["--rm"][..], "id -u; exit 7", 7, "0\n"),
+            (&["--rm", "--user", "5:6"], "id -u; id -g", 0, "5\n6\n"),
+            (&["--rm", "--userns", "keep-id"], "id -u", 0, "54321\n"),
+            (&["--rm", "--userns", "auto"], "id -u", 0, "0\n"),
+            // The storage's folder has belonged to either of two ids by now.
+            (&["--rm", "--userns", "keep-id"], "id -u", 0, "54321\n"),
+            (
+                &["--rm", "--read-only", "--tmpfs", "/x", "-v", "/tmp/home/bundle:/v:ro"],
+                "touch /v/a /x/b; ls /x",
+                0,
+                "b\n",
+            ),
+            (&["--rm", "--network", "host", "--pid", "host"], "echo ran", 0, "ran\n"),
+        ] {
+            let outcome = container(flags, &["sh", "-c", command]);
+            assert_eq!(
+                (outcome.status, outcome.stdout.as_str()),
+                (Some(status), says),
+                "{flags:?}: {outcome:?}"
+            );
+        }
+        let calls: &[(&[&str], &str)] = &[
+            (&["exec", "one", "sh", "-c", "id -u; echo $(($$ > 1))"], "0\n1\n"),
+            (&["exec", "-t", "one", "tty"], "/dev/pts/0\r\n"),
+            (&["exec", "--user", "7", "one", "id", "-u"], "7\n"),
+            (&["inspect", "--format", "{{.State.Status}}", "one"], "running\n"),
+            (&["stop", "--time", "0", "one"], ""),
+            (&["inspect", "--format", "{{.State.ExitCode}}", "one"], "137\n"),
+            (&["start", "one"], ""),
+            (&["exec", "one", "id", "-u"], "0\n"),
+            (&["rm", "--force", "--time", "0", "one"], ""),
+        ];
+        let started = container(&["--detach", "--name", "one"], &["sleep", "1000"]);
+        assert_eq!(started.status, Some(0), "{started:?}");
+        for (arguments, says) in calls {
+            let outcome = podman(arguments);
+            assert_eq!(outcome.status, Some(0), "{arguments:?}: {outcome:?}");
+            assert!(says.is_empty() || outcome.stdout == *says, "{arguments:?}: {outcome:?}");
+        }
+        let left = podman(&["system", "reset", "--force"]);
+        assert_eq!(left.status, Some(0), "{left:?}");
+        // podman leaves a process behind that holds its namespace.
+        let pause = user.runtime_folder().join("libpod/tmp/pause.pid");
+        if let Ok(pid) = std::fs::read_to_string(pause) {
+            let _ = user.command("/bin/busybox").args(["kill", "-9", pid.trim()]).status();
+        }
+        cofferdam_tests::process::reap();
+        let _ = world;
+    });
+}
