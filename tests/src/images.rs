@@ -28,7 +28,8 @@ const DEBIAN_SUITE: &str = "bookworm";
 const SEARCH_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The programs without which the images cannot be made.
-const PROGRAMS: &[&str] = &["debootstrap", "umoci", "skopeo", "docker-registry", "busybox"];
+const PROGRAMS: &[&str] =
+    &["debootstrap", "umoci", "skopeo", "docker-registry", "busybox", "setpriv", "unshare"];
 
 /// What is in the registry, as skopeo pushed it.
 const PUSHED: &[Pushed] = &[
@@ -64,18 +65,7 @@ impl Images {
         if folder.exists() {
             return Ok(images);
         }
-        let parent = folder.parent().context("the images' folder has no parent")?;
-        std::fs::create_dir_all(parent)?;
-        // Tests are processes: whoever comes second waits for the first.
-        let lock = File::create(parent.join("lock"))?;
-        lock.lock()?;
-        if !folder.exists() {
-            let partial = parent.join("partial");
-            let _ = std::fs::remove_dir_all(&partial);
-            std::fs::create_dir(&partial)?;
-            make(&partial).context("making the fixture images")?;
-            std::fs::rename(&partial, &folder)?;
-        }
+        once(&folder, |partial| make(partial).context("making the fixture images"))?;
         Ok(images)
     }
 
@@ -103,6 +93,35 @@ fn folder() -> PathBuf {
     // target/TRIPLE/PROFILE/deps/EXECUTABLE; cargo marks its folders, and the topmost is the one that lasts.
     let target = own.ancestors().filter(|folder| folder.join("CACHEDIR.TAG").exists()).last();
     target.unwrap_or(Path::new("target")).join("fixtures").join(format!("images-{VERSION}"))
+}
+
+/// Makes a folder that many processes want, in one of them: whoever comes second waits for the first.
+///
+/// It is filled under another name, so that one that is there is whole. What a maker that was killed has left is removed.
+fn once(folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let parent = folder.parent().context("the images' folder has no parent")?;
+    std::fs::create_dir_all(parent)?;
+    let lock = File::create(parent.join("lock"))?;
+    lock.lock()?;
+    if folder.exists() {
+        return Ok(());
+    }
+    let partial = parent.join("partial");
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
+    }
+    std::fs::create_dir(&partial)?;
+    make(&partial)?;
+    std::fs::rename(&partial, folder).context("putting what was made in its place")
+}
+
+/// A program that mounts below a folder of ours and runs long: in a mount namespace of its own, where what it leaves
+/// mounted cannot stay, and killed with all its children when the calling thread ends before it does.
+fn confined(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]);
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--", program]);
+    command
 }
 
 fn make(folder: &Path) -> Result<()> {
@@ -140,7 +159,7 @@ fn busybox(layout: &Path, work: &Path) -> Result<()> {
 
 fn debian(layout: &Path, work: &Path) -> Result<()> {
     let rootfs = work.join("debian");
-    succeed(Command::new("debootstrap").args(["--variant=minbase", DEBIAN_SUITE]).arg(&rootfs))?;
+    succeed(confined("debootstrap").args(["--variant=minbase", DEBIAN_SUITE]).arg(&rootfs))?;
     empty(&rootfs.join("var/cache/apt/archives"))?;
     empty(&rootfs.join("var/lib/apt/lists"))?;
     image(layout, "debian", &rootfs, "/bin/bash")
@@ -179,7 +198,7 @@ fn nginx(layout: &Path, work: &Path) -> Result<()> {
 }
 
 fn chroot(rootfs: &Path, command: &[&str]) -> Result<()> {
-    let mut chroot = Command::new("chroot");
+    let mut chroot = confined("chroot");
     chroot.arg(rootfs).args(command).env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
     succeed(&mut chroot).map(drop)
 }
@@ -222,4 +241,62 @@ fn push(layout: &Path, storage: &Path) -> Result<()> {
 fn empty(folder: &Path) -> Result<()> {
     let _ = std::fs::remove_dir_all(folder);
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Stdio;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_many_want_is_made_by_one_of_them_while_the_others_wait() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("made");
+        // A maker that was killed has left this.
+        std::fs::create_dir_all(parent.path().join("partial/half")).unwrap();
+        let makers = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    once(&folder, |partial| {
+                        makers.fetch_add(1, Ordering::Relaxed);
+                        std::fs::write(partial.join("content"), "whole").context("writing")
+                    })
+                    .unwrap();
+                    assert_eq!(std::fs::read(folder.join("content")).unwrap(), b"whole");
+                });
+            }
+        });
+        assert_eq!(makers.into_inner(), 1);
+        assert!(!parent.path().join("partial").exists() && !folder.join("half").exists());
+    }
+
+    #[test]
+    fn what_a_confined_program_mounts_is_gone_with_it_and_it_ends_with_its_caller() {
+        if !needs::root() || !needs::programs(&["setpriv", "unshare"]) {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().to_string_lossy().into_owned();
+        let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        succeed(confined("mount").args(["-t", "proc", "proc", &at])).unwrap();
+        assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+        // The thread that starts it ends at once; only the program's end closes the pipe.
+        let script = format!("mount -t tmpfs left {at} && echo mounted && exec sleep 1000");
+        let child = std::thread::spawn(move || {
+            let mut child = confined("sh").args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+            let mut word = [0; 8];
+            child.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
+            assert_eq!(&word, b"mounted\n");
+            child
+        });
+        let mut child = child.join().unwrap();
+        child.stdout.take().unwrap().read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+    }
 }
