@@ -9,6 +9,8 @@
 //! - [`callers`]: podman, containerd, Docker and Slurm in folders of their own, calling a runtime.
 //! - [`images`]: a Debian, a busybox and an nginx image, made by debootstrap, umoci and skopeo and kept in a cache.
 //! - [`registry`]: Debian's docker-registry on a loopback port, plain, with passwords, or with TLS.
+//! - [`killed`]: when to kill -9 a program that must survive it.
+//! - [`pace`]: how often to repeat and how long to wait, on hardware and in the virtual machine.
 //! - [`needs`]: how a test says that it cannot run here.
 //!
 //! The harness judges the product, so it uses none of the product's crates. Nearly everything needs root.
@@ -17,8 +19,10 @@ pub mod bundle;
 pub mod callers;
 pub mod census;
 pub mod images;
+pub mod killed;
 pub mod needs;
 pub mod oci;
+pub mod pace;
 pub mod process;
 pub mod programs;
 pub mod registry;

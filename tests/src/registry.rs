@@ -105,6 +105,20 @@ impl Registry {
         self.folder.path().join("authority.pem")
     }
 
+    /// Pushes an image, given as the archive of an OCI layout, by skopeo; returns its whole name.
+    pub fn push(&self, archive: &[u8], name: &str) -> Result<String> {
+        let file = self.folder.path().join("pushed.tar");
+        std::fs::write(&file, archive)?;
+        let name = format!("{}/{name}:latest", self.address());
+        succeed(
+            Command::new("skopeo")
+                .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"])
+                .arg(format!("oci-archive:{}", file.display()))
+                .arg(format!("docker://{name}")),
+        )?;
+        Ok(name)
+    }
+
     /// What the registry has written so far, requests included.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
@@ -138,6 +152,16 @@ impl Drop for Registry {
 pub fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
     Ok(listener.local_addr()?.port())
+}
+
+/// Bytes that do not compress, the same each time: what makes a pull take a while.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut byte = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    (0..length).map(|_| byte()).collect()
 }
 
 fn configure(storage: &Path, port: u16, options: Options, folder: &Path) -> Result<String> {

@@ -3,15 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cofferdam_tests::census::Watch;
 use cofferdam_tests::images::Images;
-use cofferdam_tests::needs;
+use cofferdam_tests::killed::{Moments, kill_after};
 use cofferdam_tests::oci::{Outcome, outcome};
 use cofferdam_tests::registry::Registry;
 use cofferdam_tests::world::{World, succeed};
+use cofferdam_tests::{needs, pace};
 
 /// A world in which a registry serves the fixture images.
 struct Bed {
@@ -60,7 +61,7 @@ impl Bed {
 
 /// Tries until it succeeds: a server in a task says by nothing but its answers that it is ready.
 fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + pace::limit(Duration::from_secs(30));
     loop {
         if let Some(result) = attempt() {
             return result;
@@ -281,22 +282,15 @@ fn bad_input_is_refused_by_name_and_leaves_nothing() {
 /// Killed at any moment, a run leaves nothing that the next command does not clean up, and a task that runs goes on.
 #[test]
 fn a_run_killed_at_any_moment_leaves_nothing_that_stays() {
-    const KILLS: u32 = 100;
     let Some(bed) = Bed::warm() else { return };
     let busybox = bed.image("busybox");
     bed.succeed(&["run", "-d", "--name", "bystander", &busybox, "sh", "-c", "sleep 1000; exit 5"]);
-    let begun = Instant::now();
-    bed.succeed(&["run", "--rm", &busybox, "true"]);
-    let whole = begun.elapsed();
+    let run = ["run", "--rm", &busybox, "true"];
+    let moments = Moments::measure(pace::rounds(100, 20), || bed.succeed(&run));
     let watch = bed.watch();
-    for kill in 0..KILLS {
-        let mut run = bed.world.cofferdam(&["run", "--rm", &busybox, "true"]);
-        let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Moments spread over the whole run, and a little beyond.
-        std::thread::sleep(whole.mul_f64(f64::from(kill) * 1.1 / f64::from(KILLS)));
-        let _ = run.kill();
-        let status = run.wait().unwrap();
-        assert!(status.signal() == Some(9) || status.code() == Some(0), "{status}");
+    for (_, moment) in moments.iter() {
+        let status = kill_after(&mut bed.world.cofferdam(&run), moment).unwrap();
+        assert!(status.signal() == Some(9) || status.success(), "{status}");
     }
     // What the killed ones left is for the next to clean up: their tasks end, and were to be removed.
     eventually("a clean host", || {

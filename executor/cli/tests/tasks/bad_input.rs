@@ -111,7 +111,7 @@ fn without_privileges_it_says_that_it_needs_them() {
     let Some(world) = settled_world() else { return };
     // The program itself must be reachable for the other user.
     let program = std::env::temp_dir().join(format!("cofferdam-copy-{}", std::process::id()));
-    std::fs::copy(env!("CARGO_BIN_EXE_cofferdam"), &program).unwrap();
+    std::fs::copy(crate::host::program(), &program).unwrap();
     let output = std::process::Command::new(&program)
         .args(["--root", "/tmp/nobody-root", "--state", "/tmp/nobody-state", "run", "demo"])
         .uid(65_534)

@@ -1,12 +1,13 @@
 //! What every test here needs: a world, the program under test in it, and what it answered.
 
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cofferdam_tests::census::Watch;
-use cofferdam_tests::needs;
 use cofferdam_tests::world::World;
+use cofferdam_tests::{needs, programs};
 
 /// A world, and the turn of this test: a census counts the whole process, so tests go one after the other.
 pub(crate) struct Scene {
@@ -32,9 +33,17 @@ pub(crate) fn world() -> Option<Scene> {
     Some(Scene { world: World::enter().unwrap(), _turn: turn })
 }
 
+/// The program under test: where cargo put it, or the virtual machine did.
+pub(crate) fn program() -> PathBuf {
+    match std::env::var_os(programs::FOLDER_VARIABLE) {
+        Some(_) => programs::path("cofferdam"),
+        None => env!("CARGO_BIN_EXE_cofferdam").into(),
+    }
+}
+
 /// The program under test with the world's folders.
 pub(crate) fn cofferdam(world: &World, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam"));
+    let mut command = Command::new(program());
     command.arg("--state").arg(world.state()).arg("--root").arg(world.root());
     // Configurations of the machine's own have no place in a world.
     command.arg("--cni-config").arg(world.files()).args(arguments).stdin(Stdio::null());

@@ -3,35 +3,17 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cofferdam_tests::needs;
-use cofferdam_tests::registry::{Options, Registry};
+use cofferdam_tests::killed::{Moments, kill_after};
+use cofferdam_tests::registry::{Options, Registry, noise};
 use cofferdam_tests::world::World;
+use cofferdam_tests::{needs, pace};
 use serde_json::Value;
 
 use crate::host::{call, cofferdam, settle, settled_world, succeed};
 
-/// Moments at which the command is killed.
-const ROUNDS: u32 = 100;
-
-/// Longest time a launch is given before it is killed; about twice what it takes.
-const SPAN: Duration = Duration::from_millis(250);
-
-/// How much longer a launch takes that has to pull its image first.
-const PULL_TIMES: u32 = 2;
-
-/// Moments that are spread over the span and the same on every run: multiples of the golden section.
-fn moment(round: u32) -> Duration {
-    let fraction = (f64::from(round) * 0.618_033_988_75).fract();
-    SPAN.mul_f64(fraction)
-}
-
-/// Starts a command and kills it after a while, however far it is.
-fn kill_after(mut command: Command, pause: Duration) {
-    let start = Instant::now();
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    std::thread::sleep(pause.saturating_sub(start.elapsed()));
-    child.kill().unwrap();
-    child.wait().unwrap();
+/// How often the command is killed.
+fn rounds() -> u32 {
+    pace::rounds(100, 10)
 }
 
 fn remove_all(world: &World) {
@@ -52,10 +34,12 @@ fn a_launch_that_is_killed_at_any_moment_leaves_nothing_that_the_next_start_does
     };
     let before = witness(&world);
     let watch = world.watch();
+    let words = ["run", "-d", "--name", "victim", "-p", "18081:9000", "demo", "sleep", "1000"];
+    let moments = Moments::measure(rounds(), || succeed(&world, &words));
+    succeed(&world, &["rm", "-f", "victim"]);
     let mut survived = 0;
-    for round in 0..ROUNDS {
-        let words = ["run", "-d", "--name", "victim", "-p", "18081:9000", "demo", "sleep", "1000"];
-        kill_after(cofferdam(&world, &words), moment(round));
+    for (_, moment) in moments.iter() {
+        kill_after(&mut cofferdam(&world, &words), moment).unwrap();
         // The next start: it cleans up, and shows what runs.
         let listed = succeed(&world, &["ps", "--filter", "name=victim", "--format", "json"]);
         if let Some(task) = listed.lines().next() {
@@ -68,7 +52,7 @@ fn a_launch_that_is_killed_at_any_moment_leaves_nothing_that_the_next_start_does
         let removed = call(&world, &["rm", "-f", "victim"]);
         assert!(removed.code == Some(0) || removed.stderr.contains("no task"), "{removed:?}");
     }
-    println!("{survived} of {ROUNDS} launches had come through");
+    println!("{survived} launches had come through");
     settle(&watch);
     assert_eq!(witness(&world), before, "a task that was running is untouched");
     remove_all(&world);
@@ -81,8 +65,13 @@ fn a_pull_and_run_that_is_killed_at_any_moment_is_taken_up_by_the_next() {
         return;
     }
     let registry = Registry::start(&world.files().join("registry"), Options::default()).unwrap();
-    let name = format!("{}/big:latest", registry.address());
-    push_image(&world, &name);
+    // Some megabytes that do not compress, so that a pull takes a while.
+    let image = cofferdam_executor::ImageBuilder::new()
+        .file("bin/guest", 0o755, cofferdam_guest::PROGRAM)
+        .file("noise", 0o644, noise(8 << 20))
+        .build()
+        .unwrap();
+    let name = registry.push(&image, "big").unwrap();
     let whole = |round: u32| {
         let answer = call(&world, &["run", "--rm", &name, "/bin/guest", "exit", "4"]);
         assert_eq!(answer.code, Some(4), "round {round}: {answer:?}");
@@ -90,10 +79,13 @@ fn a_pull_and_run_that_is_killed_at_any_moment_is_taken_up_by_the_next() {
     };
     whole(0);
     let watch = world.watch();
+    let words = ["run", "-d", "--name", "victim", &name, "/bin/guest", "sleep", "1000"];
+    let moments = Moments::measure(rounds(), || succeed(&world, &words));
+    succeed(&world, &["rm", "-f", "victim"]);
+    succeed(&world, &["rmi", &name]);
     let mut survived = 0;
-    for round in 0..ROUNDS {
-        let words = ["run", "-d", "--name", "victim", &name, "/bin/guest", "sleep", "1000"];
-        kill_after(cofferdam(&world, &words), moment(round) * PULL_TIMES);
+    for (round, moment) in moments.iter() {
+        kill_after(&mut cofferdam(&world, &words), moment).unwrap();
         let listed = succeed(&world, &["ps", "--filter", "name=victim", "--format", "json"]);
         survived += listed.lines().count();
         let removed = call(&world, &["rm", "-f", "victim"]);
@@ -105,32 +97,9 @@ fn a_pull_and_run_that_is_killed_at_any_moment_is_taken_up_by_the_next() {
             call(&world, &["rmi", "-f", &name]);
         }
     }
-    println!("{survived} of {ROUNDS} launches had come through");
+    println!("{survived} launches had come through");
     settle(&watch);
     assert_eq!(succeed(&world, &["ps", "-a", "-q"]), "");
-}
-
-/// An image with some megabytes that do not compress, so that a pull takes a while.
-fn push_image(world: &World, name: &str) {
-    let mut noise = vec![0u8; 8 << 20];
-    let mut state = 1u64;
-    for byte in &mut noise {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        *byte = (state >> 56) as u8;
-    }
-    let image = cofferdam_executor::ImageBuilder::new()
-        .file("bin/guest", 0o755, cofferdam_guest::PROGRAM)
-        .file("noise", 0o644, noise)
-        .build()
-        .unwrap();
-    let archive = world.files().join("image.tar");
-    std::fs::write(&archive, image).unwrap();
-    let status = Command::new("skopeo")
-        .args(["copy", "--quiet", "--dest-tls-verify=false"])
-        .arg(format!("oci-archive:{}", archive.display()))
-        .arg(format!("docker://{name}"))
-        .status();
-    assert!(status.unwrap().success());
 }
 
 #[test]
@@ -167,18 +136,22 @@ fn shims(world: &World) -> Vec<i32> {
 fn a_supervisor_that_is_killed_at_any_moment_of_a_launch_takes_everything_along() {
     let Some(world) = settled_world() else { return };
     let watch = world.watch();
-    for round in 0..ROUNDS / 3 {
-        let words = ["run", "-d", "--name", "v", "-p", "18083:9000", "demo", "sleep", "1000"];
+    let words = ["run", "-d", "--name", "v", "-p", "18083:9000", "demo", "sleep", "1000"];
+    let moments = Moments::measure(rounds() / 3, || succeed(&world, &words));
+    succeed(&world, &["rm", "-f", "v"]);
+    for (_, moment) in moments.iter() {
         let mut child =
             cofferdam(&world, &words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + pace::limit(Duration::from_secs(10));
         let found = loop {
             let found = shims(&world);
-            if !found.is_empty() || Instant::now() > deadline {
+            // A launch may fail at once: what the last one held is on its way back.
+            if !found.is_empty() || child.try_wait().unwrap().is_some() || Instant::now() > deadline {
                 break found;
             }
         };
-        std::thread::sleep(moment(round) / 5);
+        // From the launch's own beginning, of which the supervisor's is the smaller part.
+        std::thread::sleep(moment / 4);
         for pid in found {
             // It may have ended by itself.
             let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();

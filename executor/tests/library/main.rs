@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod killed;
+
 use std::future::Future;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,8 +14,9 @@ use cofferdam_executor::{
     AttachStreams, Config, Error, ExecSpec, Executor, Exit, Force, Keep, Kind, NetworkChoice, Output, Reason,
     TaskName, TaskSpec, TaskState,
 };
+use cofferdam_tests::pace;
 
-/// Set for a copy of this program that launches a task and is then killed.
+/// The directory of a copy of this program that launches a task and is then killed.
 const AGENT: &str = "COFFERDAM_TEST_AGENT";
 
 type Test = (&'static str, fn(&Path));
@@ -21,14 +24,19 @@ type Test = (&'static str, fn(&Path));
 fn main() {
     cofferdam_executor::init();
     if let Some(directory) = std::env::var_os(AGENT) {
-        return block_on(agent(Path::new(&directory)));
+        let directory = Path::new(&directory);
+        return match std::env::var(killed::IMAGE) {
+            Ok(image) => block_on(killed::agent(directory, &image)),
+            Err(_) => block_on(agent(directory)),
+        };
     }
-    let tests: [Test; 6] = [
+    let tests: [Test; 7] = [
         ("statuses_come_in_order_and_once", |dir| block_on(statuses(dir))),
         ("an_attached_task_is_heard_from_its_first_byte", |dir| block_on(attached(dir))),
         ("a_launch_that_is_dropped_leaves_nothing", |dir| block_on(dropped(dir))),
         ("a_task_outlives_its_agent_and_is_met_again", |dir| block_on(outlives(dir))),
         ("errors_have_kinds", |dir| block_on(kinds(dir))),
+        ("an_agent_that_is_killed_at_any_moment_leaves_nothing_that_stays", |_| killed::sweep()),
         ("a_hundred_launches_leave_descriptors_as_they_were", |dir| block_on(many(dir))),
     ];
     let asked = Asked::parse(std::env::args().skip(1));
@@ -246,7 +254,7 @@ async fn many(directory: &Path) {
     once().await;
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let before = descriptors();
-    for _ in 0..100 {
+    for _ in 0..pace::rounds(100, 30) {
         once().await;
     }
     assert_eq!(descriptors(), before);
