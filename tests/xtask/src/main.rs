@@ -31,7 +31,7 @@ usage: cargo xtask COMMAND
   test [-p CRATE] [ARG…]             quick tests, no root needed; ARGs go to the test runner
   golden [--bless]                   compare (or rewrite) the golden plans
   tidy                               judge the tree: invariants (failures) and figures
-  vm [--shell]                       the privileged suites in a virtual machine with pure cgroup v2
+  vm [--only WORD | --shell]         the privileged suites in a virtual machine with pure cgroup v2
   bench NAME [ARG…]                  one bench, release build
 ";
 
@@ -63,7 +63,7 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<ExitCode> {
         "test" => suite::quick(&workspace, &rest(arguments)?),
         "golden" => golden::run(&workspace, is_bless(arguments)?),
         "tidy" => tidy::run(&workspace),
-        "vm" => vm::run(&workspace, vm_session(arguments)?),
+        "vm" => vm::run(&workspace, &vm_session(arguments)?),
         "bench" => bench::run(&workspace, &rest(arguments)?),
         other => bail!("unknown command {other:?}\n\n{USAGE}"),
     }
@@ -94,14 +94,16 @@ fn is_bless(mut arguments: lexopt::Parser) -> Result<golden::Mode> {
 }
 
 fn vm_session(mut arguments: lexopt::Parser) -> Result<vm::Session> {
-    let mut session = vm::Session::Suites;
+    let mut only = Vec::new();
+    let mut session = None;
     while let Some(argument) = arguments.next()? {
         match argument {
-            Long("shell") => session = vm::Session::Shell,
+            Long("only") => only.push(arguments.value()?.string()?),
+            Long("shell") => session = Some(vm::Session::Shell),
             other => return Err(other.unexpected().into()),
         }
     }
-    Ok(session)
+    Ok(session.unwrap_or(vm::Session::Suites(only)))
 }
 
 fn rest(mut arguments: lexopt::Parser) -> Result<Vec<OsString>> {

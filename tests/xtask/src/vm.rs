@@ -5,7 +5,7 @@
 //! modules.rs    which of its modules, and in which order they load
 //! disk.rs       root disk (ext4): busybox, modules, test executables, our programs, the tree's data files
 //! initramfs.rs  a small archive whose only work is to reach that disk
-//! boot.rs       qemu by software emulation; suite output on the second serial line, with a deadline
+//! boot.rs       qemu by software emulation: one machine a core, which take their tests from one queue
 //! ```
 //!
 //! The root is a disk and not the initramfs because pivot_root cannot leave an initramfs. Emulation makes everything
@@ -23,29 +23,31 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::command::exists;
+use self::boot::Work;
+use crate::command::{command, exists, read};
 use crate::tally::Tally;
 use crate::workspace::{Executable, Kind, Workspace};
 
 /// What to do in the machine once it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Session {
-    /// Run the suites, report and power off.
-    Suites,
+    /// Run the tests whose suite and name contain one of these words, or all; report and power off.
+    Suites(Vec<String>),
     /// A shell on this terminal, with everything in place.
     Shell,
 }
 
 /// Crates whose tests run in the machine: those that touch cgroups, mounts, namespaces or links.
 const CRATES: &[&str] = &[
-    "cofferdam-linux",
-    "cofferdam-apply",
-    "cofferdam-isolators",
+    "cofferdam-tests",
+    "cofferdam",
+    "cofferdam-executor",
     "cofferdam-runtime",
     "cofferdam-shim",
-    "cofferdam-executor",
     "cofferdam-cni-plugins",
-    "cofferdam-tests",
+    "cofferdam-apply",
+    "cofferdam-isolators",
+    "cofferdam-linux",
 ];
 
 /// A test that is left out, and why.
@@ -61,55 +63,52 @@ const fn without(suite: (&'static str, &'static str), test: &'static str, reason
     Exclusion { suite, test, reason }
 }
 
-const LAUNCH: (&str, &str) = ("cofferdam-runtime", "launch");
-const LIBRARY: (&str, &str) = ("cofferdam-executor", "library");
-const TASKS: (&str, &str) = ("cofferdam-tests", "tasks");
 const CALLERS: (&str, &str) = ("cofferdam-tests", "callers");
-const FAULTS: (&str, &str) = ("cofferdam-tests", "faults");
-const TOO_MANY: &str = "so many launches take minutes in emulation";
-const TOO_LARGE: &str = "unpacking Debian takes minutes in emulation";
 const NO_ENGINES: &str = "the machine has no podman, containerd, Docker or Slurm";
-const SWEPT: &str = "its steps are also in the sweeps of limits and user_namespace, which run here";
 
 const EXCLUDED: &[Exclusion] = &[
-    without(LAUNCH, "a_thousand_launches", TOO_MANY),
-    without(LAUNCH, "every_step_failed_once", SWEPT),
-    without(LIBRARY, "a_hundred_launches", TOO_MANY),
-    without(TASKS, "images_of_other_programs_are_pulled_and_run", TOO_LARGE),
-    without(TASKS, "curl_reaches_nginx_through_a_published_port", TOO_LARGE),
-    without(TASKS, "a_run_killed_at_any_moment", TOO_MANY),
     // Every test's name has one.
     without(CALLERS, "_", NO_ENGINES),
-    without(FAULTS, "default", SWEPT),
-    without(FAULTS, "hooks_and_bind", SWEPT),
-    without(FAULTS, "joined_network", SWEPT),
-    without(FAULTS, "terminal", SWEPT),
 ];
 
 /// From power on to the last test. A run that is still going then has failed.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 
-pub(crate) fn run(workspace: &Workspace, session: Session) -> Result<ExitCode> {
-    if session == Session::Shell {
-        let machine = prepare(workspace, session)?;
-        boot::interact(&machine)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let tally = check(workspace)?;
+pub(crate) fn run(workspace: &Workspace, session: &Session) -> Result<ExitCode> {
+    let only = match session {
+        Session::Suites(only) => only,
+        Session::Shell => {
+            boot::interact(&prepare(workspace, &executables(workspace)?, session)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let tally = suites(workspace, only)?;
     println!("\n{tally}");
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Boots the machine, runs the suites in it and counts what it reports.
+/// Runs every suite in machines and counts what they report.
 pub(crate) fn check(workspace: &Workspace) -> Result<Tally> {
+    suites(workspace, &[])
+}
+
+fn suites(workspace: &Workspace, only: &[String]) -> Result<Tally> {
     if !exists("qemu-system-x86_64") {
         println!(
             "skipped: NO VIRTUAL MACHINE: qemu-system-x86_64 is not installed; cgroup v2 was NOT tested"
         );
         return Ok(Tally::SKIPPED);
     }
-    let machine = prepare(workspace, Session::Suites)?;
-    boot::run_suites(&machine, DEADLINE)
+    let executables = executables(workspace)?;
+    let mut work = Vec::new();
+    // The queue's order is that of the crates: those whose tests take longest come first.
+    for package in CRATES {
+        for suite in executables.iter().filter(|built| is_suite(built) && built.package == *package) {
+            work.extend(tests(suite)?.into_iter().filter(|work| is_wanted(work, only)));
+        }
+    }
+    let machine = prepare(workspace, &executables, &Session::Suites(only.to_vec()))?;
+    boot::run_suites(&machine, work, DEADLINE)
 }
 
 /// Everything that qemu is given.
@@ -117,29 +116,53 @@ struct Machine {
     kernel: PathBuf,
     initramfs: PathBuf,
     disk: PathBuf,
-    /// What the kernel writes, for when a boot fails.
-    console: PathBuf,
+    /// Where what the kernels write is kept, for when a boot fails.
+    cache: PathBuf,
 }
 
-fn prepare(workspace: &Workspace, session: Session) -> Result<Machine> {
-    let cache = workspace.target().join("vm");
-    std::fs::create_dir_all(&cache)?;
-    let kernel = kernel::fetch(&cache)?;
-    let executables = workspace.executables()?;
-    let tests: Vec<&Executable> = executables.iter().filter(|built| is_suite(built)).collect();
-    let programs: Vec<&Executable> = executables.iter().filter(|built| built.kind == Kind::Program).collect();
+fn executables(workspace: &Workspace) -> Result<Vec<Executable>> {
     for exclusion in EXCLUDED {
         println!("  not in the machine: {} of {}: {}", exclusion.test, exclusion.suite.0, exclusion.reason);
     }
+    workspace.executables()
+}
+
+fn prepare(workspace: &Workspace, executables: &[Executable], session: &Session) -> Result<Machine> {
+    let cache = workspace.target().join("vm");
+    std::fs::create_dir_all(&cache)?;
+    let kernel = kernel::fetch(&cache)?;
+    let tests: Vec<&Executable> = executables.iter().filter(|built| is_suite(built)).collect();
+    let programs: Vec<&Executable> = executables.iter().filter(|built| built.kind == Kind::Program).collect();
     let contents = disk::Contents { workspace, kernel: &kernel, tests: &tests, programs: &programs, session };
     Ok(Machine {
         disk: disk::build(&contents, &cache)?,
         initramfs: initramfs::build(&kernel, &cache)?,
-        console: cache.join("console.log"),
         kernel: kernel.image,
+        cache,
     })
 }
 
 fn is_suite(built: &Executable) -> bool {
     built.kind == Kind::Test && CRATES.contains(&built.package.as_str())
+}
+
+/// The name of a suite in the machine.
+fn name(suite: &Executable) -> String {
+    format!("{}-{}", suite.package, suite.name)
+}
+
+/// The tests of a suite, as its executable lists them, without those that are left out.
+fn tests(suite: &Executable) -> Result<Vec<Work>> {
+    let mut list = command(&suite.path.to_string_lossy(), "--list --format terse");
+    for exclusion in EXCLUDED.iter().filter(|exclusion| exclusion.suite == (&suite.package, &suite.name)) {
+        list.args(["--skip", exclusion.test]);
+    }
+    let listed = read(list.current_dir(&suite.folder))?;
+    let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+    Ok(names.map(|test| Work { suite: name(suite), test: test.to_owned() }).collect())
+}
+
+fn is_wanted(work: &Work, only: &[String]) -> bool {
+    let whole = format!("{} {}", work.suite, work.test);
+    only.is_empty() || only.iter().any(|word| whole.contains(word.as_str()))
 }

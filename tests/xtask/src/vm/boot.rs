@@ -1,89 +1,230 @@
-//! Runs the machine and reads what it reports.
+//! Runs machines and hands them their tests.
 //!
-//! The first serial line is the kernel's console and goes to a file. The second carries the suites' output and the
-//! marks `## passed TEST`, `## failed TEST`, `## skipped TEST: REASON` and `## done`; a machine that ends without the
-//! last one has failed.
+//! ```text
+//! machine                              here
+//!   ## ready                     ──▶   takes the next test from the queue that all machines share
+//!                                ◀──   SUITE TEST        (or `end`, and the machine powers off)
+//!   what the test wrote, if it failed
+//!   ## passed|failed|skipped …   ──▶   counts it
+//!   ## ready                     ──▶   …
+//! ```
+//!
+//! This goes over the second serial line; the first is the kernel's console and goes to a file. Tests of which some
+//! count everything on their host cannot share one, but each machine is a host of its own: as many run as have cores.
 
-use std::process::Command;
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::Machine;
-use crate::command::{self, command};
+use crate::command::command;
 use crate::tally::Tally;
 
-/// How much of the kernel's console is shown when a run fails.
+/// How much of the kernel's console is shown when a machine fails.
 const CONSOLE_TAIL_LINES: usize = 60;
 
-/// Boots, repeats the suites' output and counts it.
-pub(super) fn run_suites(machine: &Machine, deadline: Duration) -> Result<Tally> {
+/// More would not be used: a handful of tests take most of the time.
+const MACHINES_MAX: usize = 4;
+
+/// A machine's memory.
+const MEMORY_MIB: usize = 2048;
+
+/// Without what hardware does fast and emulation slowly: string instructions byte by byte, a fifth level of page tables.
+const CPU: &str = "max,erms=off,la57=off";
+
+/// The first line is what the machine needs, the second what makes it fast.
+///
+/// Emulation translates code for the addresses at which it runs. A program that the kernel puts elsewhere each time
+/// (`norandmaps` forbids that) is translated each time, which takes three to five times as long as running it. Nobody
+/// attacks this machine's kernel, and namespaces that end wait for RCU's grace periods.
+const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 quiet random.trust_cpu=on cgroup_no_v1=all \
+     norandmaps mitigations=off init_on_alloc=0 rcupdate.rcu_expedited=1";
+
+/// How many of the slowest tests are named at the end.
+const SLOWEST: usize = 12;
+
+/// One test of one suite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Work {
+    pub(super) suite: String,
+    pub(super) test: String,
+}
+
+/// Boots machines, has them do all the work, repeats what they say and counts it.
+pub(super) fn run_suites(machine: &Machine, work: Vec<Work>, deadline: Duration) -> Result<Tally> {
+    let queue = Mutex::new(VecDeque::from(work));
+    let count = machines();
+    println!("  {} tests on {count} machines", lock(&queue).len());
+    let reports: Vec<Result<Report>> = std::thread::scope(|scope| {
+        let serve = |number| {
+            let queue = &queue;
+            move || serve(machine, number, queue, deadline)
+        };
+        let running: Vec<_> = (1..=count).map(|number| scope.spawn(serve(number))).collect();
+        running.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    });
+    let mut total = Report::default();
+    for report in reports {
+        total.add(report?);
+    }
+    for work in lock(&queue).drain(..) {
+        println!("not run: {} {}", work.suite, work.test);
+        total.tally += Tally::FAILED;
+    }
+    total.print_slowest();
+    Ok(total.tally)
+}
+
+/// One for each core, as long as there is memory.
+fn machines() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let available_kib = available.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<usize>().ok());
+    let fitting = available_kib.map_or(1, |kib| kib / 1024 / (MEMORY_MIB + MEMORY_MIB / 4));
+    cores.min(fitting).clamp(1, MACHINES_MAX)
+}
+
+/// Runs one machine until there is no work left.
+fn serve(
+    machine: &Machine,
+    number: usize,
+    queue: &Mutex<VecDeque<Work>>,
+    deadline: Duration,
+) -> Result<Report> {
+    let console = console(machine, number);
     let mut qemu = qemu(machine);
-    qemu.arg("-serial").arg(format!("file:{}", machine.console.display())).args(["-serial", "stdio"]);
-    let mut report = Report::default();
+    qemu.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
     // `timeout` ends the machine from outside: whatever hangs in it, the gate goes on.
     let mut limited = command("timeout", "--kill-after 5");
     limited.arg(deadline.as_secs().to_string()).arg(qemu.get_program()).args(qemu.get_args());
-    command::watch(&mut limited, |line| report.line(line.trim_end()))?;
-    if !report.is_complete {
-        println!("the machine ended before its suites did; its console:");
-        let console = std::fs::read(&machine.console).unwrap_or_default();
-        let console = String::from_utf8_lossy(&console);
-        let lines: Vec<_> = console.lines().collect();
-        for line in &lines[lines.len().saturating_sub(CONSOLE_TAIL_LINES)..] {
-            println!("  | {line}");
+    let mut child = limited.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting qemu")?;
+    let mut answers = child.stdin.take().context("qemu's input")?;
+    let mut report = Report::default();
+    let mut said = Vec::new();
+    for line in BufReader::new(child.stdout.take().context("qemu's output")?).split(b'\n') {
+        let line = String::from_utf8_lossy(&line.context("reading the machine's output")?).into_owned();
+        let line = line.trim_end();
+        let Some(mark) = line.strip_prefix("## ") else {
+            said.push(line.to_owned());
+            continue;
+        };
+        if mark == "ready" {
+            report.current = lock(queue).pop_front();
+            let answer =
+                report.current.as_ref().map_or("end".into(), |work| format!("{} {}", work.suite, work.test));
+            // A machine that has gone does not read: the loop ends, and what it was given counts as failed.
+            let _ = writeln!(answers, "{answer}");
+            continue;
         }
+        said.push(line.to_owned());
+        println!("[{number}] {}", said.join(&format!("\n[{number}] ")));
+        said.clear();
+        report.line(mark);
     }
-    Ok(report.tally())
+    child.wait().context("waiting for qemu")?;
+    if !report.is_complete {
+        println!("machine {number} ended too early, during {:?}; its console:", report.current);
+        print_console(&console);
+    }
+    Ok(report.ended())
+}
+
+fn console(machine: &Machine, number: usize) -> PathBuf {
+    machine.cache.join(format!("console-{number}.log"))
+}
+
+fn print_console(console: &PathBuf) {
+    let console = std::fs::read(console).unwrap_or_default();
+    let console = String::from_utf8_lossy(&console);
+    let lines: Vec<_> = console.lines().collect();
+    for line in &lines[lines.len().saturating_sub(CONSOLE_TAIL_LINES)..] {
+        println!("  | {line}");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Boots with the console on this terminal.
 pub(super) fn interact(machine: &Machine) -> Result<()> {
     let mut qemu = qemu(machine);
-    qemu.args(["-serial", "mon:stdio"]).stdin(std::process::Stdio::inherit());
+    qemu.args(["-serial", "mon:stdio"]).stdin(Stdio::inherit());
     qemu.status().map(drop).context("starting qemu")
 }
 
+/// TCG, not KVM: nested virtualisation is rare where gates run, and the emulated machine is the same everywhere.
 fn qemu(machine: &Machine) -> Command {
-    // TCG, not KVM: nested virtualisation is rare where gates run, and the emulated machine is the same everywhere.
-    let mut qemu = command("qemu-system-x86_64", "-accel tcg,thread=multi -cpu max -smp 2 -m 2048");
-    qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args(["-append", "console=ttyS0 panic=-1 quiet random.trust_cpu=on cgroup_no_v1=all"])
+    let mut qemu = command("qemu-system-x86_64", "-accel tcg,thread=multi -smp 2 -cpu");
+    qemu.arg(CPU)
+        .args(["-m", &MEMORY_MIB.to_string()])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args(["-append", KERNEL_OPTIONS])
         .arg("-kernel")
         .arg(&machine.kernel)
         .arg("-initrd")
         .arg(&machine.initramfs)
+        // What a machine writes is its own, and forgotten.
         .arg("-drive")
-        .arg(format!("file={},if=virtio,format=raw,cache=unsafe", machine.disk.display()));
+        .arg(format!("file={},if=virtio,format=raw,cache=unsafe,snapshot=on", machine.disk.display()));
     qemu
 }
 
-/// What the machine has reported so far.
+/// What a machine has reported so far.
 #[derive(Debug, Default)]
 struct Report {
     tally: Tally,
     is_complete: bool,
+    /// What it is at.
+    current: Option<Work>,
+    /// Seconds and name of every test.
+    times: Vec<(u32, String)>,
 }
 
 impl Report {
-    fn line(&mut self, line: &str) {
-        let Some(mark) = line.strip_prefix("## ") else { return };
-        match mark.split(' ').next() {
-            Some("passed") => self.tally += Tally::PASSED,
-            Some("failed") => self.tally += Tally::FAILED,
-            Some("skipped") => self.tally += Tally::SKIPPED,
-            Some("done") => self.is_complete = true,
-            _ => {}
-        }
+    /// Reads a mark: `passed SUITE TEST (3 s)`, `done`.
+    fn line(&mut self, mark: &str) {
+        self.tally += match mark.split(' ').next() {
+            Some("passed") => Tally::PASSED,
+            Some("failed") => Tally::FAILED,
+            Some("skipped") => Tally::SKIPPED,
+            Some("done") => {
+                self.is_complete = true;
+                return;
+            }
+            _ => return,
+        };
+        let name = self.current.take().map(|work| format!("{} {}", work.suite, work.test));
+        let seconds = mark.rsplit_once(" (").and_then(|(_, rest)| rest.strip_suffix(" s)")?.parse().ok());
+        self.times.extend(seconds.zip(name));
     }
 
     /// A machine that did not finish is a failure too.
-    fn tally(&self) -> Tally {
-        let mut tally = self.tally;
+    fn ended(mut self) -> Report {
         if !self.is_complete {
-            tally += Tally::FAILED;
+            self.tally += Tally::FAILED;
         }
-        tally
+        self
+    }
+
+    fn add(&mut self, other: Report) {
+        self.tally += other.tally;
+        self.times.extend(other.times);
+    }
+
+    fn print_slowest(&mut self) {
+        self.times.sort_by(|one, other| other.cmp(one));
+        let all: u32 = self.times.iter().map(|(seconds, _)| seconds).sum();
+        println!("  {all} s of tests, of which");
+        for (seconds, name) in self.times.iter().take(SLOWEST) {
+            println!("  {seconds:>5} s {name}");
+        }
     }
 }
 
@@ -91,28 +232,25 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn report(lines: &[&str]) -> Tally {
+    fn report(marks: &[&str]) -> Report {
         let mut report = Report::default();
-        lines.iter().for_each(|line| report.line(line));
-        report.tally()
+        for mark in marks {
+            report.current = Some(Work { suite: "a".into(), test: "b".into() });
+            report.line(mark);
+        }
+        report.ended()
     }
 
     #[test]
     fn a_machine_that_stops_early_has_failed() {
-        assert_eq!(report(&["## suite a", "## passed one"]), Tally { passed: 1, failed: 1, skipped: 0 });
+        assert_eq!(report(&["passed a one"]).tally, Tally { passed: 1, failed: 1, skipped: 0 });
     }
 
     #[test]
-    fn marks_are_counted_and_what_tests_write_is_not() {
-        let lines = [
-            "## suite a",
-            "## passed one",
-            "passed two",
-            "## skipped three: no kvm",
-            "## failed four",
-            "## ended a after 1 s",
-            "## done",
-        ];
-        assert_eq!(report(&lines), Tally { passed: 1, failed: 1, skipped: 1 });
+    fn marks_are_counted_with_their_times() {
+        let report =
+            report(&["booted", "passed a one (3 s)", "skipped a three: no kvm", "failed a b (40 s)", "done"]);
+        assert_eq!(report.tally, Tally { passed: 1, failed: 1, skipped: 1 });
+        assert_eq!(report.times, [(3, "a b".to_owned()), (40, "a b".to_owned())]);
     }
 }

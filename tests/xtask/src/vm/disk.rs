@@ -1,6 +1,5 @@
 //! The machine's root disk: an ext4 image made from a folder, without mounting anything.
 
-use std::fmt::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,7 @@ use anyhow::{Context, Result};
 use super::initramfs::BUSYBOX;
 use super::kernel::Kernel;
 use super::modules::{Modules, SUITES};
-use super::{EXCLUDED, Session};
+use super::{Session, name};
 use crate::command::{command, demand, read};
 use crate::workspace::{Executable, Workspace};
 
@@ -24,9 +23,20 @@ const DISK_SIZE: &str = "4G";
 const TEST_LIMIT_S: u32 = 240;
 
 /// Programs of the host that suites use; each is copied with the libraries that it loads.
-///
-/// Not bash: the attacks ask for it, and forty of them, some races, have yet to be fitted to emulation's pace.
-const HOST_PROGRAMS: &[&str] = &["nft", "ip", "curl", "crun", "docker-registry", "strace"];
+const HOST_PROGRAMS: &[&str] = &[
+    "nft",
+    "ip",
+    "curl",
+    "crun",
+    "docker-registry",
+    "skopeo",
+    "strace",
+    "bash",
+    "script",
+    "openssl",
+    "setpriv",
+    "unshare",
+];
 
 /// What goes on the disk.
 pub(super) struct Contents<'a> {
@@ -34,7 +44,7 @@ pub(super) struct Contents<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) tests: &'a [&'a Executable],
     pub(super) programs: &'a [&'a Executable],
-    pub(super) session: Session,
+    pub(super) session: &'a Session,
 }
 
 pub(super) fn build(contents: &Contents<'_>, cache: &Path) -> Result<PathBuf> {
@@ -56,7 +66,7 @@ pub(super) fn build(contents: &Contents<'_>, cache: &Path) -> Result<PathBuf> {
     image(&root, cache)
 }
 
-fn base(root: &Path, session: Session) -> Result<()> {
+fn base(root: &Path, session: &Session) -> Result<()> {
     for folder in [
         "bin", "sbin", "etc", "proc", "sys", "dev", "run", "tmp", "root", "var/lib", "var/tmp", "usr",
         "modules",
@@ -75,9 +85,21 @@ fn base(root: &Path, session: Session) -> Result<()> {
     std::fs::write(root.join("etc/group"), "root:x:0:\n")?;
     std::fs::write(root.join("etc/resolv.conf"), "nameserver 192.0.2.53\n")?;
     std::fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n")?;
+    // skopeo takes no image without being told which it may.
+    std::fs::create_dir_all(root.join("etc/containers"))?;
+    std::fs::write(
+        root.join("etc/containers/policy.json"),
+        r#"{ "default": [{ "type": "insecureAcceptAnything" }] }"#,
+    )?;
+    // openssl makes no request without its configuration.
+    let openssl = Path::new("/etc/ssl/openssl.cnf");
+    if openssl.is_file() {
+        std::fs::create_dir_all(root.join("usr/lib/ssl"))?;
+        std::fs::copy(openssl, root.join("usr/lib/ssl/openssl.cnf"))?;
+    }
     executable(&root.join("sbin/init"), GUEST)?;
     let script = match session {
-        Session::Suites => RUN_SUITES,
+        Session::Suites(_) => RUN_SUITES,
         Session::Shell => SHELL,
     };
     std::fs::write(root.join("session"), script).context("writing the session's script")
@@ -156,18 +178,12 @@ fn images(root: &Path, workspace: &Workspace) -> Result<()> {
 }
 
 fn suite(root: &Path, test: &Executable) -> Result<()> {
-    let name = format!("{}-{}", test.package, test.name);
-    let folder = root.join("suites").join(&name);
+    let folder = root.join("suites").join(name(test));
     std::fs::create_dir_all(&folder)?;
     strip(&test.path, &folder.join("test"))?;
-    let mut filters = String::new();
-    let own = (test.package.as_str(), test.name.as_str());
-    for exclusion in EXCLUDED.iter().filter(|exclusion| exclusion.suite == own) {
-        write!(filters, "--skip {} ", exclusion.test)?;
-    }
     let settings = format!(
-        "name={name}\nfolder={}\nlimit={TEST_LIMIT_S}\nfilters='{filters}'\n\
-         export CARGO_MANIFEST_DIR=$folder COFFERDAM_BIN_DIR=/programs COFFERDAM_FIXTURES=/fixtures\n",
+        "folder={}\nlimit={TEST_LIMIT_S}\n\
+         export CARGO_MANIFEST_DIR=$folder COFFERDAM_BIN_DIR=/programs COFFERDAM_FIXTURES=/fixtures COFFERDAM_EMULATED=1\n",
         test.folder.display()
     );
     std::fs::write(folder.join("settings"), settings).context("writing a suite's settings")
