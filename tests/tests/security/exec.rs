@@ -90,24 +90,29 @@ fn ex_06_a_joining_process_is_confined_as_the_first_one() {
             for fd in 3 4 5 6 7 8 9; do test -e /proc/$$/fd/$fd && echo fd $fd; done; ionice; mkdir /x 2>&1";
         let script = script.to_owned();
         for (name, uid, no_new_privileges) in [("root", 0, true), ("user", 1000, true), ("loose", 0, false)] {
-            let bundle = bundle(files, name, &format!("{{ {script}; }} > /tmp/init; sleep 1000"), |config| {
-                crate::mount(config, "/tmp", "tmpfs", "tmpfs", &["mode=1777"]);
-                config["process"]["user"] =
-                    json!({ "uid": uid, "gid": uid, "umask": 0o027, "additionalGids": [12, 34] });
-                config["process"]["noNewPrivileges"] = json!(no_new_privileges);
-                config["process"]["oomScoreAdj"] = json!(500);
-                config["process"]["rlimits"] = json!([
-                    { "type": "RLIMIT_NOFILE", "soft": 77, "hard": 99 }, { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }
-                ]);
-                config["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_BE", "priority": 6 });
-                config["linux"]["personality"] = json!({ "domain": "LINUX32" });
-                config["linux"]["maskedPaths"] = json!([]);
-                config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "cgroup" }));
-                config["linux"]["seccomp"] = crate::seccomp::without(&["mkdir", "mkdirat"]);
-            });
+            let bundle = bundle(
+                files,
+                name,
+                &format!("{{ {script}; }} > /tmp/part; mv /tmp/part /tmp/init; sleep 1000"),
+                |config| {
+                    crate::mount(config, "/tmp", "tmpfs", "tmpfs", &["mode=1777"]);
+                    config["process"]["user"] =
+                        json!({ "uid": uid, "gid": uid, "umask": 0o027, "additionalGids": [12, 34] });
+                    config["process"]["noNewPrivileges"] = json!(no_new_privileges);
+                    config["process"]["oomScoreAdj"] = json!(500);
+                    config["process"]["rlimits"] = json!([
+                        { "type": "RLIMIT_NOFILE", "soft": 77, "hard": 99 }, { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }
+                    ]);
+                    config["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_BE", "priority": 6 });
+                    config["linux"]["personality"] = json!({ "domain": "LINUX32" });
+                    config["linux"]["maskedPaths"] = json!([]);
+                    config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "cgroup" }));
+                    config["linux"]["seccomp"] = crate::seccomp::without(&["mkdir", "mkdirat"]);
+                },
+            );
             runtime.create("c", bundle.path()).unwrap();
             runtime.succeed(&["start", "c"]).unwrap();
-            let read = "until test -s /tmp/init; do usleep 10000; done; usleep 300000; cat /tmp/init";
+            let read = "until test -s /tmp/init; do usleep 10000; done; cat /tmp/init";
             let first = runtime.succeed(&["exec", "c", "sh", "-c", read]).unwrap().stdout;
             let joined =
                 runtime.succeed(&["exec", "c", "sh", "-c", &format!("{script}; true")]).unwrap().stdout;

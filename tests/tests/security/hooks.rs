@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cofferdam_tests::oci::outcome;
+use cofferdam_tests::pace;
 use serde_json::{Value, json};
 
 use crate::{assert_ran, assert_refused, attack, bundle, configuration, reconfigure, sleeper};
@@ -58,7 +59,7 @@ fn hk_03_misbehaving_hooks_end_in_time_and_leave_nothing() {
             config["annotations"] = json!({ "large": "x".repeat(200 << 10) });
         });
         let plain = configuration(&bundle);
-        let long = Duration::from_secs(8);
+        let long = pace::limit(Duration::from_secs(8));
         for (script, timeout, succeeds, limit) in [
             ("exit 0", Value::Null, true, long),
             ("exec 0<&-; sleep 0.1; exit 0", Value::Null, true, long),
@@ -69,7 +70,7 @@ fn hk_03_misbehaving_hooks_end_in_time_and_leave_nothing() {
             ("sleep 1000 & sleep 1000 & wait", json!(1), false, long),
             ("kill -KILL $$", Value::Null, false, long),
             // A daemon keeps the hook's pipes: nobody waits for it. It ends by itself, for the census.
-            ("setsid sleep 3 & exit 0", Value::Null, true, Duration::from_millis(2500)),
+            ("setsid sleep 3 & exit 0", Value::Null, true, pace::limit(Duration::from_millis(2500))),
         ] {
             for point in ["createRuntime", "createContainer", "prestart"] {
                 let mut config = plain.clone();
@@ -123,7 +124,7 @@ fn hk_04_a_start_container_hook_runs_inside_and_cannot_write_our_program() {
         runtime.create("c", bundle.path()).unwrap();
         let mut start = runtime.command(&["start", "c"]).spawn().unwrap();
         let ran = bundle.rootfs().join("tmp/ran");
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + pace::limit(Duration::from_secs(10));
         while !ran.exists() {
             assert!(Instant::now() < deadline, "the hook did not run");
             std::thread::sleep(Duration::from_millis(5));

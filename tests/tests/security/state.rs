@@ -5,6 +5,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use cofferdam_tests::oci::Runtime;
+use cofferdam_tests::pace;
 use serde_json::{Value, json};
 
 use crate::{Canary, assert_refused, attack, bundle, sleeper};
@@ -89,7 +90,7 @@ fn lives(pid: i32) -> bool {
 }
 
 fn assert_ended(pid: i32, case: &str) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + pace::limit(Duration::from_secs(5));
     while lives(pid) {
         assert!(Instant::now() < deadline, "the first process was forgotten: {case}");
         std::thread::sleep(Duration::from_millis(10));
