@@ -36,6 +36,7 @@ const HOST_PROGRAMS: &[&str] = &[
     "openssl",
     "setpriv",
     "unshare",
+    "perl",
 ];
 
 /// What goes on the disk.
@@ -125,6 +126,8 @@ fn host_program(root: &Path, name: &str) -> Result<()> {
     let place = root.join("bin").join(name);
     let _ = std::fs::remove_file(&place);
     std::fs::copy(&source, place)?;
+    // Some are looked for by their path on a usual host.
+    symlink(Path::new("/bin").join(name), root.join("usr/bin").join(name)).or_else(ignore_existing)?;
     for library in read(command("ldd", "").arg(&source))?.lines().filter_map(library_path) {
         let place = root.join(library.trim_start_matches('/'));
         if let Some(folder) = place.parent() {
