@@ -7,8 +7,8 @@
 //! is shown its cgroup gets copies of the directories, so there they are made first as well.
 
 use cofferdam_plan::{
-    Barrier, Builder, CgroupLayout, ContainerId, HostFeatures, HostPath, Namespace, Op, Refusal, Stage,
-    Standing,
+    Barrier, Builder, CgroupLayout, ContainerId, HostFeatures, HostPath, IdMapping, Namespace, Op, Refusal,
+    Stage, Standing,
 };
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
@@ -19,6 +19,7 @@ use crate::cgroup::{self, Controllers, Occasion};
 use crate::compile::{Context, pass};
 use crate::container::{CgroupManager, Joining};
 use crate::mounts;
+use crate::namespaces::{self, Membership};
 
 /// Where a container's cgroup is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +59,8 @@ pub fn home(spec: &Spec, id: &ContainerId, host: &HostFeatures) -> Result<Option
 
 /// Makes the cgroup, sets its limits, attaches the child.
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
-    oom_score(context.process(), context.host, builder);
+    let joined = context.membership.has(Namespace::User) && !context.membership.makes(Namespace::User);
+    oom_score(context.process(), joined, context.host, builder);
     let resources = context.linux().and_then(|linux| linux.resources().as_ref());
     let Some(home) = &context.home else {
         return match resources {
@@ -81,6 +83,9 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         limits((context.host, &home.layout), resources, stage, builder)?;
     }
     devices(context, resources, stage, builder)?;
+    if let Some((uid, gid)) = delegate(context, home)? {
+        builder.step(stage, "/linux/namespaces", Op::DelegateCgroup { uid, gid });
+    }
     if !home.layout.is_v2() {
         builder.step(Stage::Attach, "/linux/cgroupsPath", Op::AttachCgroup);
     }
@@ -90,6 +95,24 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
 /// When the cgroup is made, or opened, and written to.
 fn stage(host: &HostFeatures) -> Stage {
     if host.cgroups.is_v2() { Stage::Host } else { Stage::Attach }
+}
+
+/// Whom the cgroup is given to: the root of a container that has its own user and cgroup namespaces and is shown its cgroup
+/// writable, as runc does. On version 1 nothing can be given away safely.
+fn delegate(context: &Context<'_>, home: &Home) -> Result<Option<(u32, u32)>, Refusal> {
+    let members = &context.membership;
+    let mounts = context.spec().mounts().iter().flatten().filter(|mount| mounts::is_cgroup(mount));
+    let read_only = |mount: &oci_spec::runtime::Mount| {
+        mount.options().iter().flatten().any(|option| option == "ro" || option == "rro")
+    };
+    let writable = mounts.into_iter().any(|mount| !read_only(mount));
+    let own = members.makes(Namespace::User) && members.makes(Namespace::Cgroup);
+    if !writable || !own || !home.layout.is_v2() || context.host.standing == Standing::User {
+        return Ok(None);
+    }
+    let maps = namespaces::own_maps(context.spec())?;
+    let root = |map: &[IdMapping]| map.iter().find(|line| line.inside == 0).map(|line| line.outside);
+    Ok(maps.and_then(|(uids, gids)| root(&uids).zip(root(&gids))))
 }
 
 /// A container without a cgroup runs if nothing was asked of it: a limit that does not hold is worse than no container.
@@ -169,8 +192,9 @@ fn devices(
     Ok(())
 }
 
-/// Lower scores than the caller's own need CAP_SYS_RESOURCE.
-fn oom_score(process: Option<&Process>, host: &HostFeatures, builder: &mut Builder) {
+/// Lower scores than the caller's own need CAP_SYS_RESOURCE. A process that is `hidden` from those in the user namespace
+/// which it joins is so from an ordinary user as well.
+fn oom_score(process: Option<&Process>, hidden: bool, host: &HostFeatures, builder: &mut Builder) {
     const SYS_RESOURCE: u32 = 24;
     let Some(wanted) = process.and_then(|process| process.oom_score_adj()) else { return };
     let value = if wanted < host.oom_score_adj && !host.holds(SYS_RESOURCE) {
@@ -182,7 +206,11 @@ fn oom_score(process: Option<&Process>, host: &HostFeatures, builder: &mut Build
     } else {
         wanted
     };
-    if value != host.oom_score_adj {
+    if value != host.oom_score_adj && hidden && host.standing == Standing::User {
+        builder.warn(
+            "/process/oomScoreAdj: an ordinary user cannot give one to a process that joins a user namespace",
+        );
+    } else if value != host.oom_score_adj {
         builder.step(Stage::Attach, "/process/oomScoreAdj", Op::AdjustOomScore { value });
     }
 }
@@ -229,7 +257,8 @@ pub fn plan_joining(
     // A process that says nothing has the score of the container's own.
     let own = joining.process.oom_score_adj().is_some();
     let scored = if own { Some(joining.process) } else { joining.spec.process().as_ref() };
-    oom_score(scored, host, builder);
+    let hidden = Membership::of(joining.spec)?.has(Namespace::User);
+    oom_score(scored, hidden, host, builder);
     let mut waits = builder.contains(|op| matches!(op, Op::AdjustOomScore { .. }));
     if let Some(path) = joining.cgroup {
         let below = joining.below.iter().map(|below| one_below(below)).collect::<Result<_, _>>()?;

@@ -14,7 +14,7 @@
 
 use cofferdam_plan::op::Handover;
 use cofferdam_plan::{
-    Builder, ContainerPath, HostFeatures, HostPath, Namespace, Op, Refusal, Slot, Stage, Text,
+    Builder, ContainerPath, HostFeatures, HostPath, Namespace, Op, Refusal, Slot, Stage, Standing, Text,
 };
 use oci_spec::runtime::{Process, Spec};
 
@@ -72,7 +72,15 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
             init_pid: None,
         },
     };
-    confinement.plan(builder)
+    confinement.plan(builder)?;
+    // Whoever joins a process must be allowed to look into it. Root always is; an ordinary user is not while the process is
+    // still this program, and his hooks join it before it becomes another. Nobody else is in the container by then.
+    let hooks = context.spec().hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+    let hooked = hooks.is_some_and(|hooks| !hooks.is_empty());
+    if hooked && context.host.standing == Standing::User && !context.membership.joins_any() {
+        builder.step(Stage::Confine, "/hooks/startContainer", Op::AllowDump);
+    }
+    Ok(())
 }
 
 /// A container without a process: it waits for `start` like any other, and then ends with 0. The specification asks for a

@@ -123,6 +123,28 @@ const UNPRIVILEGED: &[Row] = &[
         Says("0\n"),
     ),
     (
+        "hooks, outside and inside",
+        |config| {
+            let hook = |name: &str, program: &str, arguments: &[&str]| {
+                let script = format!("id -u > /tmp/home/closed/{name}");
+                let script = if arguments.is_empty() { script } else { arguments[0].to_owned() };
+                json!([{ "path": program, "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"] }])
+            };
+            config["hooks"] = json!({
+                "createRuntime": hook("runtime", "/bin/sh", &[]),
+                "createContainer": hook("container", "/bin/sh", &[]),
+                "startContainer": hook("start", "/bin/sh", &["id -u > /dev/shm/start"]),
+                "poststart": hook("poststart", "/bin/sh", &[])
+            });
+            config["mounts"].as_array_mut().unwrap().push(json!({
+                "destination": "/closed", "type": "bind", "source": "/tmp/home/closed", "options": ["rbind"]
+            }));
+        },
+        "until test -s /closed/poststart; do sleep 0.01; done; cd /closed; \
+         cat runtime container /dev/shm/start poststart; rm runtime container poststart",
+        Says("54321\n0\n0\n54321\n"),
+    ),
+    (
         "limits above his own",
         |config| {
             config["process"]["rlimits"] =
@@ -300,6 +322,7 @@ fn an_ordinary_user_creates_starts_enters_lists_kills_and_deletes() {
         for ids in maps {
             let mut config = config.clone();
             map(&mut config, &ids);
+            config["process"]["oomScoreAdj"] = json!(100);
             bundle.configure(&config).unwrap();
             let call = |arguments: &[&str]| {
                 let outcome = outcome(&mut user.call(runtime, arguments).unwrap()).unwrap();
@@ -452,6 +475,46 @@ fn root_gives_containers_user_namespaces_of_their_own_and_of_others() {
     }
     holder.kill().unwrap();
     holder.wait().unwrap();
+}
+
+/// cgroups(7), "Cgroups delegation": root of a user namespace that sees its cgroup writable makes others below it, and
+/// raises none of its own limits.
+#[test]
+fn a_writable_cgroup_of_a_user_namespace_belongs_to_its_root() {
+    const FIRST: u32 = 7_100_000;
+    if !needs::root() || !needs::programs(&["busybox", "ip"]) {
+        return;
+    }
+    let world = World::enter().unwrap();
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        // Beside version 1 the tree has few controllers, but all that this is about.
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), flags, None::<&str>).unwrap();
+    }
+    let bundle = shifted(&world, FIRST);
+    let script = "cd /sys/fs/cgroup; mkdir below && echo 0 > below/cgroup.procs && test -n \"$(cat below/cgroup.procs)\" && echo moved; \
+                  echo 5 > cgroup.max.depth || echo denied; stat -c %u . cgroup.procs cgroup.max.depth";
+    for (options, says) in
+        [(json!(["rw"]), "moved\ndenied\n0\n0\n65534\n"), (json!(["ro"]), "denied\n65534\n65534\n65534\n")]
+    {
+        let mut config: Value =
+            serde_json::from_slice(&std::fs::read(bundle.path().join("config.json")).unwrap()).unwrap();
+        config["process"]["args"] = json!(["sh", "-c", format!("exec 2>/dev/null; {script}")]);
+        let kinds = ["user", "pid", "network", "ipc", "uts", "mount", "cgroup"];
+        config["linux"]["namespaces"] = json!(kinds.map(|kind| json!({ "type": kind })));
+        map(&mut config, &json!([{ "containerID": 0, "hostID": FIRST, "size": 65536 }]));
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
+        mounts.push(json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options }));
+        bundle.configure(&config).unwrap();
+        let outcome = Runtime::ours(&world.state()).run("c", bundle.path()).unwrap();
+        assert_eq!(
+            (outcome.status, outcome.stdout.as_str()),
+            (Some(0), says),
+            "{options}: {}",
+            outcome.stderr
+        );
+    }
 }
 
 /// Waits until a process has left this namespace.

@@ -185,8 +185,13 @@ impl Record {
     pub(crate) fn in_its_namespaces(&self) -> Result<(), Error> {
         let left = self.namespaces.iter().find(|(kind, inode)| namespace(self.pid, kind) != Some(*inode));
         left.map_or(Ok(()), |(kind, _)| {
+            let problem = match namespace(self.pid, kind) {
+                Some(_) => "has left",
+                // To anybody but root a process that was not started is closed.
+                None => "has ended, or was not started and lets only root see",
+            };
             let words = format!(
-                "cannot exec in container {}: its first process has left the {kind} namespace it was created in",
+                "cannot exec in container {}: its first process {problem} the {kind} namespace it was created in",
                 self.id
             );
             Err(Error::Conflict(words))

@@ -45,6 +45,10 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
                 .write(&write.controller, &write.file, &write.value, write.optional)
                 .map_err(cgroup_words)?;
         }
+        Op::DelegateCgroup { uid, gid } => {
+            let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
+            cgroup.delegate(*uid, *gid).map_err(cgroup_words)?;
+        }
         Op::FilterDevices { program } => {
             let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
             cgroup.filter_devices(program).map_err(cgroup_words)?;

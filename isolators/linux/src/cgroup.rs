@@ -313,6 +313,30 @@ impl Cgroup {
             .map_err(|(operation, errno)| place.failed(operation, "", errno))
     }
 
+    /// Gives the version 2 cgroup to somebody: its directory, so that he may make others below it, and the files that the
+    /// kernel says may be given away (cgroups(7), "Cgroups delegation: delegating a hierarchy to a less privileged user").
+    ///
+    /// # Errors
+    /// [`Error::NoController`] on a host without that tree, or the kernel's answer.
+    pub fn delegate(&self, uid: u32, gid: u32) -> Result<(), Error> {
+        use rustix::fs::{AtFlags, Gid, Uid, chownat, fchown};
+        /// What kernels before 4.15, which have no list, allow.
+        const OLDEST: &str = "cgroup.procs cgroup.subtree_control cgroup.threads";
+        let place = self.unified("delegation")?;
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        fchown(place.directory(), owner.0, owner.1).map_err(|errno| place.failed("chown", "", errno))?;
+        let listed = std::fs::read_to_string("/sys/kernel/cgroup/delegate");
+        for file in listed.as_deref().unwrap_or(OLDEST).split_whitespace().filter(|file| !file.contains('/'))
+        {
+            match chownat(place.directory(), file, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW) {
+                // Its controller is not switched on here.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(place.failed("chown", file, errno)),
+            }
+        }
+        Ok(())
+    }
+
     /// All processes of the cgroup and of those below it, sorted.
     ///
     /// # Errors

@@ -35,7 +35,12 @@ fn copy_to_memory() -> Result<OwnedFd, Errno> {
     let io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let mut source = std::fs::File::open("/proc/self/exe").map_err(io)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut copy = std::fs::File::from(rustix::fs::memfd_create(c"cofferdam", flags)?);
+    // Where a sysctl makes such files unexecutable unless they ask, this one asks; Linux before 6.3 does not know the word.
+    let copy = match rustix::fs::memfd_create(c"cofferdam", flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create(c"cofferdam", flags),
+        made => made,
+    };
+    let mut copy = std::fs::File::from(copy?);
     std::io::copy(&mut source, &mut copy).map_err(io)?;
     rustix::fs::fcntl_add_seals(
         &copy,

@@ -380,6 +380,8 @@ pub enum Op {
     FilterDevices { program: Vec<u64> },
     /// Connect to whoever supervises the container's system calls. `socket`, `connect`
     ConnectListener { path: HostPath, into: Slot },
+    /// Give the v2 cgroup and the files of it that may be delegated to the container's root. `fchown`, `fchownat`
+    DelegateCgroup { uid: u32, gid: u32 },
     /// Make the socket on which `start` will knock. `socket`, `bind`, `listen`
     ListenGate { path: HostPath, into: Slot },
     /// Start the child on these processors, before it is in the container's cgroup. `sched_setaffinity`, and back
@@ -527,6 +529,8 @@ pub enum Op {
     // ---- confine: the child gives up what the task may not have
     /// `prctl(PR_SET_DUMPABLE, 0)`: from here on nobody in the container may look into the child.
     ForbidDump,
+    /// `prctl(PR_SET_DUMPABLE, 1)`: the container's owner, who has no privilege over the host, may look into the child.
+    AllowDump,
     /// `prlimit64`
     SetLimit(Limit),
     /// `sched_setattr`
@@ -594,7 +598,9 @@ impl Op {
             }
             CreateCgroup { .. } => Undo::RemoveCgroup,
             OpenCgroup { .. } => Undo::Nothing("the cgroup belongs to the container"),
-            WriteCgroup(_) | FilterDevices { .. } => Undo::Nothing("goes with the cgroup"),
+            WriteCgroup(_) | FilterDevices { .. } | DelegateCgroup { .. } => {
+                Undo::Nothing("goes with the cgroup")
+            }
             ChangeCgroup(_) => Undo::RestoreCgroupFile,
             ReplaceDevices(change) => Undo::ReplaceDevices(change.reversed()),
             ListenGate { path, .. } => Undo::RemoveFile(path.clone()),

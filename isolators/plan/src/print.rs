@@ -60,6 +60,7 @@ impl Plan {
                 format!("replace-devices [{}]", now.iter().map(line).collect::<Vec<_>>().join(", "))
             }
             FilterDevices { program } => format!("filter-devices {} instructions", program.len()),
+            DelegateCgroup { uid, gid } => format!("delegate-cgroup to {uid}:{gid}"),
             ListenGate { path, into } => format!("listen-gate {} <- {path}", n(into)),
             BeginOn { cpus } => format!("begin-on {cpus:?}"),
             MakeUserNamespace { uids, gids, into } => {
@@ -150,6 +151,7 @@ impl Plan {
             ChangeRoot { path } => format!("change-root {path}"),
             SetRootAttributes { attributes } => format!("set-root-attributes [{attributes}]"),
             ForbidDump => "forbid-dump".into(),
+            AllowDump => "allow-dump".into(),
             SetLimit(l) => format!(
                 "set-limit {} {}:{}",
                 crate::print::limit_name(l.resource),
