@@ -21,6 +21,7 @@ use crate::error::{Error, program_name, system};
 use crate::hooks;
 use crate::kill::kill_all;
 use crate::lock::Locked;
+use crate::readiness;
 use crate::runtime::Runtime;
 use crate::state::{Record, STATE_VERSION, Status, boot_id, file_error, gate, note_process, stat};
 
@@ -163,6 +164,7 @@ impl Runtime {
 
     fn create_in(&self, locked: &Locked, plan: &Plan, create: Create) -> Result<Created, Error> {
         let directory = &locked.directory;
+        readiness::make_folder(directory, &create.spec)?;
         let mut record = self.record(plan, &create)?;
         record.store(directory)?;
         if let Some(cgroup) = &record.cgroup {
@@ -245,6 +247,7 @@ impl Runtime {
             start_time: 0,
             boot_id: boot_id(),
             namespaces: Vec::new(),
+            cgroup_paths: cgroup.iter().flat_map(|path| self.cgroups.directories(path)).collect(),
             cgroup,
             late_steps: late.map(|(index, step)| (index, plan.describe(&step.op))).collect(),
             program: program_name(plan).unwrap_or_default(),

@@ -32,6 +32,7 @@ pub mod limits;
 pub mod list;
 pub mod listen;
 mod lock;
+pub mod readiness;
 pub mod resources;
 pub mod runtime;
 pub mod signals;
@@ -51,7 +52,7 @@ pub use error::{Error, Kind};
 pub use exec::{Exec, Executed};
 pub use explain::explain;
 pub use limits::Limits;
-pub use oci_spec::runtime::{LinuxResources, Process, Spec};
+pub use oci_spec::runtime::{BoxBuilder as ConsoleSize, LinuxResources, Process, Spec};
 pub use runtime::{Options, Runtime};
 pub use state::{State, Status, now_rfc3339};
 

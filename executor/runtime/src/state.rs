@@ -1,6 +1,6 @@
 //! The state of a container: what is on disk, and what its status is. runtime-spec runtime.md, "State".
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -104,12 +104,47 @@ pub struct Record {
     pub namespaces: Vec<(String, u64)>,
     /// The cgroup, below the root of every hierarchy; what `delete` must remove.
     pub cgroup: Option<String>,
+    /// Where it lies, by controller, empty for the version 2 tree.
+    #[serde(default)]
+    pub cgroup_paths: BTreeMap<String, PathBuf>,
     /// The steps after the gate, by number, in the words of the plan.
     pub late_steps: Vec<(usize, String)>,
     /// The program's name, for its errors.
     pub program: String,
     /// The configuration as it was at creation (later changes to config.json have no effect).
     pub spec: Spec,
+}
+
+/// What is written: the record, and what monitors and scripts read in runc's state file.
+#[derive(Serialize)]
+struct Stored<'a> {
+    #[serde(flatten)]
+    record: &'a Record,
+    init_process_pid: i32,
+    init_process_start: u64,
+    namespace_paths: BTreeMap<&'static str, String>,
+}
+
+impl<'a> Stored<'a> {
+    fn of(record: &'a Record) -> Self {
+        let name = |kind: Namespace| match kind {
+            Namespace::User => "NEWUSER",
+            Namespace::Pid => "NEWPID",
+            Namespace::Network => "NEWNET",
+            Namespace::Mount => "NEWNS",
+            Namespace::Ipc => "NEWIPC",
+            Namespace::Uts => "NEWUTS",
+            Namespace::Cgroup => "NEWCGROUP",
+            Namespace::Time => "NEWTIME",
+        };
+        let path = |kind: Namespace| (name(kind), format!("/proc/{}/ns/{}", record.pid, kind.file()));
+        Self {
+            record,
+            init_process_pid: record.pid,
+            init_process_start: record.start_time,
+            namespace_paths: Namespace::ALL.into_iter().map(path).collect(),
+        }
+    }
 }
 
 pub(crate) fn not_found(error: &std::io::Error, path: &Path, id: &str) -> Error {
@@ -161,8 +196,8 @@ impl Record {
     /// Writes the state: a temporary file, renamed. It belongs to one boot, so nothing is forced to disk.
     pub(crate) fn store(&self, directory: &Path) -> Result<(), Error> {
         let (path, temporary) = (directory.join("state.json"), directory.join("state.json.new"));
-        let text =
-            serde_json::to_string(self).map_err(|error| file_error("writing", &path, &error.into()))?;
+        let text = serde_json::to_string(&Stored::of(self))
+            .map_err(|error| file_error("writing", &path, &error.into()))?;
         std::fs::write(&temporary, sealed(&text))
             .map_err(|error| file_error("writing", &temporary, &error))?;
         std::fs::rename(&temporary, &path).map_err(|error| file_error("renaming", &path, &error))

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use cofferdam_runtime::{Console, ContainerId, Create, Created, Fault, Runtime, bundle, listen};
+use cofferdam_runtime::{
+    Console, ConsoleSize, ContainerId, Create, Created, Fault, Runtime, Spec, bundle, listen, readiness,
+};
 
 use super::{Call, seal};
 use crate::failed::Failed;
@@ -11,14 +13,26 @@ use crate::pidfd_socket::PidfdSocket;
 
 pub(crate) fn create(call: &Call<'_>) -> Result<i32, Failed> {
     seal()?;
-    make(call, Gate::Waits).map(|_| 0).map_err(|failed| failed.of("create"))
+    make(call, Gate::Waits, Side::Background).map(|_| 0).map_err(|failed| failed.of("create"))
 }
 
 pub(crate) fn run(call: &Call<'_>) -> Result<i32, Failed> {
     seal()?;
-    let (runtime, created) = make(call, Gate::Open).map_err(|failed| failed.of("run"))?;
-    if call.said.has("detach") {
+    let side = if call.said.has("detach") { Side::Background } else { Side::Foreground };
+    let manager = readiness::manager();
+    // Who waits to hear that the program is ready must listen before it runs.
+    let gate = if manager.is_some() { Gate::Waits } else { Gate::Open };
+    let (runtime, created) = make(call, gate, side).map_err(|failed| failed.of("run"))?;
+    let listening = manager.map(|manager| super::manage::open(&runtime, &call.said.id()?, manager));
+    let listening = listening.transpose()?.flatten();
+    if side == Side::Background {
+        super::manage::pass_on(call, listening, &created.pidfd, created.pid);
         return Ok(0);
+    }
+    if let Some(listening) = listening {
+        let process = created.pidfd.try_clone().map_err(Failed::new)?;
+        // Here the service is this very process, and the manager knows it.
+        std::thread::spawn(move || listening.pass_on(&process, None));
     }
     let status = Foreground { process: &created.pidfd, terminal: created.console }.wait();
     if !call.said.has("keep") {
@@ -42,12 +56,24 @@ enum Gate {
     Open,
 }
 
-fn make(call: &Call<'_>, gate: Gate) -> Result<(Runtime, Created), Failed> {
+/// Whether we stay with the process.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Foreground,
+    Background,
+}
+
+fn make(call: &Call<'_>, gate: Gate, side: Side) -> Result<(Runtime, Created), Failed> {
     let runtime = call.global.runtime()?;
     let mut create = request(call, call.said.id()?)?;
     let terminal = create.spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-    let detached = gate == Gate::Waits || call.said.has("detach");
-    create.console = console(terminal, detached, call.said.path("console-socket"))?;
+    create.console = console(terminal, side == Side::Background, call.said.path("console-socket"))?;
+    if matches!(create.console, Console::Return) {
+        take_our_size(&mut create.spec);
+    }
+    if readiness::manager().is_some() {
+        runtime.announce_readiness(&create.id, &mut create.spec);
+    }
     create.start = gate == Gate::Open;
     let socket = call.said.path("pidfd-socket").map(|path| PidfdSocket::connect(&path)).transpose()?;
     let id = create.id.clone();
@@ -61,6 +87,17 @@ fn make(call: &Call<'_>, gate: Gate) -> Result<(Runtime, Created), Failed> {
         eprint!("{}", cofferdam_runtime::explain(&created.plan, &created.timings));
     }
     Ok((runtime, created))
+}
+
+/// A terminal in front of ours has our size from the start, unless the configuration gives it one.
+fn take_our_size(spec: &mut Spec) {
+    let Some(process) = spec.process_mut().as_mut().filter(|process| process.console_size().is_none()) else {
+        return;
+    };
+    if let Ok(ours) = rustix::termios::tcgetwinsize(rustix::stdio::stdin()) {
+        let size = ConsoleSize::default().height(ours.ws_row).width(ours.ws_col);
+        process.set_console_size(size.build().ok());
+    }
 }
 
 fn request(call: &Call<'_>, id: ContainerId) -> Result<Create, Failed> {

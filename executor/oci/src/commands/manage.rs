@@ -1,6 +1,10 @@
 //! start, kill, delete, pause, resume: one call each.
 
-use cofferdam_runtime::signals;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use cofferdam_runtime::readiness::{self, Readiness};
+use cofferdam_runtime::{ContainerId, Runtime, signals};
 
 use super::{Call, seal};
 use crate::failed::Failed;
@@ -13,8 +17,34 @@ pub(crate) fn start(call: &Call<'_>) -> Result<i32, Failed> {
         // Such a hook is started from inside the container, where it may be a link to this very program.
         seal()?;
     }
-    runtime.start(&id)?;
+    let Some(manager) = readiness::manager() else {
+        runtime.start(&id)?;
+        return Ok(0);
+    };
+    let process = runtime.first_process(&id)?;
+    let listening = open(&runtime, &id, manager)?;
+    if let Some((pid, process)) = process {
+        pass_on(call, listening, &process, pid);
+    }
     Ok(0)
+}
+
+/// Opens the gate, listening first for the program to say that it is ready.
+pub(super) fn open(
+    runtime: &Runtime,
+    id: &ContainerId,
+    manager: PathBuf,
+) -> Result<Option<Readiness>, Failed> {
+    let listening = runtime.listen_for_readiness(id, manager)?;
+    runtime.start(id)?;
+    Ok(listening)
+}
+
+/// Waits for that word, and passes it on. A manager that cannot be told is no reason to fail what runs.
+pub(super) fn pass_on(call: &Call<'_>, listening: Option<Readiness>, process: &OwnedFd, pid: i32) {
+    if let Some(Err(errno)) = listening.map(|listening| listening.pass_on(process, Some(pid))) {
+        call.log.warning(&format!("telling the service manager: {errno}"));
+    }
 }
 
 pub(crate) fn kill(call: &Call<'_>) -> Result<i32, Failed> {

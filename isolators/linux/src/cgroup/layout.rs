@@ -91,6 +91,22 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Where a cgroup lies, by controller (`name=…` for named hierarchies, empty for the version 2 tree). Nothing is opened:
+    /// it may not be there.
+    pub fn directories(&self, path: &str) -> impl Iterator<Item = (String, PathBuf)> {
+        let at = move |mount_point: &Path, own: &str| {
+            let own = if path.starts_with('/') { "" } else { own.trim_matches('/') };
+            mount_point.join(own).join(path.trim_start_matches('/'))
+        };
+        let v1 = self.v1.iter().flat_map(move |hierarchy| {
+            let directory = at(&hierarchy.mount_point, &hierarchy.own_path);
+            hierarchy.controllers.iter().map(move |name| (name.clone(), directory.clone()))
+        });
+        let unified =
+            self.unified.iter().map(move |tree| (String::new(), at(&tree.mount_point, &tree.own_path)));
+        v1.chain(unified)
+    }
+
     /// Reads the texts of the two files. Lines that make no sense are passed over.
     #[must_use]
     pub fn parse(mountinfo: &str, cgroup: &str) -> Self {
@@ -235,6 +251,24 @@ fn below(path: &str, root: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cgroup_lies_below_the_mount_or_below_our_own() {
+        let hierarchy = Hierarchy {
+            controllers: vec!["cpu".into(), "cpuacct".into()],
+            mount_point: "/cg/cpu".into(),
+            own_path: "/own".into(),
+        };
+        let unified = Unified { mount_point: "/cg".into(), own_path: "/".into(), controllers: Vec::new() };
+        let layout = Layout { v1: vec![hierarchy], unified: Some(unified) };
+        for (path, expected) in [
+            ("/a/b", ["cpu=/cg/cpu/a/b", "cpuacct=/cg/cpu/a/b", "=/cg/a/b"]),
+            ("a", ["cpu=/cg/cpu/own/a", "cpuacct=/cg/cpu/own/a", "=/cg/a"]),
+        ] {
+            let found = layout.directories(path).map(|(name, at)| format!("{name}={}", at.display()));
+            assert_eq!(found.collect::<Vec<_>>(), expected, "{path}");
+        }
+    }
 
     const HYBRID: &str = "\
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
