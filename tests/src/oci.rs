@@ -68,6 +68,11 @@ impl Runtime {
         &self.program
     }
 
+    /// Where it keeps the state of its containers.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Whether this is the product's runtime.
     pub fn is_ours(&self) -> bool {
         self.name == "cofferdam-oci"
