@@ -231,7 +231,17 @@ pub(crate) fn mappings(lines: &[LinuxIdMapping], pointer: &str) -> Result<Vec<Id
         }
         Ok(mapping)
     };
-    lines.iter().enumerate().map(line).collect()
+    let lines = lines.iter().enumerate().map(line).collect::<Result<Vec<_>, _>>()?;
+    let meet = |a: u32, b: u32, one: &IdMapping, other: &IdMapping| a < b + other.count && b < a + one.count;
+    for (index, one) in lines.iter().enumerate() {
+        let clash = lines[..index].iter().any(|other| {
+            meet(one.inside, other.inside, one, other) || meet(one.outside, other.outside, one, other)
+        });
+        if clash {
+            return Err(Refusal::invalid(format!("{pointer}/{index}"), "the mapping overlaps another"));
+        }
+    }
+    Ok(lines)
 }
 
 fn plan_time(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
@@ -289,4 +299,55 @@ pub fn plan_joining(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(u32, u32, u32)]) -> Result<Vec<IdMapping>, Refusal> {
+        let line = |(inside, outside, size): &(u32, u32, u32)| {
+            serde_json::from_value(
+                serde_json::json!({ "containerID": inside, "hostID": outside, "size": size }),
+            )
+            .expect("a mapping")
+        };
+        mappings(&lines.iter().map(line).collect::<Vec<_>>(), "/linux/uidMappings")
+    }
+
+    /// user_namespaces(7): the maps that the kernel takes.
+    #[test]
+    fn a_map_is_injective_and_stays_in_range() {
+        for good in [
+            &[(0, 1000, 1)][..],
+            &[(0, 1000, 1), (1, 100_000, 65_536)],
+            &[(10, 20, 10), (0, 10, 10), (20, 0, 10)],
+            &[(0, 0, u32::MAX)],
+        ] {
+            assert_eq!(map(good).map(|lines| lines.len()), Ok(good.len()), "{good:?}");
+        }
+        for bad in [
+            &[][..],
+            &[(0, 1000, 0)],
+            &[(0, u32::MAX, 1)],
+            &[(1, 0, u32::MAX)],
+            &[(0, 1000, 2), (1, 2000, 2)],
+            &[(0, 1000, 2), (2, 1001, 2)],
+            &[(5, 50, 5), (0, 1000, 6)],
+        ] {
+            assert!(map(bad).is_err(), "{bad:?}");
+        }
+        assert!(map(&[(0, 0, 1); 341]).is_err());
+    }
+
+    #[test]
+    fn an_ordinary_user_writes_one_line_of_his_own_and_has_the_rest_written() {
+        let user = HostFeatures::sample_user();
+        let line = |outside, count| IdMapping { inside: 0, outside, count };
+        assert_eq!(mapper(&[line(1000, 1)], 1000, &user), Mapper::Own);
+        assert_eq!(mapper(&[line(1001, 1)], 1000, &user), Mapper::Helper);
+        assert_eq!(mapper(&[line(1000, 2)], 1000, &user), Mapper::Helper);
+        assert_eq!(mapper(&[line(1000, 1), line(5, 1)], 1000, &user), Mapper::Helper);
+        assert_eq!(mapper(&[line(5, 9)], 0, &HostFeatures::sample()), Mapper::Caller);
+    }
 }

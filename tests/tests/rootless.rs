@@ -354,6 +354,37 @@ fn an_ordinary_user_creates_starts_enters_lists_kills_and_deletes() {
     });
 }
 
+/// config.md, "process.terminal": in a user namespace too it belongs to the process's user, `/dev/console` as well.
+#[test]
+fn a_terminal_belongs_to_the_container_s_user() {
+    if !needs::programs(&["script"]) {
+        return;
+    }
+    as_user(|_, user, runtime| {
+        let script = "tty; for file in /dev/pts/0 /dev/console; do stat -c %u:%t $file; done; echo typed > /dev/console";
+        let (bundle, mut config) = bundle(user, runtime, "bundle", script);
+        config["process"]["terminal"] = json!(true);
+        let program = user.program(runtime.program()).unwrap();
+        let call = format!("{} run --bundle {} c", program.display(), bundle.path().display());
+        let mut cases = vec![(json!([{ "containerID": 0, "hostID": ID, "size": 1 }]), 0)];
+        if needs::find_program("newuidmap").is_some() {
+            cases.push((ranges(), 5));
+        }
+        for (ids, uid) in cases {
+            let mut config = config.clone();
+            map(&mut config, &ids);
+            config["process"]["user"] = json!({ "uid": uid, "gid": uid });
+            bundle.configure(&config).unwrap();
+            let outcome = outcome(user.command("script").args(["-qec", &call, "/dev/null"])).unwrap();
+            // script passes the end of its own input on as a character, which the terminal echoes somewhere.
+            let said = outcome.stdout.replace("^@", "");
+            let said: Vec<&str> = said.split_whitespace().collect();
+            let owned = format!("{uid}:88");
+            assert_eq!(said, ["/dev/pts/0", &owned, &owned, "typed"], "{outcome:?}");
+        }
+    });
+}
+
 #[test]
 fn a_state_root_that_cannot_be_made_is_named() {
     as_user(|_, user, runtime| {

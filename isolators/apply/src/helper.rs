@@ -26,10 +26,18 @@ pub(crate) fn run(name: &str, arguments: impl Iterator<Item = String>) -> Result
         let words = format!("{name} is in none of {}: install the package uidmap", FOLDERS.join(" "));
         return Err((Errno::NOENT, words));
     };
+    run_program(&program, arguments, TIMEOUT)
+}
+
+fn run_program(
+    program: &Path,
+    arguments: impl Iterator<Item = String>,
+    timeout: Duration,
+) -> Result<(), (Errno, String)> {
     let failed = |error: std::io::Error| {
         (Errno::from_io_error(&error).unwrap_or(Errno::IO), format!("{}: {error}", program.display()))
     };
-    let mut child = Command::new(&program)
+    let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
         .stdin(Stdio::null())
@@ -37,13 +45,13 @@ pub(crate) fn run(name: &str, arguments: impl Iterator<Item = String>) -> Result
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    let ended = wait(Pid::from_child(&child)).map_err(|errno| failed(errno.into()))?;
+    let ended = wait(Pid::from_child(&child), timeout).map_err(|errno| failed(errno.into()))?;
     if !ended {
         let _ = child.kill();
     }
     let status = child.wait().map_err(failed)?;
     if !ended {
-        return Err((Errno::TIMEDOUT, format!("{} has not ended after {TIMEOUT:?}", program.display())));
+        return Err((Errno::TIMEDOUT, format!("{} has not ended after {timeout:?}", program.display())));
     }
     if status.success() {
         return Ok(());
@@ -61,13 +69,44 @@ fn find(name: &str) -> Option<PathBuf> {
 }
 
 /// Whether the process has ended in time.
-fn wait(process: Pid) -> Result<bool, Errno> {
+fn wait(process: Pid, timeout: Duration) -> Result<bool, Errno> {
     let process = pidfd_open(process, PidfdFlags::empty())?;
-    let timeout = Timespec { tv_sec: TIMEOUT.as_secs().cast_signed(), tv_nsec: 0 };
+    let timeout =
+        Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: i64::from(timeout.subsec_nanos()) };
     loop {
         match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)) {
             Err(Errno::INTR) => {}
             result => return result.map(|ready| ready > 0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, timeout: Duration) -> Result<(), (Errno, String)> {
+        run_program(Path::new("/bin/sh"), ["-c", script].map(String::from).into_iter(), timeout)
+    }
+
+    #[test]
+    fn a_helper_s_own_words_come_back() {
+        assert_eq!(shell("true", TIMEOUT), Ok(()));
+        let (errno, words) = shell("echo range not allowed >&2; exit 1", TIMEOUT).unwrap_err();
+        assert_eq!(errno, Errno::PERM);
+        assert!(words.contains("range not allowed") && words.contains("/etc/subuid"), "{words}");
+    }
+
+    #[test]
+    fn a_helper_that_hangs_is_ended() {
+        let (errno, words) = shell("exec sleep 1000", Duration::from_millis(50)).unwrap_err();
+        assert_eq!(errno, Errno::TIMEDOUT, "{words}");
+    }
+
+    #[test]
+    fn a_missing_helper_is_named_with_its_package() {
+        let (errno, words) = run("no-such-helper", std::iter::empty()).unwrap_err();
+        assert_eq!(errno, Errno::NOENT);
+        assert!(words.contains("no-such-helper") && words.contains("uidmap"), "{words}");
     }
 }
