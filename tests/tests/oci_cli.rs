@@ -479,6 +479,28 @@ fn a_container_without_a_process_is_created_and_ends_when_started() {
     });
 }
 
+/// runtime.md, "Lifecycle" 13: a poststop hook that fails is a warning, and the others run.
+#[test]
+fn poststop_hooks_run_whatever_becomes_of_the_others() {
+    on_ours(|runtime, bundles| {
+        let output = bundles.join("output");
+        let script = format!("echo called >> {}", output.display());
+        let bundle = Bundle::make(&bundles.join("stop"), &["true"], |config| {
+            let hooks =
+                [json!({ "path": "/bin/false" }), json!({ "path": "/bin/sh", "args": ["sh", "-c", script] })];
+            config["hooks"] = json!({ "poststop": hooks });
+        })
+        .unwrap();
+        runtime.create("h", bundle.path()).unwrap();
+        let log = bundles.join("log");
+        let outcome = runtime.succeed(&["--log", log.to_str().unwrap(), "delete", "h"]).unwrap();
+        assert_eq!(outcome.stderr, "");
+        assert_eq!(std::fs::read_to_string(&output).unwrap(), "called\n");
+        let log = std::fs::read_to_string(&log).unwrap();
+        assert!(log.contains("level=warning") && log.contains("error running poststop hook #0"), "{log}");
+    });
+}
+
 /// A volume that shares its mounts: what is mounted in it inside appears outside, where the root may share.
 #[test]
 fn a_shared_bind_carries_mounts_to_the_host() {

@@ -17,7 +17,8 @@ use crate::state::{Record, Status, has_process_note, noted_cgroup, noted_process
 impl Runtime {
     /// Deletes a stopped or created container; with `force` also a running one, and one whose lock another operation does
     /// not let go of. The state goes last: whatever cannot be removed leaves it in place, so that delete can be tried
-    /// again. A failing poststop hook is returned as a warning (runtime-spec "Lifecycle" 13).
+    /// again. Failing poststop hooks are returned as warnings, and keep no
+    /// other from running (runtime-spec "Lifecycle" 13).
     pub fn delete(&self, id: &ContainerId, force: bool) -> Result<Vec<String>, Error> {
         let limits = self.options.limits;
         let limit = if force { limits.forced_lock } else { limits.lock };
@@ -45,9 +46,9 @@ impl Runtime {
         if let Some(cgroup) = kill_all(self, &locked.directory, &record)? {
             cgroup.remove()?;
         }
-        let warning = hooks::run(self, &record, HookPoint::Poststop, Status::Stopped, None).err();
+        let warnings = hooks::run_all(self, &record, HookPoint::Poststop, Status::Stopped);
         locked.remove()?;
-        Ok(warning.map(|error| error.to_string()).into_iter().collect())
+        Ok(warnings.iter().map(Error::to_string).collect())
     }
 
     /// Another operation hangs over the container. Its processes are ended, which lets most such operations notice and

@@ -54,10 +54,24 @@ pub(crate) fn run(
     status: Status,
     process: Option<&OwnedFd>,
 ) -> Result<(), Error> {
-    let Some(hooks) = record.spec.hooks().as_ref().and_then(|hooks| list(hooks, point)) else {
-        return Ok(());
-    };
-    for (index, hook) in hooks.iter().enumerate() {
+    each(runtime, record, point, status, process).collect()
+}
+
+/// Runs every hook of a point in order, whatever becomes of the others; what failed comes back.
+pub(crate) fn run_all(runtime: &Runtime, record: &Record, point: HookPoint, status: Status) -> Vec<Error> {
+    each(runtime, record, point, status, None).filter_map(Result::err).collect()
+}
+
+/// One hook at each step.
+fn each<'a>(
+    runtime: &'a Runtime,
+    record: &'a Record,
+    point: HookPoint,
+    status: Status,
+    process: Option<&'a OwnedFd>,
+) -> impl Iterator<Item = Result<(), Error>> + 'a {
+    let hooks = record.spec.hooks().as_ref().and_then(|hooks| list(hooks, point));
+    hooks.into_iter().flatten().enumerate().map(move |(index, hook)| {
         let place = match (point, process) {
             (HookPoint::CreateContainer, Some(process)) => Place::Namespaces(process),
             (HookPoint::StartContainer, _) => Place::Container,
@@ -67,9 +81,8 @@ pub(crate) fn run(
         result.map_err(|problem| {
             let problem = format!("{}: {problem}", hook.path().display());
             Error::Hook { point, index, problem }
-        })?;
-    }
-    Ok(())
+        })
+    })
 }
 
 /// Whether there is a hook for a point.
