@@ -9,6 +9,7 @@
 //! | [`path`] | `linux.cgroupsPath`: cleaned, or taken apart for systemd |
 //! | [`v1`], [`v2`] | one function a controller |
 //! | [`cpu_list`] | lists such as `0-3,7` |
+//! | [`systemd`] | the same limits as properties of a unit |
 //! | [`devices`], [`device_program`] | the device rules: one state, two ways to enforce it |
 //!
 //! Pure: the kernel is touched by `cofferdam_linux::cgroup`.
@@ -17,6 +18,7 @@ pub mod cpu_list;
 pub mod device_program;
 pub mod devices;
 pub mod path;
+pub mod systemd;
 mod v1;
 mod v2;
 

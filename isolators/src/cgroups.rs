@@ -15,6 +15,7 @@ use oci_spec::runtime::{LinuxResources, Process, Spec};
 use crate::cgroup::cpu_list::CpuList;
 use crate::cgroup::devices::{Defaults, DevicePolicy};
 use crate::cgroup::path::CgroupPath;
+use crate::cgroup::systemd::{Scope, properties};
 use crate::cgroup::{self, Controllers, Occasion};
 use crate::compile::{Context, pass};
 use crate::container::{CgroupManager, Joining};
@@ -30,16 +31,27 @@ pub struct Home {
     pub layout: CgroupLayout,
     /// Whether these are only the ones that are delegated to the caller.
     pub delegated: bool,
+    /// The scope that it belongs to, where systemd makes it.
+    pub scope: Option<Scope>,
+}
+
+impl Home {
+    /// Whether the child is moved into it, and has to wait for that: only one that is there before it, and in one hierarchy
+    /// alone, can be cloned into. A scope is made with the process in it.
+    pub fn is_attached(&self) -> bool {
+        !self.layout.is_v2() || self.scope.is_some()
+    }
+
+    /// When it is made and written to.
+    fn stage(&self) -> Stage {
+        if self.is_attached() { Stage::Attach } else { Stage::Host }
+    }
 }
 
 /// The cgroup of a container: `linux.cgroupsPath`, or one of our own. Without privilege over the host it is one in what
 /// the host has delegated, and `None` where that is nothing; a path that the configuration names must work.
 pub fn home(spec: &Spec, id: &ContainerId, host: &HostFeatures) -> Result<Option<Home>, Refusal> {
-    let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
-    let given = given.filter(|path| !path.as_os_str().is_empty());
-    let given =
-        given.map(|path| path.to_str().ok_or_else(|| Refusal::invalid("/linux/cgroupsPath", "not UTF-8")));
-    let given = given.transpose()?;
+    let given = given_path(spec)?;
     let delegated = given.is_none() && host.standing != Standing::Host;
     let layout = if delegated { host.cgroups.delegated() } else { host.cgroups.clone() };
     if delegated && layout == CgroupLayout::None {
@@ -54,7 +66,33 @@ pub fn home(spec: &Spec, id: &ContainerId, host: &HostFeatures) -> Result<Option
         CgroupLayout::V1 { .. } | CgroupLayout::None => format!("cofferdam-{id}"),
     };
     let path = CgroupPath::cgroupfs(given, &own)?.directory("");
-    Ok(Some(Home { path, layout, delegated }))
+    Ok(Some(Home { path, layout, delegated, scope: None }))
+}
+
+/// The cgroup of a container as a scope of systemd's: `linux.cgroupsPath` is `slice:prefix:name`. A user's manager makes it
+/// in what is delegated to that user.
+pub fn home_of_scope(spec: &Spec, id: &ContainerId, host: &HostFeatures) -> Result<Option<Home>, Refusal> {
+    let missing = || {
+        let problem = "systemd, which is asked to make it, cannot be reached";
+        Refusal::unsupported("/linux/cgroupsPath", problem)
+    };
+    let scope = Scope::new(given_path(spec)?, id, host.systemd.as_ref().ok_or_else(missing)?)?;
+    let delegated = host.standing != Standing::Host;
+    let layout = if delegated { host.cgroups.delegated() } else { host.cgroups.clone() };
+    Ok((layout != CgroupLayout::None).then(|| Home {
+        path: scope.cgroup.clone(),
+        layout,
+        delegated,
+        scope: Some(scope),
+    }))
+}
+
+fn given_path(spec: &Spec) -> Result<Option<&str>, Refusal> {
+    let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    let given = given.filter(|path| !path.as_os_str().is_empty());
+    given
+        .map(|path| path.to_str().ok_or_else(|| Refusal::invalid("/linux/cgroupsPath", "not UTF-8")))
+        .transpose()
 }
 
 /// Makes the cgroup, sets its limits, attaches the child.
@@ -77,8 +115,16 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     let (path, delegated) = (home.path.clone(), home.delegated);
     let shown = context.spec().mounts().iter().flatten().any(mounts::is_cgroup);
     let bound = shown && !context.membership.has(Namespace::Cgroup);
-    let stage = if bound { Stage::Host } else { stage(context.host) };
-    builder.step(stage, "/linux/cgroupsPath", Op::CreateCgroup { path, delegated });
+    let made = if bound { Stage::Host } else { home.stage() };
+    builder.step(made, "/linux/cgroupsPath", Op::CreateCgroup { path, delegated });
+    let stage = match &home.scope {
+        // Before the limits: it writes its own into the files first.
+        Some(scope) => {
+            start_scope(context, scope, resources, builder)?;
+            Stage::Attach
+        }
+        None => made,
+    };
     if let Some(resources) = resources {
         limits((context.host, &home.layout), resources, stage, builder)?;
     }
@@ -86,15 +132,27 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     if let Some((uid, gid)) = delegate(context, home)? {
         builder.step(stage, "/linux/namespaces", Op::DelegateCgroup { uid, gid });
     }
-    if !home.layout.is_v2() {
+    if home.is_attached() {
         builder.step(Stage::Attach, "/linux/cgroupsPath", Op::AttachCgroup);
     }
     Ok(())
 }
 
-/// When the cgroup is made, or opened, and written to.
-fn stage(host: &HostFeatures) -> Stage {
-    if host.cgroups.is_v2() { Stage::Host } else { Stage::Attach }
+/// systemd makes a scope with the child in it; in hierarchies that it leaves alone the child is still to be attached.
+fn start_scope(
+    context: &Context<'_>,
+    scope: &Scope,
+    resources: Option<&LinuxResources>,
+    builder: &mut Builder,
+) -> Result<(), Refusal> {
+    let Some(systemd) = &context.host.systemd else { return Ok(()) };
+    let annotations = context.spec().annotations().as_ref();
+    let world = (systemd, &context.host.cgroups);
+    let policy = device_policy(resources)?;
+    let properties = properties(scope, context.container.id, resources, annotations, &policy, world)?;
+    let op = Op::StartUnit { unit: scope.unit.clone(), properties };
+    builder.step(Stage::Attach, "/linux/cgroupsPath", op);
+    Ok(())
 }
 
 /// Whom the cgroup is given to: the root of a container that has its own user and cgroup namespaces and is shown its cgroup
@@ -172,8 +230,7 @@ fn devices(
     builder: &mut Builder,
 ) -> Result<(), Refusal> {
     const WHY: &str = "/linux/resources/devices";
-    let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
-    let policy = DevicePolicy::new(rules, Defaults::Compatible)?;
+    let policy = device_policy(resources)?;
     if context.host.standing != Standing::Host {
         // Only root filters devices. Without him a container has no device that its caller could not open anyway.
         return Ok(());
@@ -190,6 +247,11 @@ fn devices(
         CgroupLayout::None => {}
     }
     Ok(())
+}
+
+fn device_policy(resources: Option<&LinuxResources>) -> Result<DevicePolicy, Refusal> {
+    let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+    DevicePolicy::new(rules, Defaults::Compatible)
 }
 
 /// Lower scores than the caller's own need CAP_SYS_RESOURCE. A process that is `hidden` from those in the user namespace
@@ -222,7 +284,7 @@ pub fn plan_namespace(context: &Context<'_>, builder: &mut Builder) -> Result<()
     if builder.marked(WHY) {
         return Ok(());
     }
-    if context.home.as_ref().is_some_and(|home| !home.layout.is_v2()) {
+    if context.home.as_ref().is_some_and(Home::is_attached) {
         pass(builder, WHY, Barrier::Attached);
     }
     if context.membership.makes(Namespace::Cgroup) {
@@ -262,7 +324,8 @@ pub fn plan_joining(
     let mut waits = builder.contains(|op| matches!(op, Op::AdjustOomScore { .. }));
     if let Some(path) = joining.cgroup {
         let below = joining.below.iter().map(|below| one_below(below)).collect::<Result<_, _>>()?;
-        builder.step(stage(host), "exec", Op::OpenCgroup { path: path.to_owned(), below });
+        let stage = if host.cgroups.is_v2() { Stage::Host } else { Stage::Attach };
+        builder.step(stage, "exec", Op::OpenCgroup { path: path.to_owned(), below });
         if !host.cgroups.is_v2() {
             builder.step(Stage::Attach, "exec", Op::AttachCgroup);
             waits = true;

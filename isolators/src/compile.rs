@@ -96,6 +96,7 @@ pub fn compile(container: &Container<'_>, host: &HostFeatures) -> Result<Plan, R
     let home = match container.cgroup_manager {
         CgroupManager::Disabled => None,
         CgroupManager::Cgroupfs => cgroups::home(container.spec, container.id, host)?,
+        CgroupManager::Systemd => cgroups::home_of_scope(container.spec, container.id, host)?,
     };
     let context = Context { container, host, membership, home, root, proc };
     for (_, isolator) in ISOLATORS {

@@ -40,6 +40,8 @@ pub enum CgroupManager {
     /// By the file system, here.
     #[default]
     Cgroupfs,
+    /// By systemd, as a scope of its own; limits are written here all the same.
+    Systemd,
     /// Not at all: the process stays where the caller is.
     Disabled,
 }

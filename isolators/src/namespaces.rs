@@ -116,7 +116,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     let late = [Namespace::Cgroup, Namespace::Time];
     let new =
         Namespace::ALL.into_iter().filter(|kind| members.makes(*kind) && !late.contains(kind)).collect();
-    let into_cgroup = context.home.as_ref().is_some_and(|home| home.layout.is_v2());
+    let into_cgroup = context.home.as_ref().is_some_and(|home| !home.is_attached());
     builder.step(
         Stage::Clone,
         "/linux/namespaces",

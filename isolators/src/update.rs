@@ -5,13 +5,14 @@
 //! limit alone keeps the figure for memory and swap together. Zero and the empty text mean "leave as it is", as for every
 //! caller whose language cannot tell them from "not said".
 
-use cofferdam_plan::op::{CgroupWrite, DeviceChange};
+use cofferdam_plan::host::Systemd;
+use cofferdam_plan::op::{CgroupWrite, DeviceChange, UnitProperty};
 use cofferdam_plan::{Builder, CgroupLayout, HostFeatures, Op, Plan, Refusal, Stage, Standing};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use serde_json::{Map, Value};
 
 use crate::cgroup::devices::{Defaults, DevicePolicy};
-use crate::cgroup::{self, Occasion};
+use crate::cgroup::{self, Occasion, systemd};
 use crate::cgroups::translation_host;
 
 /// A container whose limits are to change.
@@ -34,10 +35,20 @@ pub struct Updating<'a> {
 pub struct Update {
     /// The steps, all of the host stage.
     pub plan: Plan,
+    /// What systemd is told, where it made the container's cgroup.
+    pub properties: UnitChange,
     /// The container's limits afterwards.
     pub resources: LinuxResources,
     /// `memory.checkBeforeUpdate`: nothing may be changed if more than this is in use.
     pub usage_must_be_below_bytes: Option<u64>,
+}
+
+/// Properties of a unit, and those that it had.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)] // both are all that say something about limits
+pub struct UnitChange {
+    pub now: Vec<UnitProperty>,
+    pub before: Vec<UnitProperty>,
 }
 
 /// Plans an update. Pure, like [`crate::compile()`].
@@ -74,11 +85,32 @@ pub fn compile_update(updating: &Updating<'_>, host: &HostFeatures) -> Result<Up
         let before = updating.resources.and_then(|resources| resources.devices().as_deref());
         devices(rules, before.unwrap_or_default(), updating.devices_list, host, &mut builder)?;
     }
+    let properties = host.systemd.as_ref().map(|systemd| unit_change(updating, &merged, systemd, host));
     Ok(Update {
         plan: builder.finish(),
+        properties: properties.transpose()?.unwrap_or_default(),
         resources: merged,
         usage_must_be_below_bytes: translation.usage_must_be_below_bytes,
     })
+}
+
+fn unit_change(
+    updating: &Updating<'_>,
+    merged: &LinuxResources,
+    unit: &Systemd,
+    host: &HostFeatures,
+) -> Result<UnitChange, Refusal> {
+    let all = |resources: Option<&LinuxResources>| -> Result<Vec<UnitProperty>, Refusal> {
+        let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+        let limits = resources.map(|resources| systemd::limits(resources, unit, &host.cgroups));
+        let devices = systemd::devices(&DevicePolicy::new(rules, Defaults::Compatible)?, &unit.device_groups);
+        Ok(limits.into_iter().flatten().chain(devices).collect())
+    };
+    let (now, before) = (all(Some(merged))?, all(updating.resources)?);
+    let other = |these: &[UnitProperty], those: &[UnitProperty]| {
+        these.iter().filter(|property| !those.contains(property)).cloned().collect()
+    };
+    Ok(UnitChange { now: other(&now, &before), before: other(&before, &now) })
 }
 
 /// Where every pointer of this module begins.

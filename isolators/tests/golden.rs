@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use cofferdam_isolators::{CgroupManager, Container, Gate, Rootfs, compile};
+use cofferdam_plan::host::Systemd;
 use cofferdam_plan::{ContainerId, HostFeatures, HostPath};
 use oci_spec::runtime::Spec;
 
@@ -18,6 +19,8 @@ fn folder() -> PathBuf {
 
 /// The plan of one case, or its refusal.
 fn plan(spec: &Spec, host: &HostFeatures, overlay: bool) -> String {
+    let cgroup_manager =
+        if host.systemd.is_some() { CgroupManager::Systemd } else { CgroupManager::Cgroupfs };
     let id = ContainerId::parse("golden").expect("an id");
     let rootfs = if overlay {
         Rootfs::Overlay {
@@ -40,7 +43,7 @@ fn plan(spec: &Spec, host: &HostFeatures, overlay: bool) -> String {
         preserve_fds: 0,
         no_pivot: false,
         no_new_keyring: false,
-        cgroup_manager: CgroupManager::Cgroupfs,
+        cgroup_manager,
     };
     match compile(&container, host) {
         Ok(plan) => plan.to_string(),
@@ -70,6 +73,8 @@ fn plans_are_as_they_were_reviewed() {
         };
         for (world, host) in worlds {
             let path = case.with_extension(format!("{world}.plan"));
+            let systemd = case.to_string_lossy().contains("systemd").then(Systemd::sample);
+            let host = HostFeatures { systemd, ..host };
             let now = plan(&spec, &host, overlay);
             if bless {
                 std::fs::write(&path, now).unwrap();

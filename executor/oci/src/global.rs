@@ -92,8 +92,9 @@ fn log_file(log: &str) -> PathBuf {
 
 fn cgroup_manager(said: &Said) -> Result<CgroupManager, Failed> {
     match said.text("cgroup-manager").as_deref() {
-        // --systemd-cgroup is taken; the cgroups are ours all the same.
-        None | Some("cgroupfs" | "systemd") => Ok(CgroupManager::Cgroupfs),
+        None if said.has("systemd-cgroup") => Ok(CgroupManager::Systemd),
+        Some("systemd") => Ok(CgroupManager::Systemd),
+        None | Some("cgroupfs") => Ok(CgroupManager::Cgroupfs),
         Some("disabled") => Ok(CgroupManager::Disabled),
         Some(other) => Err(Failed::new(format!("invalid cgroup-manager: {other}"))),
     }

@@ -3,15 +3,16 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_apply::{Attendant, Fault, Inputs, Progress, StepTime, apply};
 use cofferdam_isolators::compile::{CONSOLE, STDIO};
-use cofferdam_isolators::{Container, Gate, Rootfs, compile};
+use cofferdam_isolators::{CgroupManager, Container, Gate, Rootfs, compile};
 use cofferdam_linux::process::Child;
 use cofferdam_linux::wait::readable;
-use cofferdam_plan::op::HookPoint;
-use cofferdam_plan::{ContainerId, HostPath, Namespace, Op, Plan, Slot, Stage};
+use cofferdam_plan::op::{HookPoint, UnitProperty};
+use cofferdam_plan::{ContainerId, HostFeatures, HostPath, Namespace, Op, Plan, Slot, Stage};
 use oci_spec::runtime::Spec;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
@@ -24,6 +25,7 @@ use crate::lock::Locked;
 use crate::readiness;
 use crate::runtime::Runtime;
 use crate::state::{Record, STATE_VERSION, Status, boot_id, file_error, gate, note_process, stat};
+use crate::systemd::Systemd;
 
 /// Where the process's standard input, output and error come from.
 #[derive(Debug, Default)]
@@ -123,6 +125,21 @@ pub struct Created {
 impl Runtime {
     /// The plan of a container, touching nothing.
     pub fn plan(&self, create: &Create) -> Result<Plan, Error> {
+        let (host, _) = self.with_systemd()?;
+        self.plan_on(create, &host)
+    }
+
+    /// The host, and the service manager where it is to make the cgroup.
+    fn with_systemd(&self) -> Result<(Arc<HostFeatures>, Option<Systemd>), Error> {
+        if self.options.cgroup_manager != CgroupManager::Systemd {
+            return Ok((self.host.clone(), None));
+        }
+        let mut systemd = Systemd::connect()?;
+        let facts = Some(systemd.facts()?);
+        Ok((Arc::new(HostFeatures { systemd: facts, ..HostFeatures::clone(&self.host) }), Some(systemd)))
+    }
+
+    fn plan_on(&self, create: &Create, host: &HostFeatures) -> Result<Plan, Error> {
         let bundle = absolute(&create.bundle)?;
         let gate = if create.start && !hooks::any(&create.spec, HookPoint::StartContainer) {
             Gate::Open
@@ -142,17 +159,18 @@ impl Runtime {
             no_new_keyring: create.no_new_keyring,
             cgroup_manager: self.options.cgroup_manager,
         };
-        Ok(compile(&container, &self.host)?)
+        Ok(compile(&container, host)?)
     }
 
     /// Creates a container: afterwards its process waits at the gate (or runs, when `start` was asked for), or nothing is
     /// there and the error says why.
     pub fn create(&self, create: Create) -> Result<Created, Error> {
-        let plan = self.plan(&create)?;
+        let (host, systemd) = self.with_systemd()?;
+        let plan = self.plan_on(&create, &host)?;
         let directory = self.directory(&create.id);
         make_directory(&directory, &create.id)?;
         let locked = Locked::open(&directory, create.id.as_str(), self.options.limits.lock)?;
-        let result = self.create_in(&locked, &plan, create);
+        let result = self.create_in(&locked, &plan, create, systemd);
         match &result {
             // What could not be undone is still there for `delete`: the state is all that is known of it.
             Err(Error::Step(failure)) if !failure.left_behind.is_empty() => {}
@@ -162,7 +180,13 @@ impl Runtime {
         result
     }
 
-    fn create_in(&self, locked: &Locked, plan: &Plan, create: Create) -> Result<Created, Error> {
+    fn create_in(
+        &self,
+        locked: &Locked,
+        plan: &Plan,
+        create: Create,
+        systemd: Option<Systemd>,
+    ) -> Result<Created, Error> {
         let directory = &locked.directory;
         readiness::make_folder(directory, &create.spec)?;
         let mut record = self.record(plan, &create)?;
@@ -178,7 +202,8 @@ impl Runtime {
             _ => None,
         });
         let made = made.unwrap_or_default();
-        let mut attendant = Hooks { runtime: self, record: &mut record, directory, made, failed: None };
+        let mut attendant =
+            Hooks { runtime: self, record: &mut record, directory, made, failed: None, systemd };
         let inputs = Inputs {
             descriptors,
             attendant: &mut attendant,
@@ -220,6 +245,7 @@ impl Runtime {
     fn abandon(&self, directory: &Path, record: &Record, child: &Child) {
         let cgroup = kill_all(self, directory, record);
         let _ = cofferdam_apply::kill(child);
+        let _ = crate::systemd::end(record);
         let _ = cgroup.map(|cgroup| cgroup.map(|cgroup| cgroup.remove()));
     }
 
@@ -229,6 +255,10 @@ impl Runtime {
         let root = create.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
         let cgroup = plan.find(|op| match op {
             Op::CreateCgroup { path, .. } => Some(path.clone()),
+            _ => None,
+        });
+        let unit = plan.find(|op| match op {
+            Op::StartUnit { unit, .. } => Some(unit.clone()),
             _ => None,
         });
         let late = plan.steps.iter().enumerate().filter(|(_, step)| step.stage > Stage::Gate);
@@ -249,6 +279,7 @@ impl Runtime {
             namespaces: Vec::new(),
             cgroup_paths: cgroup.iter().flat_map(|path| self.cgroups.directories(path)).collect(),
             cgroup,
+            unit,
             late_steps: late.map(|(index, step)| (index, plan.describe(&step.op))).collect(),
             program: program_name(plan).unwrap_or_default(),
             spec: create.spec.clone(),
@@ -276,6 +307,7 @@ struct Hooks<'a> {
     /// The namespaces that the clone makes.
     made: &'a [Namespace],
     failed: Option<Error>,
+    systemd: Option<Systemd>,
 }
 
 impl Attendant for Hooks<'_> {
@@ -284,6 +316,17 @@ impl Attendant for Hooks<'_> {
         self.record.start_time = stat(child.pid).map_or(0, |(_, start)| start);
         self.record.note_namespaces(self.made.iter().copied());
         note_process(self.directory, self.record).map_err(|error| error.to_string())
+    }
+
+    fn start_unit(&mut self, unit: &str, properties: &[UnitProperty], child: &Child) -> Result<(), String> {
+        let systemd = self.systemd.as_mut().ok_or("nobody asked for systemd")?;
+        let pid = u32::try_from(child.pid).unwrap_or(0);
+        systemd.start(unit, properties, pid).map_err(|problem| problem.to_string())
+    }
+
+    fn stop_unit(&mut self, unit: &str) -> Result<(), String> {
+        // Not over the connection at hand: it may be what failed.
+        Systemd::connect().and_then(|mut systemd| systemd.stop(unit)).map_err(|problem| problem.to_string())
     }
 
     fn run_hooks(&mut self, point: HookPoint, child: &Child) -> Result<(), String> {

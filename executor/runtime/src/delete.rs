@@ -46,9 +46,11 @@ impl Runtime {
         if let Some(cgroup) = kill_all(self, &locked.directory, &record)? {
             cgroup.remove()?;
         }
-        let warnings = hooks::run_all(self, &record, HookPoint::Poststop, Status::Stopped);
+        // An empty scope ends by itself: that nobody could be told is no reason to keep the container.
+        let unit = crate::systemd::end(&record).err().map(|problem| problem.to_string());
+        let hooks = hooks::run_all(self, &record, HookPoint::Poststop, Status::Stopped);
         locked.remove()?;
-        Ok(warnings.iter().map(Error::to_string).collect())
+        Ok(unit.into_iter().chain(hooks.iter().map(Error::to_string)).collect())
     }
 
     /// Another operation hangs over the container. Its processes are ended, which lets most such operations notice and

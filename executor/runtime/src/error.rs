@@ -98,6 +98,9 @@ pub enum Error {
         /// Why not.
         problem: String,
     },
+    /// The service manager did not do what it was asked to.
+    #[error(transparent)]
+    Systemd(#[from] crate::systemd::Problem),
     /// The container's cgroup could not be used.
     #[error(transparent)]
     Cgroup(#[from] cofferdam_linux::cgroup::Error),
@@ -166,7 +169,7 @@ impl Error {
             Self::Late { failure, .. } => of(failure.errno),
             Self::Conflict(_) | Self::StillRunning { .. } | Self::Locked { .. } => Kind::Conflict,
             Self::TimedOut { .. } => Kind::Interrupted,
-            Self::Hook { .. } | Self::StateFile { .. } => Kind::Internal,
+            Self::Hook { .. } | Self::StateFile { .. } | Self::Systemd(_) => Kind::Internal,
             Self::System { errno, .. } => of(*errno),
             Self::Cgroup(error) => of(error.errno()),
         }

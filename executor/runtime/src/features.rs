@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 pub const UNSAFE_ANNOTATIONS: &[&str] = &[];
 
 /// Whether systemd can be asked to make the cgroups, for the system and for a user.
-pub const SYSTEMD: (bool, bool) = (false, false);
+pub const SYSTEMD: (bool, bool) = (true, true);
 
 /// Oldest version of the runtime-spec that is understood.
 const OLDEST: &str = "1.0.0";

@@ -39,6 +39,7 @@ pub mod signals;
 mod specified;
 pub mod start;
 pub mod state;
+pub mod systemd;
 pub mod terminal;
 pub mod update;
 

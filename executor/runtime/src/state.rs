@@ -107,6 +107,9 @@ pub struct Record {
     /// Where it lies, by controller, empty for the version 2 tree.
     #[serde(default)]
     pub cgroup_paths: BTreeMap<String, PathBuf>,
+    /// The scope that systemd makes for it; `delete` must stop it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// The steps after the gate, by number, in the words of the plan.
     pub late_steps: Vec<(usize, String)>,
     /// The program's name, for its errors.

@@ -3,12 +3,14 @@
 use cofferdam_apply::{Fault, change};
 use cofferdam_isolators::update::{Updating, compile_update};
 use cofferdam_linux::cgroup::Cgroup;
-use cofferdam_plan::ContainerId;
+use cofferdam_plan::op::UnitProperty;
+use cofferdam_plan::{ContainerId, HostFeatures};
 use oci_spec::runtime::LinuxResources;
 
 use crate::error::Error;
 use crate::runtime::Runtime;
 use crate::state::Status;
+use crate::systemd::Systemd;
 
 impl Runtime {
     /// Changes the limits of a container to what `resources` says of them; zero, empty and absent values stay as they are.
@@ -43,11 +45,23 @@ impl Runtime {
             memory_and_swap_bytes,
             devices_list: devices_list.as_deref(),
         };
-        let update = compile_update(&updating, &self.host)?;
+        let mut systemd = record.unit.as_ref().map(|_| Systemd::connect()).transpose()?;
+        let facts = systemd.as_mut().map(Systemd::facts).transpose()?;
+        let host = HostFeatures { systemd: facts, ..HostFeatures::clone(&self.host) };
+        let update = compile_update(&updating, &host)?;
         if let Some(limit) = update.usage_must_be_below_bytes {
             refuse_excess(&cgroup, limit)?;
         }
-        let changed = change(&update.plan, &self.cgroups, fault).map_err(Error::Change)?;
+        // systemd first: it writes the files too, and less exactly.
+        let mut tell = |properties: &[UnitProperty]| match (&mut systemd, &record.unit) {
+            (Some(systemd), Some(unit)) if !properties.is_empty() => systemd.set(unit, properties),
+            _ => Ok(()),
+        };
+        tell(&update.properties.now)?;
+        let changed = change(&update.plan, &self.cgroups, fault).map_err(|failure| {
+            let _ = tell(&update.properties.before);
+            Error::Change(failure)
+        })?;
         let mut linux = record.spec.linux().clone().unwrap_or_default();
         linux.set_resources(Some(update.resources));
         record.spec.set_linux(Some(linux));

@@ -8,7 +8,7 @@ use cofferdam_linux::process::{
     Child, affinity, clone_noted, clone_noted_inside, restore_affinity, set_affinity, set_namespace,
 };
 use cofferdam_linux::report::Report;
-use cofferdam_plan::op::HookPoint;
+use cofferdam_plan::op::{HookPoint, UnitProperty};
 use cofferdam_plan::{Namespace, Op, Plan, Slot, Stage, Step};
 use rustix::io::Errno;
 
@@ -18,10 +18,21 @@ use crate::error::Failure;
 use crate::host::plain;
 use crate::{attach, host, undo};
 
-/// Runs the hooks of the configuration on behalf of the plan: hooks are programs, and the interpreter knows only steps.
+/// Runs the hooks of the configuration on behalf of the plan, and speaks to the service manager: the interpreter knows only
+/// the kernel.
 pub trait Attendant {
     /// Runs every hook of `point`; the error says which hook failed, and how.
     fn run_hooks(&mut self, point: HookPoint, child: &Child) -> Result<(), String>;
+
+    /// Has the service manager make a scope with the child in it.
+    fn start_unit(&mut self, unit: &str, _properties: &[UnitProperty], _child: &Child) -> Result<(), String> {
+        Err(format!("nobody here can start {unit}"))
+    }
+
+    /// Has the service manager end a unit and forget it; one that is gone is well.
+    fn stop_unit(&mut self, _unit: &str) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Told once, right after the clone.
     fn cloned(&mut self, _child: &Child) -> Result<(), String> {
@@ -169,8 +180,14 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
         }
         _ => boxed(index, problem),
     };
-    failure.left_behind =
-        undo::undo(plan, &state.done, state.child.as_ref(), run.lent_to.as_ref(), run.cgroup.as_ref());
+    failure.left_behind = undo::undo(
+        plan,
+        &state.done,
+        state.child.as_ref(),
+        run.lent_to.as_ref(),
+        run.cgroup.as_ref(),
+        run.attendant,
+    );
     Err(failure)
 }
 

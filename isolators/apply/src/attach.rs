@@ -26,7 +26,14 @@ pub(crate) fn run(run: &mut Run<'_>, child: &Child, op: &Op) -> Outcome {
             let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
             cgroup.attach(child.pid).map_err(cgroup_words)
         }
-        Op::CreateCgroup { .. } | Op::OpenCgroup { .. } | Op::WriteCgroup(_) => host::run(run, op),
+        Op::CreateCgroup { .. }
+        | Op::OpenCgroup { .. }
+        | Op::WriteCgroup(_)
+        | Op::FilterDevices { .. }
+        | Op::DelegateCgroup { .. } => host::run(run, op),
+        Op::StartUnit { unit, properties } => {
+            run.attendant.start_unit(unit, properties, child).map_err(|words| (Errno::CANCELED, Some(words)))
+        }
         Op::AdjustOomScore { value } => write_proc(child, "oom_score_adj", &value.to_string()),
         Op::MoveNetDevice { device, name, .. } => {
             let theirs = match run.lent_to.take() {

@@ -15,6 +15,7 @@ pub fn host(cgroups: &Layout) -> HostFeatures {
     HostFeatures {
         kernel,
         cgroups: cgroup_layout(cgroups.clone(), standing),
+        systemd: None,
         overlay: if kernel >= OVERLAY_DESCRIPTORS {
             OverlayApi::Descriptors
         } else {

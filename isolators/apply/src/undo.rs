@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use crate::applied::Attendant;
 use cofferdam_linux::cgroup::Cgroup;
 use cofferdam_linux::process::Child;
 use cofferdam_linux::wait::readable;
@@ -18,6 +19,7 @@ pub(crate) fn undo(
     child: Option<&Child>,
     lent_to: Option<&OwnedFd>,
     cgroup: Option<&Cgroup>,
+    attendant: &mut dyn Attendant,
 ) -> Vec<String> {
     let killed = child.map_or(Ok(()), kill).map_err(|error| format!("the child process: {error}"));
     let mut left = Vec::from_iter(killed.err());
@@ -28,6 +30,7 @@ pub(crate) fn undo(
             Undo::ReturnNetDevice { device, name } => lent_to
                 .map_or(Ok(()), |namespace| crate::device::fetch(namespace, &device, &name))
                 .map_err(|error| format!("the network device {device}: {error}")),
+            Undo::StopUnit(unit) => attendant.stop_unit(&unit).map_err(|error| format!("{unit}: {error}")),
             Undo::RemoveCgroup => {
                 cgroup.map_or(Ok(()), Cgroup::remove).map_err(|error| format!("the cgroup: {error}"))
             }

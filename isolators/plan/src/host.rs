@@ -93,6 +93,44 @@ pub enum OverlayApi {
     OptionString,
 }
 
+/// The service manager that makes cgroups where it is asked to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Systemd {
+    /// The cgroup that it manages: empty for the machine's own, somewhere below for a user's.
+    pub control_group: String,
+    /// Whether it is a user's.
+    pub user: bool,
+    /// Its version, such as 252.
+    pub version: u32,
+    /// The drivers of this host, by which it names devices.
+    pub device_groups: Vec<DeviceGroup>,
+}
+
+/// One line of `/proc/devices`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceGroup {
+    /// Block or character devices.
+    pub block: bool,
+    /// Major number.
+    pub major: u32,
+    /// The driver's name.
+    pub name: String,
+}
+
+impl Systemd {
+    /// A machine's manager, for tests and golden plans.
+    pub fn sample() -> Self {
+        let group = |(block, major, name): (bool, u32, &str)| DeviceGroup { block, major, name: name.into() };
+        let groups = [(false, 1, "mem"), (false, 10, "misc"), (false, 136, "pts"), (true, 8, "sd")];
+        Self {
+            control_group: String::new(),
+            user: false,
+            version: 252,
+            device_groups: groups.map(group).into(),
+        }
+    }
+}
+
 /// What the host can do and what the caller may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFeatures {
@@ -100,6 +138,8 @@ pub struct HostFeatures {
     pub kernel: (u32, u32),
     /// The cgroup world.
     pub cgroups: CgroupLayout,
+    /// The service manager, where it was asked for.
+    pub systemd: Option<Systemd>,
     /// How to stack layers.
     pub overlay: OverlayApi,
     /// Capabilities that may be granted: the caller's bounding set, as a bit mask.
@@ -141,6 +181,7 @@ impl HostFeatures {
                 own_path: "/".into(),
                 delegated: true,
             },
+            systemd: None,
             overlay: OverlayApi::Descriptors,
             capabilities: (1 << 41) - 1,
             standing: Standing::Host,

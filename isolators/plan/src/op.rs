@@ -300,6 +300,50 @@ pub struct CgroupWrite {
     pub optional: bool,
 }
 
+/// A property of a systemd unit, as its bus interface takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitProperty {
+    /// Its name, such as `MemoryMax`.
+    pub name: String,
+    /// Its value.
+    pub value: UnitValue,
+}
+
+/// A value in one of the types that properties have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // the types of the D-Bus specification
+pub enum UnitValue {
+    Boolean(bool),
+    Int32(i32),
+    Uint32(u32),
+    Int64(i64),
+    Uint64(u64),
+    Text(String),
+    Texts(Vec<String>),
+    Bytes(Vec<u8>),
+    Pairs(Vec<(String, String)>),
+}
+
+impl fmt::Display for UnitProperty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=", self.name)?;
+        match &self.value {
+            UnitValue::Boolean(value) => write!(f, "{value}"),
+            UnitValue::Int32(value) => write!(f, "{value}"),
+            UnitValue::Uint32(value) => write!(f, "{value}"),
+            UnitValue::Int64(value) => write!(f, "{value}"),
+            UnitValue::Uint64(value) => write!(f, "{value}"),
+            UnitValue::Text(value) => f.write_str(value),
+            UnitValue::Texts(value) => write!(f, "{value:?}"),
+            UnitValue::Bytes(value) => write!(f, "{value:?}"),
+            UnitValue::Pairs(pairs) => {
+                let pairs: Vec<_> = pairs.iter().map(|(one, other)| format!("{one} {other}")).collect();
+                write!(f, "[{}]", pairs.join(", "))
+            }
+        }
+    }
+}
+
 /// Other device rules for a cgroup, and those that it had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // both are whole sets of rules
@@ -376,6 +420,8 @@ pub enum Op {
     ChangeCgroup(CgroupWrite),
     /// Give a cgroup in use other device rules. `bpf(BPF_PROG_ATTACH)` with `BPF_F_REPLACE`, or writes to the list
     ReplaceDevices(DeviceChange),
+    /// Have systemd make a transient scope with the child in it, and wait until it is there. D-Bus, `StartTransientUnit`
+    StartUnit { unit: String, properties: Vec<UnitProperty> },
     /// Attach the device program to the v2 cgroup. `bpf(BPF_PROG_LOAD)`, `bpf(BPF_PROG_ATTACH)`
     FilterDevices { program: Vec<u64> },
     /// Connect to whoever supervises the container's system calls. `socket`, `connect`
@@ -601,6 +647,7 @@ impl Op {
             WriteCgroup(_) | FilterDevices { .. } | DelegateCgroup { .. } => {
                 Undo::Nothing("goes with the cgroup")
             }
+            StartUnit { unit, .. } => Undo::StopUnit(unit.clone()),
             ChangeCgroup(_) => Undo::RestoreCgroupFile,
             ReplaceDevices(change) => Undo::ReplaceDevices(change.reversed()),
             ListenGate { path, .. } => Undo::RemoveFile(path.clone()),

@@ -52,6 +52,7 @@ impl Plan {
                     flag(w.optional, " optional")
                 )
             }
+            StartUnit { unit, properties } => format!("start-unit {unit} {}", list(properties)),
             ReplaceDevices(DeviceChange::Program { now, .. }) => {
                 format!("replace-devices {} instructions", now.len())
             }

@@ -48,6 +48,19 @@ impl CpuList {
         self.0.iter().copied()
     }
 
+    /// As a bit mask, the least significant byte first.
+    #[must_use]
+    pub fn mask(&self) -> Vec<u8> {
+        let bytes = self.0.last().map_or(0, |last| last / 8 + 1);
+        let mut mask = vec![0_u8; usize::try_from(bytes).unwrap_or(0)];
+        for number in &self.0 {
+            if let Some(byte) = usize::try_from(number / 8).ok().and_then(|at| mask.get_mut(at)) {
+                *byte |= 1 << (number % 8);
+            }
+        }
+        mask
+    }
+
     /// What is in this list and not in `other`.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {

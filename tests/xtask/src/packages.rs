@@ -44,6 +44,7 @@ const NEEDED: &[Needed] = &[
     needed("containerd", "calls cofferdam-oci through its shim; brings ctr"),
     needed("docker.io", "Docker and Swarm call cofferdam-oci"),
     needed("slurm-wlm", "srun --container calls cofferdam-oci"),
+    needed("systemd", "makes containers' scopes; run as a user's manager"),
     needed("strace", "counts system calls"),
     needed("hyperfine", "times whole processes"),
     needed("socat", "talks to sockets in tests"),
