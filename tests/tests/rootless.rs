@@ -395,6 +395,37 @@ fn a_state_root_that_cannot_be_made_is_named() {
     });
 }
 
+/// The fault sweep of `faults.rs`, for the plan that an ordinary user's container has.
+#[test]
+fn every_step_of_an_ordinary_user_s_plan_failed_once_leaves_nothing() {
+    as_user(|world, user, runtime| {
+        let (bundle, config) = bundle(user, runtime, "bundle", "true");
+        bundle.configure(&config).unwrap();
+        let folder = bundle.path().to_str().unwrap().to_owned();
+        let call = |arguments: &[&str]| outcome(&mut user.call(runtime, arguments).unwrap()).unwrap();
+        let plan = call(&["plan", "--bundle", &folder, "c"]).stdout;
+        let is_step = |line: &&str| line.trim_start().starts_with(|first: char| first.is_ascii_digit());
+        let steps: Vec<&str> = plan.lines().filter(is_step).collect();
+        assert!(steps.len() > 30, "{plan}");
+        let watch = world.watch();
+        let mut wrong = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            let created = call(&["create", "--bundle", &folder, "--fail-step", &index.to_string(), "c"]);
+            let failed = if created.status == Some(0) { call(&["start", "c"]) } else { created };
+            if failed.status == Some(0) || !failed.stderr.contains("input/output error") {
+                wrong.push(format!("{step}: {failed:?}"));
+            }
+            let _ = call(&["delete", "--force", "c"]);
+            if std::fs::read_dir(user.runtime_folder().join("cofferdam")).unwrap().next().is_some() {
+                wrong.push(format!("{step}: a state folder is left"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert_eq!(call(&["run", "--bundle", &folder, "c"]).status, Some(0));
+        watch.end();
+    });
+}
+
 /// Root of a namespace that somebody else made: podman's situation.
 #[test]
 fn root_of_a_user_namespace_needs_no_other_and_may_have_one() {
