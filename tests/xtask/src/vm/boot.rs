@@ -129,6 +129,7 @@ fn serve(
     }
     child.wait().context("waiting for qemu")?;
     if !report.is_complete {
+        println!("[{number}] {}", said.join(&format!("\n[{number}] ")));
         println!("machine {number} ended too early, during {:?}; its console:", report.current);
         print_console(&console);
     }

@@ -1,15 +1,27 @@
 # Runs the tests that it is told to run, each as a process of its own; see boot.rs for what is said and answered.
+# An error of the shell's own would end it, and process 1 with it: nothing here may be one.
 exec > /dev/ttyS1 2>&1 < /dev/ttyS1
 stty -F /dev/ttyS1 raw -echo
+
+now() {
+    read -r seconds rest < /proc/uptime
+    echo "${seconds%.*}"
+}
+
+run() {
+    . "/suites/$1/settings"
+    cd "$folder" || cd /
+    timeout "$limit" "/suites/$1/test" --exact "$2" --nocapture > /run/output 2>&1 < /dev/null
+}
+
 echo "## booted: Linux $(uname -r), cgroup v2: $(cat /sys/fs/cgroup/cgroup.controllers)"
 echo "## ready"
-while read -r suite test && [ "$suite" != end ]; do
-    . "/suites/$suite/settings"
-    cd "$folder" || cd /
-    started=$(date +%s)
-    timeout "$limit" "/suites/$suite/test" --exact "$test" --nocapture > /run/output 2>&1 < /dev/null
+while read -r suite test; do
+    [ "$suite" != end ] || break
+    started=$(now)
+    (run "$suite" "$test")
     status=$?
-    took="($(($(date +%s) - started)) s)"
+    took="($(($(now) - ${started:-0})) s)"
     if [ $status != 0 ]; then
         cat /run/output
         echo "## failed $suite $test $took"
