@@ -53,6 +53,11 @@ impl Membership {
         self.0.contains_key(&kind)
     }
 
+    /// How the container comes to a namespace of this kind; `None` where it shares the runtime's.
+    pub fn source(&self, kind: Namespace) -> Option<&Source> {
+        self.0.get(&kind).map(|(source, _)| source)
+    }
+
     /// Whether the container makes this namespace.
     pub fn makes(&self, kind: Namespace) -> bool {
         matches!(self.0.get(&kind), Some((Source::New, _)))

@@ -86,13 +86,18 @@ impl Images {
 }
 
 fn folder() -> PathBuf {
-    if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
-        return folder.into();
+    match std::env::var_os(FOLDER_VARIABLE) {
+        Some(folder) => folder.into(),
+        None => cache().join(format!("images-{VERSION}")),
     }
+}
+
+/// Where what takes long to make is kept.
+pub(crate) fn cache() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     // target/TRIPLE/PROFILE/deps/EXECUTABLE; cargo marks its folders, and the topmost is the one that lasts.
     let target = own.ancestors().filter(|folder| folder.join("CACHEDIR.TAG").exists()).last();
-    target.unwrap_or(Path::new("target")).join("fixtures").join(format!("images-{VERSION}"))
+    target.unwrap_or(Path::new("target")).join("fixtures")
 }
 
 /// Makes a folder that many processes want, in one of them: whoever comes second waits for the first.

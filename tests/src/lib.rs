@@ -11,6 +11,7 @@
 //! - [`registry`]: Debian's docker-registry on a loopback port, plain, with passwords, or with TLS.
 //! - [`killed`]: when to kill -9 a program that must survive it.
 //! - [`pace`]: how often to repeat and how long to wait, on hardware and in the virtual machine.
+//! - [`criu`]: a CRIU that works on this kernel.
 //! - [`needs`]: how a test says that it cannot run here.
 //!
 //! The harness judges the product, so it uses none of the product's crates. Nearly everything needs root.
@@ -18,6 +19,7 @@
 pub mod bundle;
 pub mod callers;
 pub mod census;
+pub mod criu;
 pub mod images;
 pub mod killed;
 pub mod needs;

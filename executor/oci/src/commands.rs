@@ -1,5 +1,6 @@
 //! What each command does: one file a family.
 
+pub(crate) mod checkpoint;
 pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod exec;

@@ -1,7 +1,7 @@
 //! Every command and every option, as data: what is not in a table does not exist, and help is printed from them.
 
 use crate::arguments::Said;
-use crate::commands::{Call, create, events, exec, features, list, manage, spec, update};
+use crate::commands::{Call, checkpoint, create, events, exec, features, list, manage, spec, update};
 use crate::failed::Failed;
 
 /// One option.
@@ -139,11 +139,55 @@ const UPDATE: &[Flag] = &[
     valued("kernel-memory-tcp", "BYTES", ""),
 ];
 
+/// What checkpoint and restore both take.
+const CRIU: &[Flag] = &[
+    valued("image-path", "DIR", "where the images are, by default ./checkpoint"),
+    valued("work-path", "DIR", "where CRIU writes its log, by default where the images are"),
+    switch("tcp-established", "keep established TCP connections"),
+    switch("ext-unix-sk", "allow unix sockets that are connected to the outside"),
+    switch("shell-job", "allow the session and the terminal of a shell"),
+    switch("file-locks", "keep file locks"),
+    switch("auto-dedup", "take pages out of an image that a later one has"),
+    switch("lazy-pages", "move memory when it is touched"),
+    valued("manage-cgroups-mode", "MODE", "soft, full, strict or ignore"),
+    valued("empty-ns", "KIND", "leave a namespace empty: network"),
+    valued("network-lock", "METHOD", "iptables, nftables or skip"),
+];
+
+const CHECKPOINT: &[Flag] = &[
+    switch("leave-running", "let the container go on"),
+    switch("pre-dump", "write memory alone, and let the container go on"),
+    valued("parent-path", "DIR", "images of an earlier pre-dump, relative to these"),
+    switch("tcp-skip-in-flight", "leave out connections that are being made"),
+    switch("link-remap", "link files again that were unlinked while open"),
+    valued("page-server", "ADDRESS:PORT", "send memory to CRIU's page server"),
+    valued("status-fd", "FD", "say on this descriptor that pages can be asked for"),
+];
+
+const RESTORE: &[Flag] = &[
+    BUNDLE,
+    valued("console-socket", "SOCKET", "send the terminal's master to this unix socket"),
+    valued("pid-file", "FILE", "write the first process's pid here"),
+    switch("detach", "return as soon as the processes go on").short('d'),
+    valued("lsm-profile", "TYPE:NAME", "the security profile that takes the place of the checkpoint's"),
+    valued("lsm-mount-context", "CONTEXT", "the same for mounts"),
+    switch("tcp-close", "close connections instead of keeping them"),
+    switch("no-subreaper", ""),
+    switch("no-pivot", ""),
+];
+
 const BUNDLE: Flag = valued("bundle", "DIR", "the bundle, by default the working directory").short('b');
 const FORMAT: Flag = valued("format", "FORMAT", "table or json").short('f');
 
 /// Every command.
 pub(crate) const COMMANDS: &[Command] = &[
+    Command {
+        name: "checkpoint",
+        about: "write the processes of a container to files, by CRIU",
+        words: ID,
+        flags: &[CRIU, CHECKPOINT, HELP],
+        run: checkpoint::checkpoint,
+    },
     Command {
         name: "create",
         about: "create a container",
@@ -224,6 +268,13 @@ pub(crate) const COMMANDS: &[Command] = &[
         words: Words { usage: "ID [PS OPTIONS]", least: 1, most: usize::MAX, rest_after: Some(|_| true) },
         flags: &[&[FORMAT], HELP],
         run: list::ps,
+    },
+    Command {
+        name: "restore",
+        about: "let the processes of a checkpoint go on in a new container",
+        words: ID,
+        flags: &[CRIU, RESTORE, HELP],
+        run: checkpoint::restore,
     },
     Command {
         name: "resume",

@@ -250,7 +250,7 @@ impl Runtime {
     }
 
     /// The record with everything that `delete` will need, made before anything is touched.
-    fn record(&self, plan: &Plan, create: &Create) -> Result<Record, Error> {
+    pub(crate) fn record(&self, plan: &Plan, create: &Create) -> Result<Record, Error> {
         let bundle = absolute(&create.bundle)?;
         let root = create.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
         let cgroup = plan.find(|op| match op {
@@ -292,7 +292,7 @@ fn absolute(bundle: &Path) -> Result<PathBuf, Error> {
         .map_err(|error| Error::Bundle { path: bundle.to_owned(), problem: error.to_string() })
 }
 
-fn make_directory(directory: &Path, id: &ContainerId) -> Result<(), Error> {
+pub(crate) fn make_directory(directory: &Path, id: &ContainerId) -> Result<(), Error> {
     std::fs::DirBuilder::new().mode(0o700).create(directory).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => Error::AlreadyExists { id: id.to_string() },
         _ => file_error("making", directory, &error),
@@ -365,7 +365,7 @@ pub(crate) fn descriptors(stdio: Stdio, console: Console, limit: Duration) -> Re
 }
 
 /// Connects to a console socket. Its other side gets the container's terminal: only our own user or root may serve it.
-fn connect(path: &Path, limit: Duration) -> Result<OwnedFd, Error> {
+pub(crate) fn connect(path: &Path, limit: Duration) -> Result<OwnedFd, Error> {
     let failed = |errno| match errno {
         // What a connect says that ran into the socket's own limit: the queue of whoever listens is full.
         Errno::AGAIN => Error::TimedOut {

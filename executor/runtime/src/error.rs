@@ -130,6 +130,19 @@ pub enum Error {
         /// How long it was waited for.
         seconds: f32,
     },
+    /// CRIU is needed and is not there.
+    #[error(
+        "criu is not installed: checkpoint and restore need the program criu on the search path (Debian: apt-get install criu)"
+    )]
+    CriuMissing,
+    /// CRIU did not do what it was asked for.
+    #[error("criu failed: {problem}{}", if log.as_os_str().is_empty() { String::new() } else { format!("\n  log file: {}", log.display()) })]
+    Criu {
+        /// What it says, with the errors of its log.
+        problem: String,
+        /// Where its log is.
+        log: PathBuf,
+    },
     /// The container's processes could not be brought to an end.
     #[error("container {id} still has processes after {seconds} s: {pids:?}")]
     StillRunning {
@@ -170,6 +183,8 @@ impl Error {
             Self::Conflict(_) | Self::StillRunning { .. } | Self::Locked { .. } => Kind::Conflict,
             Self::TimedOut { .. } => Kind::Interrupted,
             Self::Hook { .. } | Self::StateFile { .. } | Self::Systemd(_) => Kind::Internal,
+            Self::CriuMissing => Kind::Unsupported,
+            Self::Criu { .. } => Kind::Internal,
             Self::System { errno, .. } => of(*errno),
             Self::Cgroup(error) => of(error.errno()),
         }

@@ -18,7 +18,9 @@
 //! parent of the container's first process, and reaps it.
 
 pub mod bundle;
+pub mod checkpoint;
 pub mod create;
+mod criu;
 pub mod delete;
 pub mod error;
 pub mod example;
@@ -34,6 +36,7 @@ pub mod listen;
 mod lock;
 pub mod readiness;
 pub mod resources;
+pub mod restore;
 pub mod runtime;
 pub mod signals;
 mod specified;
@@ -43,17 +46,19 @@ pub mod systemd;
 pub mod terminal;
 pub mod update;
 
+pub use checkpoint::{CgroupMode, Checkpoint};
 pub use cofferdam_apply::{Fault, StepTime};
 pub use cofferdam_isolators::{CgroupManager, Rootfs};
 pub use cofferdam_linux::cgroup::{BlockIo, Statistics};
 pub use cofferdam_linux::terminal::send_descriptor;
-pub use cofferdam_plan::{ContainerId, HostFeatures, Plan};
+pub use cofferdam_plan::{ContainerId, HostFeatures, Namespace, Plan};
 pub use create::{Console, Create, Created, Stdio};
 pub use error::{Error, Kind};
 pub use exec::{Exec, Executed};
 pub use explain::explain;
 pub use limits::Limits;
 pub use oci_spec::runtime::{BoxBuilder as ConsoleSize, LinuxResources, Process, Spec};
+pub use restore::{Restore, Restored};
 pub use runtime::{Options, Runtime};
 pub use state::{State, Status, now_rfc3339};
 

@@ -14,6 +14,7 @@ pub struct Podman {
     /// podman takes no path of more than 50 characters here.
     running: PathBuf,
     runtime: PathBuf,
+    path: String,
 }
 
 /// What podman asks for by default is more than a root without CAP_SYS_RESOURCE may give.
@@ -27,7 +28,7 @@ impl Podman {
     pub fn start(ground: &Ground, runtime: &Called) -> Result<Podman> {
         let folder = ground.folder(&format!("podman-{}", runtime.name))?;
         let running = Path::new("/run/podman").join(runtime.name);
-        let podman = Podman { folder, running, runtime: runtime.path.clone() };
+        let podman = Podman { folder, running, runtime: runtime.path.clone(), path: std::env::var("PATH")? };
         std::fs::write(podman.folder.join("containers.conf"), CONFIGURATION)?;
         let archive = ground.archive()?;
         step(&["load", "--quiet", "--input", &archive.to_string_lossy()]).take(&podman)?;
@@ -40,6 +41,12 @@ impl Podman {
         command.args(self.storage()).args(arguments);
         command.env("CONTAINERS_CONF", self.folder.join("containers.conf"));
         command
+    }
+
+    /// The same with another search path, on which podman and its runtime find more programs.
+    pub fn with_path(mut self, path: &str) -> Podman {
+        self.path = path.to_owned();
+        self
     }
 
     /// Where its files are.
@@ -71,6 +78,7 @@ impl Caller for Podman {
             .args(["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--tmpdir"])
             .arg(self.folder.join("tmp"))
             .args(arguments)
+            .env("PATH", &self.path)
             .env("CONTAINERS_CONF", self.folder.join("containers.conf"));
         command
     }

@@ -64,11 +64,14 @@ const fn without(suite: (&'static str, &'static str), test: &'static str, reason
 }
 
 const CALLERS: (&str, &str) = ("cofferdam-tests", "callers");
+const CHECKPOINT: (&str, &str) = ("cofferdam-tests", "checkpoint");
 const NO_ENGINES: &str = "the machine has no podman, containerd, Docker or Slurm";
+const NO_CRIU: &str = "the machine has no CRIU, and no network to fetch it";
 
 const EXCLUDED: &[Exclusion] = &[
-    // Every test's name has one.
+    // Every test's name has one of these.
     without(CALLERS, "_", NO_ENGINES),
+    without(CHECKPOINT, "_", NO_CRIU),
 ];
 
 /// From power on to the last test. A run that is still going then has failed.
