@@ -6,7 +6,9 @@ use oci_spec::runtime::{Linux, Process, Spec};
 use crate::cgroups::Home;
 use crate::container::{CgroupManager, Container, Gate, Joining, Rootfs};
 use crate::namespaces::{self, Membership};
-use crate::{cgroups, devices, hooks, identity, mounts, net_devices, process, rlimits, rootfs, sysctl};
+use crate::{
+    cgroups, devices, hooks, identity, intel_rdt, mounts, net_devices, process, rlimits, rootfs, sysctl,
+};
 
 /// Slots that the interpreter's caller fills, in this order.
 pub const INPUTS: [&str; 5] = ["console", "stdin", "stdout", "stderr", "init"];
@@ -70,6 +72,7 @@ pub type Isolator = (&'static str, fn(&Context<'_>, &mut Builder) -> Result<(), 
 /// Every isolator, in order. Within a stage, steps run in this order.
 pub const ISOLATORS: &[Isolator] = &[
     ("version", version),
+    ("intel rdt", intel_rdt::plan),
     ("namespaces", namespaces::plan),
     ("network devices", net_devices::plan),
     ("cgroups", cgroups::plan),

@@ -14,6 +14,7 @@ pub mod container;
 pub mod devices;
 pub mod hooks;
 pub mod identity;
+pub mod intel_rdt;
 pub mod labels;
 pub mod mount_options;
 pub mod mounts;

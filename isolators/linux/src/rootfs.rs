@@ -7,7 +7,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, readlinkat_raw, statat};
 use rustix::io::Errno;
 
 /// A borrowed handle on the root directory of a container.
@@ -24,6 +24,9 @@ pub enum Missing {
     /// An empty file.
     File,
 }
+
+/// Links that lead to where nothing is, one behind the other, path_resolution(7).
+const LINKS_MAX: usize = 8;
 
 /// Room for a path with its NUL.
 const PATH_MAX: usize = 4096;
@@ -55,7 +58,7 @@ impl<'fd> Rootfs<'fd> {
         resolve: ResolveFlags,
     ) -> Result<OwnedFd, Errno> {
         match self.open(path, OFlags::PATH, resolve) {
-            Err(Errno::NOENT) if missing != Missing::Fail => self.make(path, missing, resolve),
+            Err(Errno::NOENT) if missing != Missing::Fail => self.make(path, missing, resolve, LINKS_MAX),
             result => result,
         }
     }
@@ -73,7 +76,13 @@ impl<'fd> Rootfs<'fd> {
         Ok((self.open_or_make(parent, Missing::Directory, resolve)?, name))
     }
 
-    fn make(&self, path: &CStr, missing: Missing, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    fn make(
+        &self,
+        path: &CStr,
+        missing: Missing,
+        resolve: ResolveFlags,
+        links: usize,
+    ) -> Result<OwnedFd, Errno> {
         let bytes = path.to_bytes();
         let mut buffer = [0u8; PATH_MAX];
         let mut here = self.open(c"/", OFlags::PATH | OFlags::DIRECTORY, resolve)?;
@@ -90,8 +99,20 @@ impl<'fd> Rootfs<'fd> {
                         let mut buffer = [0u8; PATH_MAX];
                         let name = prefix(&bytes[start..end], &mut buffer)?;
                         let last = bytes[end..].iter().all(|byte| *byte == b'/');
-                        make_one(here.as_fd(), name, if last { missing } else { Missing::Directory })?;
-                        self.open(reached, OFlags::PATH, resolve)?
+                        let missing = if last { missing } else { Missing::Directory };
+                        make_one(here.as_fd(), name, missing)?;
+                        match self.open(reached, OFlags::PATH, resolve) {
+                            // It was there already, and leads to where nothing is.
+                            Err(Errno::NOENT) => self.make_behind(
+                                here.as_fd(),
+                                name,
+                                &bytes[..start],
+                                missing,
+                                resolve,
+                                links,
+                            )?,
+                            result => result?,
+                        }
                     }
                     result => result?,
                 };
@@ -99,6 +120,35 @@ impl<'fd> Rootfs<'fd> {
             start = end + 1;
         }
         Ok(here)
+    }
+
+    /// Makes what the link `name` in `directory`, whose path is `way`, leads to: inside, like everything here.
+    fn make_behind(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &CStr,
+        way: &[u8],
+        missing: Missing,
+        resolve: ResolveFlags,
+        links: usize,
+    ) -> Result<OwnedFd, Errno> {
+        if links == 0 {
+            return Err(Errno::LOOP);
+        }
+        let mut path = [0u8; PATH_MAX];
+        let mut target = [0u8; PATH_MAX];
+        let length = readlinkat_raw(directory, name, &mut target)?;
+        let way = if target.starts_with(b"/") { &b""[..] } else { way };
+        // The way, a slash, the target, and a NUL.
+        let (slash, end) = (way.len(), way.len() + 1 + length);
+        if end >= PATH_MAX {
+            return Err(Errno::NAMETOOLONG);
+        }
+        path[..slash].copy_from_slice(way);
+        path[slash] = b'/';
+        path[slash + 1..end].copy_from_slice(&target[..length]);
+        let path = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::INVAL)?;
+        self.make(path, missing, resolve, links - 1)
     }
 
     /// What is at `path`, symbolic links not followed for the last component.
@@ -166,6 +216,24 @@ mod tests {
         rootfs.open_or_make(c"/up/y", Missing::Directory, ResolveFlags::empty()).unwrap();
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
         assert!(directory.path().join("y").is_dir(), "`..` above the root stays at the root");
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_made_inside() {
+        let (directory, fd) = root();
+        std::fs::create_dir(directory.path().join("a")).unwrap();
+        for (link, target) in
+            [("absolute", "/../../made/one"), ("a/relative", "../made/two"), ("loop", "loop")]
+        {
+            symlink(target, directory.path().join(link)).unwrap();
+        }
+        let rootfs = Rootfs::new(fd.as_fd());
+        rootfs.open_or_make(c"/absolute/x", Missing::Directory, ResolveFlags::empty()).unwrap();
+        rootfs.open_or_make(c"/a/relative", Missing::File, ResolveFlags::empty()).unwrap();
+        assert!(directory.path().join("made/one/x").is_dir());
+        assert!(directory.path().join("made/two").is_file());
+        let looped = rootfs.open_or_make(c"/loop/x", Missing::Directory, ResolveFlags::empty());
+        assert_eq!(looped.unwrap_err(), Errno::LOOP);
     }
 
     #[test]
