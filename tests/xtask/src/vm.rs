@@ -65,11 +65,23 @@ const fn without(suite: (&'static str, &'static str), test: &'static str, reason
 
 const CALLERS: (&str, &str) = ("cofferdam-tests", "callers");
 const CHECKPOINT: (&str, &str) = ("cofferdam-tests", "checkpoint");
+const CONFORMANCE: (&str, &str) = ("cofferdam-tests", "runtime_conformance");
+const MANY: &str = "two hundred containers of each runtime take minutes in emulation";
 const NO_ENGINES: &str = "the machine has no podman, containerd, Docker or Slurm";
 const NO_CRIU: &str = "the machine has no CRIU, and no network to fetch it";
 
 const EXCLUDED: &[Exclusion] = &[
     // Every test's name has one of these.
+    without(CONFORMANCE, "control_groups_are", MANY),
+    without(CONFORMANCE, "devices_are", MANY),
+    without(CONFORMANCE, "hooks_are", MANY),
+    without(CONFORMANCE, "mounts_are", MANY),
+    without(CONFORMANCE, "namespaces_are", MANY),
+    without(CONFORMANCE, "operations_are", MANY),
+    without(CONFORMANCE, "propagation_and_paths_are", MANY),
+    without(CONFORMANCE, "the_process_is", MANY),
+    without(CONFORMANCE, "what_the_kernel_is_asked_for", MANY),
+    // Every test's name has one.
     without(CALLERS, "_", NO_ENGINES),
     without(CHECKPOINT, "_", NO_CRIU),
 ];
