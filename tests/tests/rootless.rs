@@ -579,6 +579,80 @@ fn a_writable_cgroup_of_a_user_namespace_belongs_to_its_root() {
     }
 }
 
+/// A part of the version 2 tree that a user was given, with a session in it, as a service manager would.
+struct Delegated {
+    folder: PathBuf,
+}
+
+impl Delegated {
+    /// Makes it, and moves this process into the session: whatever it starts is there as well.
+    fn make() -> Delegated {
+        let folder = PathBuf::from(format!("/sys/fs/cgroup/cofferdam-delegated-{}", std::process::id()));
+        let session = folder.join("session");
+        std::fs::create_dir_all(&session).unwrap();
+        for place in [&folder, &session] {
+            for file in [".", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+                std::os::unix::fs::chown(place.join(file), Some(ID), Some(ID)).unwrap();
+            }
+        }
+        std::fs::write(session.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+        Delegated { folder }
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        let _ = std::fs::write("/sys/fs/cgroup/cgroup.procs", std::process::id().to_string());
+        for folder in [self.folder.join("session"), self.folder.clone()] {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+}
+
+/// cgroups(7), "Cgroups delegation": where a user has cgroups of his own, his containers are in them.
+#[test]
+fn an_ordinary_user_s_container_is_in_a_cgroup_that_is_delegated_to_him() {
+    as_user(|_, user, runtime| {
+        let beside = !Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        if beside {
+            let flags = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), flags, None::<&str>)
+                .unwrap();
+        }
+        let delegated = Delegated::make();
+        let (bundle, mut config) = bundle(user, runtime, "bundle", "sleep 1000 & sleep 1000");
+        config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "cgroup" }));
+        config["linux"]["resources"] = json!({ "unified": { "cgroup.max.depth": "3" } });
+        config["mounts"].as_array_mut().unwrap().push(json!({
+            "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]
+        }));
+        bundle.configure(&config).unwrap();
+        let call = |arguments: &[&str]| {
+            let outcome = outcome(&mut user.call(runtime, arguments).unwrap()).unwrap();
+            assert_eq!(outcome.status, Some(0), "{arguments:?} {outcome:?}");
+            outcome.stdout
+        };
+        call(&["run", "--detach", "--bundle", bundle.path().to_str().unwrap(), "c"]);
+        let cgroup = delegated.folder.join("cofferdam-c");
+        let text = |file: &str| std::fs::read_to_string(cgroup.join(file)).unwrap();
+        assert_eq!(text("cgroup.max.depth"), "3\n");
+        assert!(text("cgroup.procs").lines().count() >= 2);
+        assert_eq!(call(&["exec", "c", "tail", "-n1", "/proc/self/cgroup"]), "0::/\n");
+        call(&["pause", "c"]);
+        assert!(text("cgroup.events").contains("frozen 1"));
+        assert!(call(&["list"]).contains("paused"));
+        call(&["resume", "c"]);
+        assert!(call(&["ps", "--format", "json", "c"]).matches(',').count() >= 1);
+        call(&["kill", "--all", "c", "KILL"]);
+        call(&["delete", "--force", "c"]);
+        assert!(!cgroup.exists());
+        drop(delegated);
+        if beside {
+            nix::mount::umount("/sys/fs/cgroup").unwrap();
+        }
+    });
+}
+
 /// Waits until a process has left this namespace.
 fn wait_for_other(namespace: &Path) {
     let own = std::fs::read_link("/proc/self/ns/user").unwrap();
