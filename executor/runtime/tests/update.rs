@@ -66,7 +66,13 @@ fn an_update_that_fails_at_any_step_is_taken_back_whole() {
     let created = runtime.create(Create::new(id.clone(), bundle, spec)).unwrap();
     let cgroup = runtime.cgroup(&id).unwrap();
     let take = || -> Vec<(&str, String)> {
-        let read = |(controller, file)| Some((file, cgroup.read(controller, file).ok()?));
+        let read = |(controller, file)| {
+            let text: String = cgroup.read(controller, file).ok()?;
+            // An empty list means the parent's, which is what Linux 6.1 lets it be set back to.
+            let inherited = || cgroup.read(controller, &format!("{file}.effective")).ok();
+            let is_inherited = file == "cpuset.cpus" && text.trim().is_empty();
+            Some((file, if is_inherited { inherited().unwrap_or(text) } else { text }))
+        };
         let mut all: Vec<_> = FILES.into_iter().filter_map(read).collect();
         // The order of the device list is that of its writes.
         for (_, text) in all.iter_mut().filter(|(file, _)| *file == "devices.list") {

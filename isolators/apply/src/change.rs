@@ -21,7 +21,8 @@ pub struct Changed {
 /// How one step is taken back.
 #[derive(Debug)]
 enum Back {
-    Write(CgroupWrite),
+    /// The value that was held, and what has the same effect where the kernel does not take that.
+    Write(CgroupWrite, Option<String>),
     Devices(DeviceChange),
 }
 
@@ -31,7 +32,10 @@ impl Changed {
         let Some(cgroup) = &self.cgroup else { return Vec::new() };
         let back = |back: Back| {
             let result = match &back {
-                Back::Write(write) => put(cgroup, write),
+                Back::Write(write, instead) => put(cgroup, write).or_else(|error| match instead {
+                    Some(value) => put(cgroup, &CgroupWrite { value: value.clone(), ..write.clone() }),
+                    None => Err(error),
+                }),
                 Back::Devices(change) => replace(cgroup, change),
             };
             result.err().map(|(errno, words)| words.unwrap_or_else(|| errno.to_string()))
@@ -68,9 +72,11 @@ impl Changed {
             Op::ChangeCgroup(write) => {
                 // A file that cannot be read is one that cannot be written either, or one that this kernel lacks.
                 let held = cgroup.read(&write.controller, &write.file).ok();
+                let instead = inherited(cgroup, write, held.as_deref());
                 put(cgroup, write)?;
                 let value = held.and_then(|held| previous(&write.file, &write.value, &held));
-                self.back.extend(value.map(|value| Back::Write(CgroupWrite { value, ..write.clone() })));
+                self.back
+                    .extend(value.map(|value| Back::Write(CgroupWrite { value, ..write.clone() }, instead)));
                 Ok(())
             }
             Op::ReplaceDevices(change) => {
@@ -92,6 +98,17 @@ fn replace(cgroup: &Cgroup, change: &DeviceChange) -> Outcome {
         DeviceChange::Program { now, .. } => cgroup.filter_devices(now).map_err(cgroup_words),
         DeviceChange::List { now, .. } => now.iter().try_for_each(|write| put(cgroup, write)),
     }
+}
+
+/// What a cgroup without processors or memory nodes of its own has from its parent.
+///
+/// Linux 6.1 does not let a populated cgroup go back to an empty list; the list that was in effect is as good.
+fn inherited(cgroup: &Cgroup, write: &CgroupWrite, held: Option<&str>) -> Option<String> {
+    if !write.file.starts_with("cpuset.") || !held?.trim().is_empty() {
+        return None;
+    }
+    let effective = cgroup.read(&write.controller, &format!("{}.effective", write.file)).ok()?;
+    Some(effective.trim_end().to_owned())
 }
 
 /// What brings a file back to what it `held` before `value` was written: the whole of a file with one figure, or the line
