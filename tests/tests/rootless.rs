@@ -740,7 +740,8 @@ fn podman_of_an_ordinary_user_runs_execs_and_removes() {
         }
         let left = podman(&["system", "reset", "--force"]);
         assert_eq!(left.status, Some(0), "{left:?}");
-        // podman leaves a process behind that holds its namespace.
+        // podman leaves its locks behind, and a process that holds its namespace.
+        let _ = std::fs::remove_file(format!("/dev/shm/libpod_rootless_lock_{ID}"));
         let pause = user.runtime_folder().join("libpod/tmp/pause.pid");
         if let Ok(pid) = std::fs::read_to_string(pause) {
             let _ = user.command("/bin/busybox").args(["kill", "-9", pid.trim()]).status();
