@@ -1,6 +1,7 @@
 //! Telling the caller: JSON or text lines in the log file, and the last word on standard error.
 
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 
 use crate::failed::Failed;
 use crate::global::{Format, Global, Level};
@@ -17,7 +18,9 @@ impl Log {
     /// Opens the log file, if there is to be one.
     pub(crate) fn open(global: &Global) -> Result<Self, Failed> {
         let open = |path: &std::path::PathBuf| {
-            let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            // A FIFO that nobody reads must not hold us up.
+            let no_wait = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+            let file = std::fs::OpenOptions::new().append(true).create(true).custom_flags(no_wait).open(path);
             file.map_err(|error| Failed::new(format!("open {}: {error}", path.display())))
         };
         let file = global.log.as_ref().map(open).transpose()?;
@@ -27,6 +30,7 @@ impl Log {
     /// An error: to the log, and to standard error as well.
     pub(crate) fn error(&self, message: &str) {
         self.write(Level::Error, message);
+        let message = printable(message);
         if self.file.is_some() {
             eprintln!("{message}");
         } else if self.format == Format::Text {
@@ -63,4 +67,10 @@ impl Log {
             None => {}
         }
     }
+}
+
+/// A message for a terminal: what a configuration says may hold escape sequences.
+fn printable(message: &str) -> String {
+    let shown = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    message.chars().map(|c| if shown(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }

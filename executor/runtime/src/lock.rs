@@ -71,17 +71,25 @@ impl Locked {
         matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)
     }
 
-    /// Removes the directory, unless it is another's by now.
+    /// Removes the directory, unless it is another's by now. It is flat: nothing below it is descended into, so that what
+    /// somebody has mounted there stays as it is.
     pub(crate) fn remove(&self) -> Result<(), Error> {
+        let failed = |error: &std::io::Error| file_error("removing", &self.directory, error);
+        let gone = |result: std::io::Result<()>| match result {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|error| failed(&error)),
+        };
         if !self.is_current() {
             return Ok(());
         }
-        match std::fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(file_error("removing", &self.directory, &error))
-            }
-            _ => Ok(()),
+        for entry in std::fs::read_dir(&self.directory).map_err(|error| failed(&error))? {
+            let entry = entry.map_err(|error| failed(&error))?;
+            gone(match entry.file_type() {
+                Ok(kind) if kind.is_dir() => std::fs::remove_dir(entry.path()),
+                _ => std::fs::remove_file(entry.path()),
+            })?;
         }
+        gone(std::fs::remove_dir(&self.directory))
     }
 
     /// Who holds the lock, proc_locks(5): `1: FLOCK  ADVISORY  WRITE 4711 00:1b:2345 0 EOF`.

@@ -22,10 +22,6 @@ pub(crate) fn existing(cgroups: &Layout, path: &str) -> Result<Option<Cgroup>, E
     }
 }
 
-pub(crate) fn frozen(cgroups: &Layout, path: &str) -> bool {
-    existing(cgroups, path).ok().flatten().is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
-}
-
 pub(crate) fn thaw(cgroups: &Layout, record: &Record) -> Result<(), Error> {
     let cgroup = record.cgroup.as_deref().map(|path| existing(cgroups, path)).transpose()?.flatten();
     cgroup.map_or(Ok(()), |cgroup| cgroup.thaw().map_err(failed))

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use cofferdam_linux::cgroup::Layout;
+use cofferdam_linux::cgroup::{Cgroup, Layout};
 use cofferdam_plan::Namespace;
 use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
@@ -244,13 +244,11 @@ impl Record {
         if self.process().is_none() {
             return Status::Stopped;
         }
-        if gate(directory).exists() {
-            return Status::Created;
+        // First of all: a frozen process comes to no program, so a created container that was paused cannot be started.
+        if self.cgroup.as_deref().is_some_and(|path| Cgroup::is_frozen_in(cgroups, path).unwrap_or(false)) {
+            return Status::Paused;
         }
-        match self.cgroup.as_deref().map(|path| crate::resources::frozen(cgroups, path)) {
-            Some(true) => Status::Paused,
-            _ => Status::Running,
-        }
+        if gate(directory).exists() { Status::Created } else { Status::Running }
     }
 
     /// The specification's view of it.

@@ -247,6 +247,17 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// Whether the cgroup at `path` is frozen or about to be, looking at the one hierarchy that knows.
+    ///
+    /// # Errors
+    /// `ENOENT` where it is not there, and as [`Cgroup::is_frozen`].
+    pub fn is_frozen_in(layout: &Layout, path: &str) -> Result<bool, Error> {
+        let sites = sites(layout, path)?;
+        let freezer = |site: &&Site<'_>| site.controllers.iter().any(|controller| controller == "freezer");
+        let site = sites.iter().find(freezer).or_else(|| sites.iter().find(|site| site.unified));
+        site.map_or(Ok(false), |site| Self { places: vec![site.open()?] }.is_frozen())
+    }
+
     /// Writes `value` to `file` in the hierarchy of `controller`; an empty controller means the version 2 tree. An
     /// `optional` write is passed over where the hierarchy or the file is missing.
     ///

@@ -74,6 +74,15 @@ impl std::os::fd::AsFd for Watch {
     }
 }
 
+/// Puts SIGCHLD back to its default: whoever inherits it ignored never learns how a child ended. For programs, at their
+/// start; a library leaves its caller's dispositions alone.
+pub fn expect_children() {
+    // SAFETY: SIG_DFL is a valid disposition of SIGCHLD, and installs no code.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
+}
+
 /// The dispositions a program expects at its start: whatever an ancestor has set to be ignored is put back to its default
 /// (Rust itself ignores SIGPIPE), and nothing is blocked. Of all 64, by the raw call: the C library refuses to touch the
 /// two that it keeps for itself, 32 and 33, and a program with another C library expects them at their default too.

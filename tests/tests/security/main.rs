@@ -13,9 +13,15 @@ mod descriptors;
 mod exec;
 mod hooks;
 mod ids;
+mod joining;
+mod kernel_files;
+mod limits;
 mod procfs;
+mod races;
+mod records;
 mod rootfs;
 mod seccomp;
+mod sharing;
 mod state;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

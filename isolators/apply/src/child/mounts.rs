@@ -187,6 +187,9 @@ fn place(
     if !at.is_at_or_below("/proc") && is_procfs(target.as_fd())? {
         return Err(Errno::XDEV);
     }
+    if at.as_bytes() == b"/proc" && !is_procfs_root(tree)? {
+        return Err(Errno::XDEV);
+    }
     attach(tree, target.as_fd())
 }
 
@@ -235,6 +238,12 @@ fn copy_up(tree: BorrowedFd<'_>, root: BorrowedFd<'_>, at: &ContainerPath) -> Re
             super::copy::directory(directory.as_fd(), into.as_fd())
         }
     }
+}
+
+/// What is at /proc is believed by whoever reads it: a folder that looks like it is not it.
+fn is_procfs_root(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    const PROC_ROOT_INO: u64 = 1;
+    Ok(is_procfs(fd)? && statat(fd, c"", AtFlags::EMPTY_PATH)?.st_ino == PROC_ROOT_INO)
 }
 
 fn is_procfs(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
