@@ -31,7 +31,7 @@ use spawn::{Program, Streams, spawn};
 pub const HOOK_TIMEOUT_S: u64 = 120;
 
 /// How much of a hook's standard error is kept for the message, in bytes.
-const STDERR_MAX_BYTES: u64 = 64 << 10;
+const STDERR_MAX_BYTES: u64 = 32 << 10;
 
 /// How long the pipes of a hook that has ended are waited for: whoever it left behind may hold them for ever.
 const PIPES_MAX: Duration = Duration::from_millis(100);

@@ -243,6 +243,7 @@ fn sc_07_the_runtime_itself_is_not_filtered() {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
             status.lines().find_map(|line| line.strip_prefix("Seccomp:\t")).unwrap().to_owned()
         };
+        runtime.wait("c", "running").unwrap();
         assert_eq!(mode(i64::from(run.id())), "0");
         assert_eq!(mode(runtime.state("c").unwrap()["pid"].as_i64().unwrap()), "2");
         runtime.succeed(&["kill", "c", "KILL"]).unwrap();

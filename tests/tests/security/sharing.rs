@@ -38,6 +38,80 @@ fn fs_14_delete_leaves_alone_what_is_mounted_in_its_way() {
     });
 }
 
+/// Copying up takes names as they are: no link is followed, no FIFO opened, and the new file system's size is the end of it.
+#[test]
+fn fs_13_copying_up_follows_nothing_and_ends_with_the_size_of_the_file_system() {
+    attack(|runtime, files| {
+        let canary = Canary::make(files);
+        let script =
+            "cd /data; ls -l | awk '{ print substr($1, 1, 1), $9 }' | sort -k2; cat host 2>/dev/null; true";
+        let bundle = bundle(files, "copy-up", script, |_| {});
+        let data = bundle.rootfs().join("data");
+        std::fs::create_dir_all(data.join("folder")).unwrap();
+        std::fs::write(data.join("file"), "kept").unwrap();
+        std::os::unix::fs::symlink(canary.path().join("secret"), data.join("host")).unwrap();
+        succeed(Command::new("mkfifo").arg(data.join("fifo"))).unwrap();
+        let run = |size: &str| {
+            reconfigure(&bundle, |config| {
+                config["mounts"].as_array_mut().unwrap().truncate(6);
+                mount(config, "/data", "tmpfs", "tmpfs", &["tmpcopyup", size]);
+            });
+            runtime.run("c", bundle.path()).unwrap()
+        };
+        let outcome = run("size=1m");
+        assert_ran(&outcome, "copied");
+        for line in ["l host", "- file", "d folder"] {
+            assert!(outcome.stdout.lines().any(|found| found == line), "{line}: {outcome:?}");
+        }
+        assert!(!outcome.stdout.contains("host's own"), "{outcome:?}");
+        // A file with a hole of a terabyte, and more than fits.
+        std::fs::File::create(data.join("sparse")).unwrap().set_len(1 << 40).unwrap();
+        assert_refused(&run("size=64k"), "sparse");
+        std::fs::remove_file(data.join("sparse")).unwrap();
+        std::fs::write(data.join("large"), vec![1; 1 << 20]).unwrap();
+        assert_refused(&run("size=64k"), "large");
+        canary.assert_intact("copy-up");
+    });
+}
+
+/// A mapping of a mount is the mapping of what is written through it, or the mount is refused.
+#[test]
+fn fs_19_mapped_mounts_are_mapped_or_refused() {
+    attack(|runtime, files| {
+        let volume = files.join("volume");
+        std::fs::create_dir(&volume).unwrap();
+        std::fs::set_permissions(&volume, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let bundle = bundle(files, "mapped", "touch /v/made; ls -n /v", |_| {});
+        let run = |source: &str, map: serde_json::Value| {
+            reconfigure(&bundle, |config| {
+                config["mounts"].as_array_mut().unwrap().truncate(6);
+                let mapped = json!({
+                    "destination": "/v", "type": "bind", "source": source, "options": ["rbind", "idmap"],
+                    "uidMappings": map, "gidMappings": map,
+                });
+                config["mounts"].as_array_mut().unwrap().push(mapped);
+            });
+            runtime.run("c", bundle.path()).unwrap()
+        };
+        let map = json!([{ "containerID": 0, "hostID": 0, "size": 1000 }]);
+        let outcome = run(volume.to_str().unwrap(), map.clone());
+        assert_ran(&outcome, "mapped");
+        assert!(volume.join("made").exists(), "{outcome:?}");
+        std::fs::remove_file(volume.join("made")).unwrap();
+        // The kernel's own file systems take no mapping.
+        for source in ["/proc", "/sys"] {
+            assert_refused(&run(source, map.clone()), source);
+        }
+        for map in [
+            json!([]),
+            json!([{ "containerID": 0, "hostID": 0, "size": 0 }]),
+            json!([{ "containerID": 0, "hostID": 4_294_967_295_u64, "size": 2 }]),
+        ] {
+            assert_refused(&run(volume.to_str().unwrap(), map.clone()), &map.to_string());
+        }
+    });
+}
+
 #[test]
 fn fs_16_mounts_travel_only_where_they_were_asked_to() {
     attack(|runtime, files| {
