@@ -55,6 +55,10 @@ impl Runtime {
         criu::find()?;
         restore.create.start = true;
         let plan = self.plan(&restore.create)?;
+        if plan.find(|op| matches!(op, Op::StartUnit { .. }).then_some(())).is_some() {
+            let words = "cannot restore into a scope of systemd: CRIU makes the processes, in a cgroup that is there before";
+            return Err(Error::Conflict(words.into()));
+        }
         let directory = self.directory(&restore.create.id);
         make_directory(&directory, &restore.create.id)?;
         let locked = Locked::open(&directory, restore.create.id.as_str(), self.options.limits.lock)?;

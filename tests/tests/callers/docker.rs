@@ -44,6 +44,8 @@ fn docker_runs_execs_and_updates() {
             step(&["exec", "-it", "polite", "tty"]).on_terminal().says("/dev/pts/"),
             step(&["stats", "--no-stream", "polite"]).says("polite"),
             step(&["top", "polite"]).says("sleep 1"),
+            step(&["update", "--memory", "64m", "--memory-swap", "64m", "--pids-limit", "50", "polite"]),
+            step(&["exec", "polite", "cat", "/sys/fs/cgroup/pids/pids.max"]).says("50\n"),
             step(&["pause", "polite"]),
             step(&["ps"]).says("(Paused)"),
             step(&["unpause", "polite"]),

@@ -60,6 +60,7 @@ fn podman_runs_and_execs_and_reports_how_it_ended() {
                 .says("33 77"),
             step(&["top", "polite"]).says("sleep 50"),
             step(&["stats", "--no-stream", "polite"]).says("polite"),
+            step(&["update", "--memory", "64m", "polite"]),
             step(&["pause", "polite"]),
             step(&["ps", "-a"]).says("Paused"),
             step(&["unpause", "polite"]),
@@ -147,6 +148,9 @@ fn what_podman_asks_for_is_so_inside() {
             run(&[&hosts[..], &["--security-opt", "seccomp=unconfined"]].concat(), confined)
                 .says("Seccomp:\t0")
                 .says("/libpod-"),
+            run(&["--read-only", "--tmpfs", "/scratch"], "touch /scratch/file /tmp/file && touch /file")
+                .ends(1)
+                .says("/file: Read-only file system"),
             run(&["--uidmap", "0:100000:1000", "--gidmap", "0:100000:1000"], "cat /proc/self/uid_map")
                 .says("100000       1000"),
             run(&["--privileged"], "grep Seccomp: /proc/self/status").says("Seccomp:\t0").ours_alone(),
