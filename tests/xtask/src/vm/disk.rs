@@ -68,14 +68,16 @@ pub(super) fn build(contents: &Contents<'_>, cache: &Path) -> Result<PathBuf> {
 }
 
 fn base(root: &Path, session: &Session) -> Result<()> {
-    for folder in [
-        "bin", "sbin", "etc", "proc", "sys", "dev", "run", "tmp", "root", "var/lib", "var/tmp", "usr",
-        "modules",
-    ] {
+    for folder in ["etc/cni/net.d", "proc", "sys", "dev", "run", "tmp", "root", "var/lib", "var/tmp"] {
         std::fs::create_dir_all(root.join(folder))?;
     }
-    for folder in ["programs", "suites", "usr/bin", "usr/sbin", "etc/cni/net.d"] {
+    for folder in ["modules", "programs", "suites"] {
         std::fs::create_dir_all(root.join(folder))?;
+    }
+    // As on Debian: whoever has /usr has all programs and libraries.
+    for folder in ["bin", "sbin", "lib", "lib64"] {
+        std::fs::create_dir_all(root.join("usr").join(folder))?;
+        symlink(Path::new("usr").join(folder), root.join(folder))?;
     }
     std::fs::copy(BUSYBOX, root.join("bin/busybox")).context("copying busybox-static")?;
     for applet in read(&mut command(BUSYBOX, "--list"))?.lines() {
@@ -126,8 +128,6 @@ fn host_program(root: &Path, name: &str) -> Result<()> {
     let place = root.join("bin").join(name);
     let _ = std::fs::remove_file(&place);
     std::fs::copy(&source, place)?;
-    // Some are looked for by their path on a usual host.
-    symlink(Path::new("/bin").join(name), root.join("usr/bin").join(name)).or_else(ignore_existing)?;
     for library in read(command("ldd", "").arg(&source))?.lines().filter_map(library_path) {
         let place = root.join(library.trim_start_matches('/'));
         if let Some(folder) = place.parent() {
