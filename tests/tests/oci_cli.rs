@@ -424,6 +424,28 @@ fn statistics_have_the_shape_that_go_runc_reads() {
     });
 }
 
+/// A process that the kernel ends for want of memory is an event of its own.
+#[test]
+fn running_out_of_memory_is_an_event() {
+    on_ours(|runtime, bundles| {
+        let bundle = Bundle::make(&bundles.join("oom"), &["sleep", "1000"], |config| {
+            config["linux"]["resources"]["memory"] = json!({ "limit": 8 << 20, "swap": 8 << 20 });
+        })
+        .unwrap();
+        runtime.succeed(&["run", "-d", "-b", bundle.path().to_str().unwrap(), "c"]).unwrap();
+        let mut command = runtime.command(&["events", "--interval", "1h", "c"]);
+        let mut events = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(events.stdout.take().unwrap()));
+        let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+        assert_eq!(next()["type"], "stats");
+        let killed = runtime.call(&["exec", "c", "sh", "-c", "tail /dev/zero; exit 3"]).unwrap();
+        assert_ne!(killed.status, Some(0), "{killed:?}");
+        assert_eq!(next(), json!({ "type": "oom", "id": "c" }));
+        runtime.succeed(&["delete", "--force", "c"]).unwrap();
+        assert!(events.wait().unwrap().success(), "ends with the container");
+    });
+}
+
 /// CRI-O and containerd ask for these with no global options.
 #[test]
 fn features_and_version_are_what_engines_ask_for() {

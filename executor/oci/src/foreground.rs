@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use cofferdam_runtime::Console;
 use cofferdam_runtime::foreground::{self, Ended};
+use cofferdam_runtime::{Console, ConsoleSize, Process};
 
 use crate::failed::Failed;
 
@@ -21,6 +21,17 @@ pub(crate) fn console(terminal: bool, detached: bool, socket: Option<PathBuf>) -
         }
         (true, false, None) => Ok(Console::Return),
         (false, _, None) => Ok(Console::None),
+    }
+}
+
+/// A terminal in front of ours has our size from the start, unless the configuration gives it one.
+pub(crate) fn take_our_size(process: &mut Process) {
+    if process.console_size().is_some() {
+        return;
+    }
+    if let Ok(ours) = rustix::termios::tcgetwinsize(rustix::stdio::stdin()) {
+        let size = ConsoleSize::default().height(ours.ws_row).width(ours.ws_col);
+        process.set_console_size(size.build().ok());
     }
 }
 

@@ -2,13 +2,11 @@
 
 use std::path::PathBuf;
 
-use cofferdam_runtime::{
-    Console, ConsoleSize, ContainerId, Create, Created, Fault, Runtime, Spec, bundle, listen, readiness,
-};
+use cofferdam_runtime::{Console, ContainerId, Create, Created, Fault, Runtime, bundle, listen, readiness};
 
 use super::{Call, seal};
 use crate::failed::Failed;
-use crate::foreground::{Foreground, console};
+use crate::foreground::{Foreground, console, take_our_size};
 use crate::pidfd_socket::PidfdSocket;
 
 pub(crate) fn create(call: &Call<'_>) -> Result<i32, Failed> {
@@ -68,8 +66,8 @@ fn make(call: &Call<'_>, gate: Gate, side: Side) -> Result<(Runtime, Created), F
     let mut create = request(call, call.said.id()?)?;
     let terminal = create.spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
     create.console = console(terminal, side == Side::Background, call.said.path("console-socket"))?;
-    if matches!(create.console, Console::Return) {
-        take_our_size(&mut create.spec);
+    if let (Console::Return, Some(process)) = (&create.console, create.spec.process_mut()) {
+        take_our_size(process);
     }
     if readiness::manager().is_some() {
         runtime.announce_readiness(&create.id, &mut create.spec);
@@ -87,17 +85,6 @@ fn make(call: &Call<'_>, gate: Gate, side: Side) -> Result<(Runtime, Created), F
         eprint!("{}", cofferdam_runtime::explain(&created.plan, &created.timings));
     }
     Ok((runtime, created))
-}
-
-/// A terminal in front of ours has our size from the start, unless the configuration gives it one.
-fn take_our_size(spec: &mut Spec) {
-    let Some(process) = spec.process_mut().as_mut().filter(|process| process.console_size().is_none()) else {
-        return;
-    };
-    if let Ok(ours) = rustix::termios::tcgetwinsize(rustix::stdio::stdin()) {
-        let size = ConsoleSize::default().height(ours.ws_row).width(ours.ws_col);
-        process.set_console_size(size.build().ok());
-    }
 }
 
 fn request(call: &Call<'_>, id: ContainerId) -> Result<Create, Failed> {

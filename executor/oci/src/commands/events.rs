@@ -12,6 +12,11 @@ use crate::failed::Failed;
 /// Time between two statistics when nobody says otherwise.
 const INTERVAL: Duration = Duration::from_secs(5);
 
+/// Cgroup v1 tells that memory has run out before anything is killed for it, and the count follows: it is looked at so
+/// many times more, so far apart.
+const LOOKS: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 pub(crate) fn events(call: &Call<'_>) -> Result<i32, Failed> {
     let (runtime, id) = (call.global.runtime()?, call.said.id()?);
     let running = || runtime.state(&id).map(|state| !matches!(state.status, Status::Stopped));
@@ -34,6 +39,7 @@ pub(crate) fn events(call: &Call<'_>) -> Result<i32, Failed> {
     let watch = runtime.cgroup(&id)?.watch_oom().ok();
     let mut known = watch.as_ref().and_then(|watch| watch.kills().ok().flatten()).unwrap_or(0);
     let mut next = Instant::now();
+    let mut looks = 0_u32;
     while running().unwrap_or(false) {
         let left = next.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -42,12 +48,14 @@ pub(crate) fn events(call: &Call<'_>) -> Result<i32, Failed> {
             next = Instant::now() + interval;
             continue;
         }
+        let left = if looks > 0 { left.min(LOOK_AGAIN) } else { left };
         let limit =
             Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
         match &watch {
             Some(watch) => {
                 let descriptor = watch.descriptor();
-                let _ = poll(&mut [PollFd::from_borrowed_fd(descriptor, watch.interest())], Some(&limit));
+                let woken = poll(&mut [PollFd::from_borrowed_fd(descriptor, watch.interest())], Some(&limit));
+                looks = if woken.is_ok_and(|count| count > 0) { LOOKS } else { looks.saturating_sub(1) };
                 let Ok(Some(kills)) = watch.kills() else { break };
                 (known..kills).for_each(|_| tell("oom", None));
                 known = kills;

@@ -1,10 +1,10 @@
 //! exec: one more process of a container.
 
-use cofferdam_runtime::{Exec, Process, Spec, bundle, listen};
+use cofferdam_runtime::{Console, Exec, Process, Spec, bundle, listen};
 
 use super::{Call, seal};
 use crate::failed::Failed;
-use crate::foreground::{Foreground, console};
+use crate::foreground::{Foreground, console, take_our_size};
 use crate::pidfd_socket::PidfdSocket;
 
 pub(crate) fn exec(call: &Call<'_>) -> Result<i32, Failed> {
@@ -24,6 +24,9 @@ fn execute(call: &Call<'_>) -> Result<i32, Failed> {
     let terminal = process.terminal().unwrap_or(false);
     let mut exec = Exec::new(process);
     exec.console = console(terminal, detached, said.path("console-socket"))?;
+    if matches!(exec.console, Console::Return) {
+        take_our_size(&mut exec.process);
+    }
     exec.pid_file = said.path("pid-file");
     exec.preserve_fds = said.number("preserve-fds")?.unwrap_or(0);
     exec.ignore_paused = said.has("ignore-paused");
