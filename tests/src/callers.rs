@@ -123,11 +123,17 @@ impl Ground {
             let _ = nix::mount::umount2(mount, nix::mount::MntFlags::MNT_DETACH);
         }
         let _ = run(Command::new("ip").args(["link", "delete", "docker_gwbridge"]));
-        for cgroup in census::cgroup_folders() {
-            if cgroup.to_string_lossy().contains(&cgroup_parent()) {
-                // One that holds a process refuses, and the census will name it.
-                let _ = std::fs::remove_dir(cgroup);
+        // A monitor lives a moment longer than its container; its cgroup refuses until then.
+        let deadline = Instant::now() + STEP_LIMIT;
+        loop {
+            let folders = census::cgroup_folders();
+            let left = folders.iter().filter(|path| path.to_string_lossy().contains(&cgroup_parent()));
+            let refused = left.filter(|path| std::fs::remove_dir(path).is_err()).count();
+            // Whoever is left then is named by the census.
+            if refused == 0 || Instant::now() >= deadline {
+                break;
             }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
