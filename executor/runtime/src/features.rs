@@ -12,7 +12,7 @@ use oci_spec::runtime::{LinuxSeccomp, Spec};
 use serde_json::{Value, json};
 
 /// Annotations of a configuration that change what the runtime does on the host; one that ends in a dot is a prefix.
-pub const UNSAFE_ANNOTATIONS: &[&str] = &[];
+pub const UNSAFE_ANNOTATIONS: &[&str] = &["org.criu.config", "org.systemd.property."];
 
 /// Whether systemd can be asked to make the cgroups, for the system and for a user.
 pub const SYSTEMD: (bool, bool) = (true, true);
@@ -248,6 +248,7 @@ mod tests {
             assert!(list(pointer).contains(&json!(word)), "{pointer}: {word}");
         }
         assert_eq!(features["linux"]["cgroup"]["rdma"], true);
+        assert!(list("/potentiallyUnsafeConfigAnnotations").contains(&json!("org.systemd.property.")));
     }
 
     #[test]
