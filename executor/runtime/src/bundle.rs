@@ -18,6 +18,11 @@ pub fn load(bundle: &Path) -> Result<Spec, Error> {
 
 /// Reads a JSON file of a caller.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    read_json_warned(path).map(|(value, _)| value)
+}
+
+/// Reads a JSON file of a caller, and says what in it is passed over.
+pub fn read_json_warned<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<String>), Error> {
     let problem = |problem: String| Error::Bundle { path: path.to_owned(), problem };
     let file = std::fs::File::open(path).map_err(|error| problem(words(&error)))?;
     let mut text = String::new();
@@ -26,23 +31,30 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     if size as u64 > CONFIG_MAX_BYTES {
         return Err(problem(format!("larger than {CONFIG_MAX_BYTES} bytes")));
     }
-    parse_json(&text, path)
+    parse_warned(&text, path)
 }
 
-/// Parses JSON text that came from `path`. Where in it an error lies is asked when there is one: keeping track of that takes
-/// longer than the parsing.
+/// Parses JSON text that came from `path`.
 pub fn parse_json<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
+    parse_warned(text, path).map(|(value, _)| value)
+}
+
+/// The value, and what its author is to be told. Where in the text an error lies is asked when there is one: keeping track
+/// of that takes longer than the parsing.
+fn parse_warned<T: DeserializeOwned>(text: &str, path: &Path) -> Result<(T, Vec<String>), Error> {
+    let mut warnings = Vec::new();
     if let Ok(value) = serde_json::from_str(text) {
-        return Ok(value);
+        return Ok((value, warnings));
     }
-    parse(text, path).or_else(|refused| {
+    let read = parse(text, path).or_else(|refused| {
         // Only what was refused is looked at again: an ordinary document is read once.
         let Ok(mut value) = serde_json::from_str(text) else { return Err(refused) };
-        if !crate::specified::correct(&mut value) {
+        if !crate::specified::correct(&mut value, &mut warnings) {
             return Err(refused);
         }
         parse(&value.to_string(), path)
-    })
+    });
+    read.map(|value| (value, warnings))
 }
 
 fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {

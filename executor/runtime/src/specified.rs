@@ -9,13 +9,14 @@ const SCHEDULER_FLAGS: &[(&str, &str)] = &[
     ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
 ];
 
-/// Corrects a configuration, a process or resources; tells whether there was anything to correct.
-pub(crate) fn correct(document: &mut Value) -> bool {
+/// Corrects a configuration, a process or resources; tells whether there was anything to correct, and adds what its author
+/// is to be told.
+pub(crate) fn correct(document: &mut Value, warnings: &mut Vec<String>) -> bool {
     let before = document.clone();
     if let Some(process) = document.get_mut("process") {
-        correct_process(process);
+        correct_process(process, warnings);
     }
-    correct_process(document);
+    correct_process(document, warnings);
     for resources in ["/linux/resources", ""] {
         if let Some(resources) = document.pointer_mut(resources) {
             correct_resources(resources);
@@ -24,7 +25,7 @@ pub(crate) fn correct(document: &mut Value) -> bool {
     *document != before
 }
 
-fn correct_process(process: &mut Value) {
+fn correct_process(process: &mut Value, warnings: &mut Vec<String>) {
     for flag in process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut).into_iter().flatten() {
         let known = SCHEDULER_FLAGS.iter().find(|(name, _)| flag.as_str() == Some(name));
         if let Some((_, renamed)) = known {
@@ -35,13 +36,21 @@ fn correct_process(process: &mut Value) {
     if let Some(affinity) = process.pointer_mut("/execCPUAffinity").and_then(Value::as_object_mut) {
         affinity.retain(|_, list| list != "");
     }
-    // "Any value which cannot be mapped to a relevant kernel interface … MUST be logged as a warning … SHOULD NOT fail",
-    // config.md, `capabilities`. The warning is lost with the name; the capability is one that no kernel here has.
+    // What no kernel interface is known for is warned of and does not fail, config.md, `capabilities`.
     if let Some(sets) = process.pointer_mut("/capabilities").and_then(Value::as_object_mut) {
-        for set in sets.values_mut().filter_map(Value::as_array_mut) {
-            set.retain(|name| serde_json::from_value::<oci_spec::runtime::Capability>(name.clone()).is_ok());
+        for (kind, set) in sets {
+            for name in
+                set.as_array_mut().into_iter().flat_map(|set| set.extract_if(.., |name| !is_known(name)))
+            {
+                warnings
+                    .push(format!("/process/capabilities/{kind}: {name} is not known here and is left out"));
+            }
         }
     }
+}
+
+fn is_known(capability: &Value) -> bool {
+    serde_json::from_value::<oci_spec::runtime::Capability>(capability.clone()).is_ok()
 }
 
 /// Since 1.3 the limit of processes may be missing: nothing is limited then. config-linux.md, "PIDs".
@@ -59,7 +68,7 @@ mod tests {
     use serde_json::json;
 
     fn corrected(mut value: Value) -> Value {
-        correct(&mut value);
+        correct(&mut value, &mut Vec::new());
         value
     }
 
@@ -86,9 +95,19 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_capability_is_warned_of() {
+        let mut warnings = Vec::new();
+        let mut process = json!({ "capabilities": { "bounding": ["CAP_KILL", "CAP_OF_TOMORROW"] } });
+        assert!(correct(&mut process, &mut warnings));
+        let expected =
+            "/process/capabilities/bounding: \"CAP_OF_TOMORROW\" is not known here and is left out";
+        assert_eq!(warnings, [expected]);
+    }
+
+    #[test]
     fn what_is_right_or_wrong_by_the_specification_stays() {
         for document in [json!({ "ociVersion": "1.3.0" }), json!({ "process": { "cwd": 7 } }), json!([1])] {
-            assert!(!correct(&mut document.clone()), "{document}");
+            assert!(!correct(&mut document.clone(), &mut Vec::new()), "{document}");
         }
     }
 }

@@ -72,7 +72,6 @@ const NO_ENGINES: &str = "the machine has no podman, containerd, Docker or Slurm
 const NO_CRIU: &str = "the machine has no CRIU, and no network to fetch it";
 
 const EXCLUDED: &[Exclusion] = &[
-    // Every test's name has one of these.
     without(CONFORMANCE, "control_groups_are", MANY),
     without(CONFORMANCE, "devices_are", MANY),
     without(CONFORMANCE, "hooks_are", MANY),

@@ -89,10 +89,9 @@ fn make(call: &Call<'_>, gate: Gate, side: Side) -> Result<(Runtime, Created), F
 
 fn request(call: &Call<'_>, id: ContainerId) -> Result<Create, Failed> {
     let folder = call.said.path("bundle").unwrap_or_else(|| PathBuf::from("."));
-    let mut spec = match call.said.path("config") {
-        Some(file) => bundle::read_json(&file)?,
-        None => bundle::load(&folder)?,
-    };
+    let config = call.said.path("config").unwrap_or_else(|| folder.join("config.json"));
+    let (mut spec, warnings) = bundle::read_json_warned(&config)?;
+    call.warn(&warnings);
     let inherited = listen::announce(&mut spec);
     let mut create = Create::new(id, folder, spec);
     if let Some(socket) = call.said.path("console-socket") {

@@ -17,7 +17,11 @@ fn execute(call: &Call<'_>) -> Result<i32, Failed> {
     let (runtime, id) = (call.global.runtime()?, said.id()?);
     let spec = runtime.spec(&id)?;
     let process = match said.path("process") {
-        Some(path) => bundle::read_json(&path)?,
+        Some(path) => {
+            let (process, warnings) = bundle::read_json_warned(&path)?;
+            call.warn(&warnings);
+            process
+        }
         None => Wanted { said, spec: &spec }.process()?,
     };
     let detached = said.has("detach");
