@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use super::{ALONE, Census, Place, own_mounts, plain, privileged};
 
-/// Long enough for what works, which takes milliseconds, and short enough to wait for what does not.
-const SHORT: Duration = Duration::from_secs(2);
+/// Long enough for what works, which takes milliseconds (a second under emulation), and short enough to wait for what does not.
+const SHORT: Duration = Duration::from_secs(3);
 /// No operation may take this long when every wait is short.
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(90);
 
 const LIMITS: Limits =
     Limits { child: SHORT, lock: SHORT, forced_lock: SHORT, console: SHORT, end: Duration::from_secs(10) };
@@ -60,7 +60,7 @@ fn a_process_that_hangs_on_its_way_is_killed_and_the_step_it_hangs_in_is_named()
             let mut create = gated(&place, "hangs", |config| config["hooks"][point] = hook(STOP, 20));
             create.start = !gate;
             let error = created(&place, create).unwrap_err().to_string();
-            assert!(error.contains("silent for 2 s") && error.contains("step "), "{error}");
+            assert!(error.contains("silent for 3 s") && error.contains("step "), "{error}");
             assert_eq!(Census::take(&place), before, "{error}");
         }
     }
