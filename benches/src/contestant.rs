@@ -29,9 +29,20 @@ enum Kind {
     /// cofferdam-runtime, in the worker's process.
     Library,
     /// An OCI runtime's command line.
-    Runtime { program: &'static str, view: View },
+    Runtime { program: &'static str, view: View, work: Work },
     /// podman, on the bundle's rootfs.
     Podman,
+}
+
+/// What an OCI runtime is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// One command from start to end.
+    Run,
+    /// create, start and delete, a process each.
+    Lifecycle,
+    /// One more process of a container that runs.
+    Exec,
 }
 
 /// What a runtime sees in `/sys/fs/cgroup`.
@@ -42,38 +53,75 @@ enum View {
     PlainV2,
 }
 
-/// Everybody, in the order of the table.
-pub const ALL: &[Contestant] = &[
-    Contestant {
-        name: "floor",
-        note: "the same kernel work and nothing else, in process",
-        kind: Kind::Floor,
+/// Contestants whose figures stand in one table; the first is what the others are divided by.
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    /// The command that measures it.
+    pub name: &'static str,
+    /// What is measured.
+    pub title: &'static str,
+    /// Who, in the order of the table.
+    pub contestants: &'static [Contestant],
+}
+
+/// Debian's crun refuses hybrid hosts.
+const CRUN: &str = "in a private mount namespace with a plain cgroup2 mount, since Debian's refuses hybrid hosts, and without the \
+                    device rules, since it wants to raise a limit for them: it has less to do";
+
+const FLOOR: Contestant = Contestant {
+    name: "floor",
+    note: "the same kernel work and nothing else, in process",
+    kind: Kind::Floor,
+};
+
+const fn runtime(name: &'static str, program: &'static str, work: Work, note: &'static str) -> Contestant {
+    Contestant { name, note, kind: Kind::Runtime { program, view: View::Host, work } }
+}
+
+const fn crun(name: &'static str, work: Work) -> Contestant {
+    Contestant { name, note: CRUN, kind: Kind::Runtime { program: "crun", view: View::PlainV2, work } }
+}
+
+/// Every table.
+pub const GROUPS: &[Group] = &[
+    Group {
+        name: "launch",
+        title: "launch of `/true`",
+        contestants: &[
+            FLOOR,
+            Contestant {
+                name: "cofferdam-runtime",
+                note: "create with start, wait, delete: the library, in process",
+                kind: Kind::Library,
+            },
+            runtime("cofferdam-oci", "cofferdam-oci", Work::Run, "run, a whole process"),
+            runtime("runc", "runc", Work::Run, "run, a whole process"),
+            crun("crun", Work::Run),
+            Contestant {
+                name: "podman",
+                note: "run --rm --network none --rootfs, with runc, since its default runtime is crun",
+                kind: Kind::Podman,
+            },
+        ],
     },
-    Contestant {
-        name: "cofferdam-runtime",
-        note: "create with start, wait, delete: the library, in process",
-        kind: Kind::Library,
+    Group {
+        name: "lifecycle",
+        title: "create, start, delete of `/true`",
+        contestants: &[
+            FLOOR,
+            runtime("cofferdam-oci lifecycle", "cofferdam-oci", Work::Lifecycle, "three processes"),
+            runtime("runc lifecycle", "runc", Work::Lifecycle, "three processes"),
+            crun("crun lifecycle", Work::Lifecycle),
+        ],
     },
-    Contestant {
-        name: "cofferdam-oci",
-        note: "run, a whole process",
-        kind: Kind::Runtime { program: "cofferdam-oci", view: View::Host },
-    },
-    Contestant {
-        name: "runc",
-        note: "run, a whole process",
-        kind: Kind::Runtime { program: "runc", view: View::Host },
-    },
-    Contestant {
-        name: "crun",
-        note: "run, a whole process; in a private mount namespace with a plain cgroup2 mount, since Debian's refuses hybrid \
-               hosts, and without the device rules, since it wants to raise a limit for them: it has less to do",
-        kind: Kind::Runtime { program: "crun", view: View::PlainV2 },
-    },
-    Contestant {
-        name: "podman",
-        note: "run --rm --network none --rootfs, with runc, since its default runtime is crun",
-        kind: Kind::Podman,
+    Group {
+        name: "exec",
+        title: "exec of `/true` in a container",
+        contestants: &[
+            runtime("cofferdam-oci exec", "cofferdam-oci", Work::Exec, "a whole process"),
+            runtime("runc exec", "runc", Work::Exec, "a whole process"),
+            crun("crun exec", Work::Exec),
+        ],
     },
 ];
 
@@ -89,7 +137,8 @@ pub trait Launcher {
 impl Contestant {
     /// The one with this name.
     pub fn find(name: &str) -> Option<Contestant> {
-        ALL.iter().chain([&NOTHING]).find(|contestant| contestant.name == name).copied()
+        let all = GROUPS.iter().flat_map(|group| group.contestants);
+        all.chain([&NOTHING]).find(|contestant| contestant.name == name).copied()
     }
 
     /// Whether it can be measured on this machine; the reason if not.
@@ -112,22 +161,20 @@ impl Contestant {
             Kind::Nothing => Box::new(Nothing),
             Kind::Floor => Box::new(floor::Floor::new(bundle)?),
             Kind::Library => Box::new(library::Library::new(bundle)?),
-            Kind::Runtime { program, view } => {
+            Kind::Runtime { program, view, work } => {
                 if view == View::PlainV2 {
                     see_plain_v2()?;
                 }
-                let state = bundle.join("state");
-                Box::new(Program {
-                    program: locate(program)?,
-                    arguments: runtime_arguments(&state, bundle, view),
-                    takes_id: true,
-                })
+                let runtime = Program { path: locate(program)?, state: bundle.join("state").join(program) };
+                let configuration = (view == View::PlainV2).then_some(crate::bundle::WITHOUT_DEVICE_RULES);
+                let bundle = bundle_arguments(bundle, configuration);
+                match work {
+                    Work::Run => Box::new(Run { runtime, bundle }),
+                    Work::Lifecycle => Box::new(Lifecycle { runtime, bundle }),
+                    Work::Exec => Box::new(Exec::in_a_new_container(runtime, bundle)?),
+                }
             }
-            Kind::Podman => Box::new(Podman(Program {
-                program: locate("podman")?,
-                arguments: podman_arguments(bundle),
-                takes_id: false,
-            })),
+            Kind::Podman => Box::new(Podman { path: locate("podman")?, arguments: podman_arguments(bundle) }),
         })
     }
 }
@@ -145,11 +192,10 @@ fn locate(program: &str) -> Result<PathBuf> {
         .with_context(|| format!("{program} is not installed"))
 }
 
-fn runtime_arguments(state: &Path, bundle: &Path, view: View) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> =
-        ["--root".into(), state.into(), "run".into(), "--bundle".into(), bundle.into()].into();
-    if view == View::PlainV2 {
-        arguments.extend(["--config".into(), bundle.join(crate::bundle::WITHOUT_DEVICE_RULES).into()]);
+fn bundle_arguments(bundle: &Path, configuration: Option<&str>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = ["--bundle".into(), bundle.into()].into();
+    if let Some(file) = configuration {
+        arguments.extend(["--config".into(), bundle.join(file).into()]);
     }
     arguments
 }
@@ -184,35 +230,95 @@ impl Launcher for Nothing {
     }
 }
 
+/// An OCI runtime with a state root of its own.
 struct Program {
-    program: PathBuf,
-    arguments: Vec<OsString>,
-    takes_id: bool,
+    path: PathBuf,
+    state: PathBuf,
 }
 
-impl Launcher for Program {
+impl Program {
+    fn call(&self, verb: &str, arguments: &[OsString]) -> Result<()> {
+        let mut command = Command::new(&self.path);
+        command.arg("--root").arg(&self.state).arg(verb).args(arguments);
+        succeed(command.stdin(Stdio::null()).stdout(Stdio::null()))
+    }
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("starting {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
+
+struct Run {
+    runtime: Program,
+    bundle: Vec<OsString>,
+}
+
+impl Launcher for Run {
     fn launch(&mut self) -> Result<()> {
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null());
-        if self.takes_id {
-            command.arg(next_id());
-        }
-        let status = command.status().with_context(|| format!("starting {}", self.program.display()))?;
-        if !status.success() {
-            bail!("{} ended with {status}", self.program.display());
-        }
-        Ok(())
+        self.runtime.call("run", &with_id(&self.bundle, &next_id()))
+    }
+}
+
+fn with_id(arguments: &[OsString], id: &str) -> Vec<OsString> {
+    arguments.iter().cloned().chain([id.into()]).collect()
+}
+
+struct Lifecycle {
+    runtime: Program,
+    bundle: Vec<OsString>,
+}
+
+impl Launcher for Lifecycle {
+    fn launch(&mut self) -> Result<()> {
+        let id = next_id();
+        self.runtime.call("create", &with_id(&self.bundle, &id))?;
+        self.runtime.call("start", &[id.clone().into()])?;
+        self.runtime.call("delete", &["--force".into(), id.into()])
+    }
+}
+
+/// A container that waits to be started runs nothing, and another process can join it.
+struct Exec {
+    runtime: Program,
+    id: String,
+}
+
+impl Exec {
+    fn in_a_new_container(runtime: Program, bundle: Vec<OsString>) -> Result<Exec> {
+        let id = next_id();
+        runtime.call("create", &with_id(&bundle, &id))?;
+        Ok(Exec { runtime, id })
+    }
+}
+
+impl Launcher for Exec {
+    fn launch(&mut self) -> Result<()> {
+        self.runtime.call("exec", &[self.id.clone().into(), "/true".into()])
+    }
+}
+
+impl Drop for Exec {
+    fn drop(&mut self) {
+        drop(self.runtime.call("delete", &["--force".into(), self.id.clone().into()]));
     }
 }
 
 /// The cgroup beneath which podman puts its own, and which it leaves behind.
 const PODMAN_CGROUP: &str = "/cofferdam-bench";
 
-struct Podman(Program);
+struct Podman {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
 
 impl Launcher for Podman {
     fn launch(&mut self) -> Result<()> {
-        self.0.launch()
+        let mut command = Command::new(&self.path);
+        succeed(command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()))
     }
 }
 

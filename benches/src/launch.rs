@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::geteuid;
 
 use crate::bundle::Bundle;
-use crate::contestant::{ALL, Contestant};
+use crate::contestant::{Contestant, GROUPS, Group};
 use crate::counters::{self, Counters};
 use crate::record;
 use crate::statistics::{Samples, milliseconds};
@@ -31,6 +31,8 @@ pub enum Record {
 /// What was asked for.
 #[derive(Debug)]
 pub struct Options {
+    /// What is measured.
+    pub group: Group,
     /// Launches of each contestant.
     pub rounds: u32,
     /// Names of contestants; empty for all.
@@ -39,9 +41,11 @@ pub struct Options {
     pub record: Record,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Options { rounds: ROUNDS, only: Vec::new(), record: Record::No }
+impl Options {
+    /// As usual, for the group of this name.
+    pub fn of(name: &str) -> Option<Options> {
+        let group = *GROUPS.iter().find(|group| group.name == name)?;
+        Some(Options { group, rounds: ROUNDS, only: Vec::new(), record: Record::No })
     }
 }
 
@@ -68,7 +72,7 @@ pub fn run(options: &Options) -> Result<()> {
     for (contestant, samples) in contestants.into_iter().zip(samples) {
         lines.push(Line { contestant, samples, counters: count(contestant, &bundle) });
     }
-    let table = table(&lines);
+    let table = table(options.group.title, &lines);
     print!("{}\n{table}", record::machine());
     if options.record == Record::Yes {
         record::append(&table)?;
@@ -78,8 +82,11 @@ pub fn run(options: &Options) -> Result<()> {
 
 fn choose(options: &Options) -> Result<Vec<Contestant>> {
     let mut chosen = Vec::new();
-    for contestant in
-        ALL.iter().filter(|one| options.only.is_empty() || options.only.iter().any(|name| name == one.name))
+    for contestant in options
+        .group
+        .contestants
+        .iter()
+        .filter(|one| options.only.is_empty() || options.only.iter().any(|name| name == one.name))
     {
         match contestant.available() {
             Ok(()) => chosen.push(*contestant),
@@ -89,7 +96,7 @@ fn choose(options: &Options) -> Result<Vec<Contestant>> {
     if chosen.is_empty() {
         bail!(
             "nobody to measure; there are: {}",
-            ALL.iter().map(|one| one.name).collect::<Vec<_>>().join(", ")
+            options.group.contestants.iter().map(|one| one.name).collect::<Vec<_>>().join(", ")
         );
     }
     Ok(chosen)
@@ -126,11 +133,11 @@ fn count(contestant: Contestant, bundle: &Bundle) -> Option<Counters> {
 }
 
 /// The table, in Markdown, with its notes.
-pub fn table(lines: &[Line]) -> String {
-    let floor =
-        lines.iter().find(|line| line.contestant.name == "floor").map(|line| line.samples.percentile(50));
-    let mut text = String::from(
-        "| launch of `/true` | runs | p50 ms | p99 ms | p50 ÷ floor | system calls | processes | threads | execs |\n\
+pub fn table(title: &str, lines: &[Line]) -> String {
+    let first = lines.first().map_or("–", |line| line.contestant.name);
+    let floor = lines.first().map(|line| line.samples.percentile(50));
+    let mut text = format!(
+        "| {title} | runs | p50 ms | p99 ms | p50 ÷ {first} | system calls | processes | threads | execs |\n\
          |---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for line in lines {
@@ -169,7 +176,7 @@ mod tests {
             samples: Samples::new(vec![Duration::from_millis(milliseconds)]),
             counters: None,
         };
-        let text = table(&[line("floor", 4), line("runc", 30)]);
+        let text = table("launch", &[line("floor", 4), line("runc", 30)]);
         assert!(text.contains("| floor | 1 | 4.00 | 4.00 | 1.00 |"), "{text}");
         assert!(text.contains("| runc | 1 | 30.00 | 30.00 | 7.50 |"), "{text}");
     }

@@ -1,7 +1,7 @@
 //! Launch benchmarks: cofferdam beside its peers and beside the floor, which is the kernel's own cost of the same launch.
 //!
 //! ```text
-//! cofferdam-benches launch [--rounds N] [--record]     one table: p50, p99, ratio to the floor, system calls, processes
+//! cofferdam-benches launch|lifecycle|exec [--record]   one table: p50, p99, ratio to the floor, system calls, processes
 //!        │
 //!        ├─ worker floor    BUNDLE ┐
 //!        ├─ worker cofferdam-oci … ├ one process each, told "go" in turn (A B C A B C …), answers in nanoseconds

@@ -8,7 +8,7 @@ use cofferdam_benches::{contestant::Contestant, launch, worker};
 use lexopt::prelude::*;
 
 const USAGE: &str = "\
-usage: cofferdam-benches launch [--rounds N] [--only NAME]… [--record]
+usage: cofferdam-benches launch|lifecycle|exec [--rounds N] [--only NAME]… [--record]
        cofferdam-benches worker NAME BUNDLE     (used by launch: one launch for every line on standard input)
        cofferdam-benches once NAME BUNDLE       (used by launch: one launch, to be traced)
 ";
@@ -26,7 +26,6 @@ fn main() -> ExitCode {
 fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
     let Some(Value(verb)) = arguments.next()? else { bail!("no command given\n\n{USAGE}") };
     match verb.string()?.as_str() {
-        "launch" => launch::run(&options(arguments)?),
         "worker" => {
             let (contestant, bundle) = subject(arguments)?;
             worker::serve(contestant, &bundle)
@@ -35,12 +34,14 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
             let (contestant, bundle) = subject(arguments)?;
             worker::once(contestant, &bundle)
         }
-        other => bail!("unknown command {other:?}\n\n{USAGE}"),
+        other => match launch::Options::of(other) {
+            Some(usual) => launch::run(&options(usual, arguments)?),
+            None => bail!("unknown command {other:?}\n\n{USAGE}"),
+        },
     }
 }
 
-fn options(mut arguments: lexopt::Parser) -> Result<launch::Options> {
-    let mut options = launch::Options::default();
+fn options(mut options: launch::Options, mut arguments: lexopt::Parser) -> Result<launch::Options> {
     while let Some(argument) = arguments.next()? {
         match argument {
             Long("rounds") => options.rounds = arguments.value()?.parse()?,
