@@ -36,6 +36,11 @@ impl Manager {
         let mut enter = String::new();
         for root in hierarchies() {
             let own = root.join(&cgroup[1..]);
+            // Delegated with all controllers, as a user's manager has it: it looks once, when it starts.
+            let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+            for controller in controllers.split_whitespace() {
+                let _ = fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
             fs::create_dir_all(&own).unwrap();
             enter += &format!("echo $$ >{}/cgroup.procs; ", own.display());
         }
@@ -44,7 +49,8 @@ impl Manager {
             .arg(format!("{enter} exec {PROGRAM} --user --log-target=null"))
             .env("XDG_RUNTIME_DIR", &folder)
             .env("HOME", &folder)
-            .env("SYSTEMD_UNIT_PATH", &units)
+            // Scopes are files too, which a reload reads.
+            .env("SYSTEMD_UNIT_PATH", format!("{0}/systemd/transient:{1}", folder.display(), units.display()))
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -31,6 +31,7 @@ const HOST_PROGRAMS: &[&str] = &[
     "docker-registry",
     "skopeo",
     "strace",
+    "systemctl",
     "bash",
     "script",
     "openssl",
@@ -38,6 +39,9 @@ const HOST_PROGRAMS: &[&str] = &[
     "unshare",
     "perl",
 ];
+
+/// The service manager, which is on no search path: a test runs it as a user's.
+const SYSTEMD: &str = "/lib/systemd/systemd";
 
 /// What goes on the disk.
 pub(super) struct Contents<'a> {
@@ -55,6 +59,11 @@ pub(super) fn build(contents: &Contents<'_>, cache: &Path) -> Result<PathBuf> {
     modules(&root, contents.kernel)?;
     for program in HOST_PROGRAMS {
         host_program(&root, program)?;
+    }
+    if Path::new(SYSTEMD).exists() {
+        let place = root.join(SYSTEMD.trim_start_matches('/'));
+        std::fs::create_dir_all(place.with_file_name(""))?;
+        with_libraries(&root, Path::new(SYSTEMD), &place)?;
     }
     tracked_data(&root, contents.workspace)?;
     images(&root, contents.workspace)?;
@@ -126,9 +135,14 @@ fn host_program(root: &Path, name: &str) -> Result<()> {
         return Ok(());
     };
     let place = root.join("bin").join(name);
-    let _ = std::fs::remove_file(&place);
-    std::fs::copy(&source, place)?;
-    for library in read(command("ldd", "").arg(&source))?.lines().filter_map(library_path) {
+    with_libraries(root, &source, &place)
+}
+
+/// Copies a dynamic program to `place`, and the libraries that it loads to where they are here.
+fn with_libraries(root: &Path, source: &Path, place: &Path) -> Result<()> {
+    let _ = std::fs::remove_file(place);
+    std::fs::copy(source, place).with_context(|| format!("copying {}", source.display()))?;
+    for library in read(command("ldd", "").arg(source))?.lines().filter_map(library_path) {
         let place = root.join(library.trim_start_matches('/'));
         if let Some(folder) = place.parent() {
             std::fs::create_dir_all(folder)?;
