@@ -39,11 +39,12 @@ pub struct Entered {
 /// not grow with the caller's memory: the process is made without copying its page tables.
 pub fn spawn(program: &Path, state_directory: &Path, lock: OwnedFd) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
+    // Nothing here may make std fork this process instead of spawning, as a working directory would: a static C library has no
+    // spawn action for it. The shim goes to its directory itself, in `enter`.
     let mut first_stage = Command::new(program)
         .arg0(SHIM_NAME)
         .arg(state_directory)
         .env_clear()
-        .current_dir("/")
         .stdin(Stdio::from(lock))
         .stdout(Stdio::from(OwnedFd::from(theirs)))
         .stderr(Stdio::null())
@@ -73,6 +74,7 @@ pub fn enter() -> io::Result<Entered> {
     if cofferdam_linux::fork::fork_single_threaded()?.is_some() {
         std::process::exit(0);
     }
+    std::env::set_current_dir("/")?;
     // Whatever else the launcher's program left open for its children. No value of this process owns a descriptor yet.
     cofferdam_linux::process::close_all_from(3, [-1; 3])?;
     rustix::process::setsid()?;
