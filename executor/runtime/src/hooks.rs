@@ -196,6 +196,7 @@ fn attend(
         let (mut text, mut complaints) = (Vec::new(), std::fs::File::from(complaints));
         let _ = Read::by_ref(&mut complaints).take(STDERR_MAX_BYTES).read_to_end(&mut text);
         let _ = std::io::copy(&mut complaints, &mut std::io::sink());
+        drop(complaints); // who hears the answer may count descriptors
         let _ = sender.send(String::from_utf8_lossy(&text).trim().to_owned());
     });
     let ended = match process {
