@@ -22,7 +22,7 @@ use crate::failure::Failure;
 fn main() -> ExitCode {
     // This program is also the parent of every task that it launches: then this does not return.
     cofferdam_executor::init();
-    end_on_broken_pipe();
+    cofferdam_runtime::foreground::end_on_broken_pipe();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
@@ -38,20 +38,6 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
-}
-
-/// A reader that has seen enough (`cofferdam ps | head`) ends this program quietly. The signal that does this for others
-/// stays ignored here, because attached streams have sockets too; std's printing panics instead.
-fn end_on_broken_pipe() {
-    const BY_SIGPIPE: i32 = 128 + 13;
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let text = panic.payload_as_str().unwrap_or_default();
-        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
-            std::process::exit(BY_SIGPIPE);
-        }
-        usual(panic);
-    }));
 }
 
 /// Help and version are answers; everything else is our failure, with the exit code that Docker gives it.

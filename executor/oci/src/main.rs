@@ -19,6 +19,7 @@ use log::Log;
 use table::Command;
 
 fn main() {
+    cofferdam_runtime::foreground::end_on_broken_pipe();
     cofferdam_runtime::foreground::expect_children();
     let mut parser = lexopt::Parser::from_env();
     let (said, name) = match arguments::globals(&mut parser) {

@@ -103,3 +103,17 @@ pub fn reap(child: BorrowedFd<'_>) -> Result<Ended, Errno> {
         }
     }
 }
+
+/// A reader that has seen enough (`… ps | head`) ends this program quietly. The signal that does this for others
+/// stays ignored here, because attached streams have sockets too; std's printing panics instead.
+pub fn end_on_broken_pipe() {
+    const BY_SIGPIPE: i32 = 128 + 13;
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
+            std::process::exit(BY_SIGPIPE);
+        }
+        usual(panic);
+    }));
+}
