@@ -67,6 +67,8 @@ fn every_golden_case_is_swept_or_is_a_refusal() {
         "user-namespace",
         // An ordinary user's: for root it is another plan.
         "rootless",
+        // A service manager's: one that fails, in every manner, is in oci_systemd.
+        "limits-in-systemd-scope",
         // A handful of steps, which are all in the others too.
         "without-a-mount-namespace",
         "without-a-process",

@@ -71,8 +71,8 @@ impl Locked {
         matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)
     }
 
-    /// Removes the directory, unless it is another's by now. It is flat: nothing below it is descended into, so that what
-    /// somebody has mounted there stays as it is.
+    /// Removes the directory, unless it is another's by now. But for the folder of a socket it is flat: nothing below it
+    /// is descended into, so that what somebody has mounted there stays as it is.
     pub(crate) fn remove(&self) -> Result<(), Error> {
         let failed = |error: &std::io::Error| file_error("removing", &self.directory, error);
         let gone = |result: std::io::Result<()>| match result {
@@ -82,6 +82,7 @@ impl Locked {
         if !self.is_current() {
             return Ok(());
         }
+        crate::readiness::remove_socket(&self.file);
         for entry in std::fs::read_dir(&self.directory).map_err(|error| failed(&error))? {
             let entry = entry.map_err(|error| failed(&error))?;
             gone(match entry.file_type() {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use cofferdam_plan::ContainerId;
 use oci_spec::runtime::{Mount, Spec};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::Error;
@@ -103,6 +104,15 @@ pub(crate) fn make_folder(directory: &Path, spec: &Spec) -> Result<(), Error> {
 
 fn folder(directory: &Path) -> PathBuf {
     directory.join("notify")
+}
+
+/// Removes the socket from the folder in a container's `directory`. What somebody has mounted there is not looked into.
+pub(crate) fn remove_socket(directory: impl AsFd) {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    if let Ok(folder) = openat2(directory, c"notify", flags, Mode::empty(), resolve) {
+        let _ = unlinkat(folder, c"notify.sock", AtFlags::empty());
+    }
 }
 
 impl Readiness {
