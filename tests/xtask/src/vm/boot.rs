@@ -3,7 +3,8 @@
 //! ```text
 //! machine                              here
 //!   ## ready                     ──▶   takes the next test from the queue that all machines share
-//!                                ◀──   SUITE TEST        (or `end`, and the machine powers off)
+//!                                ◀──   LENGTH SUITE TEST      (or `end`, and the machine powers off)
+//!   ## again                     ──▶   says it once more: it was not heard whole, or not the LENGTH of both words
 //!   what the test wrote, if it failed
 //!   ## passed|failed|skipped …   ──▶   counts it
 //!   ## ready                     ──▶   …
@@ -53,6 +54,12 @@ const SLOWEST: usize = 12;
 pub(super) struct Work {
     pub(super) suite: String,
     pub(super) test: String,
+}
+
+impl Work {
+    fn order(&self) -> String {
+        format!("{} {} {}", self.suite.len() + self.test.len(), self.suite, self.test)
+    }
 }
 
 /// Boots machines, has them do all the work, repeats what they say and counts it.
@@ -114,10 +121,11 @@ fn serve(
             said.push(line.to_owned());
             continue;
         };
-        if mark == "ready" {
-            report.current = lock(queue).pop_front();
-            let answer =
-                report.current.as_ref().map_or("end".into(), |work| format!("{} {}", work.suite, work.test));
+        if mark == "ready" || mark == "again" {
+            if mark == "ready" {
+                report.current = lock(queue).pop_front();
+            }
+            let answer = report.current.as_ref().map_or("end".into(), Work::order);
             // A machine that has gone does not read: the loop ends, and what it was given counts as failed.
             let _ = writeln!(answers, "{answer}");
             continue;

@@ -30,6 +30,7 @@ const HOST_PROGRAMS: &[&str] = &[
     "crun",
     "docker-registry",
     "skopeo",
+    "socat",
     "strace",
     "systemctl",
     "bash",
