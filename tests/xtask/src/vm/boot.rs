@@ -127,7 +127,8 @@ fn serve(
             }
             let answer = report.current.as_ref().map_or("end".into(), Work::order);
             // A machine that has gone does not read: the loop ends, and what it was given counts as failed.
-            let _ = writeln!(answers, "{answer}");
+            // The empty line is for one whose end is lost.
+            let _ = writeln!(answers, "{answer}\n");
             continue;
         }
         said.push(line.to_owned());

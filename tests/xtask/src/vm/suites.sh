@@ -18,6 +18,7 @@ echo "## booted: Linux $(uname -r), cgroup v2: $(cat /sys/fs/cgroup/cgroup.contr
 echo "## ready"
 while read -r length suite test; do
     [ "$length" != end ] || break
+    [ -n "$length" ] || continue
     # An emulated serial line can lose what comes while nobody looks.
     if [ "$length" != "$((${#suite} + ${#test}))" ]; then
         echo "## again"
