@@ -3,8 +3,8 @@
 //! ```text
 //! machine                              here
 //!   ## ready                     ──▶   takes the next test from the queue that all machines share
-//!                                ◀──   LENGTH SUITE TEST      (or `end`, and the machine powers off)
-//!   ## again                     ──▶   says it once more: it was not heard whole, or not the LENGTH of both words
+//!                                ◀──   LENGTH NUMBER SUITE TEST      (or `end`, and the machine powers off)
+//!   ## again                     ──▶   says it once more: it did not come, or not with the LENGTH of its three words
 //!   what the test wrote, if it failed
 //!   ## passed|failed|skipped …   ──▶   counts it
 //!   ## ready                     ──▶   …
@@ -57,8 +57,10 @@ pub(super) struct Work {
 }
 
 impl Work {
-    fn order(&self) -> String {
-        format!("{} {} {}", self.suite.len() + self.test.len(), self.suite, self.test)
+    fn order(&self, number: u32) -> String {
+        let number = number.to_string();
+        let length = number.len() + self.suite.len() + self.test.len();
+        format!("{length} {number} {} {}", self.suite, self.test)
     }
 }
 
@@ -113,7 +115,7 @@ fn serve(
     let mut child = limited.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting qemu")?;
     let mut answers = child.stdin.take().context("qemu's input")?;
     let mut report = Report::default();
-    let mut said = Vec::new();
+    let (mut said, mut number_of_order) = (Vec::new(), 0);
     for line in BufReader::new(child.stdout.take().context("qemu's output")?).split(b'\n') {
         let line = String::from_utf8_lossy(&line.context("reading the machine's output")?).into_owned();
         let line = line.trim_end();
@@ -124,11 +126,11 @@ fn serve(
         if mark == "ready" || mark == "again" {
             if mark == "ready" {
                 report.current = lock(queue).pop_front();
+                number_of_order += 1;
             }
-            let answer = report.current.as_ref().map_or("end".into(), Work::order);
+            let answer = report.current.as_ref().map_or("end".into(), |work| work.order(number_of_order));
             // A machine that has gone does not read: the loop ends, and what it was given counts as failed.
-            // The empty line is for one whose end is lost.
-            let _ = writeln!(answers, "{answer}\n");
+            let _ = writeln!(answers, "{answer}");
             continue;
         }
         said.push(line.to_owned());

@@ -16,14 +16,19 @@ run() {
 
 echo "## booted: Linux $(uname -r), cgroup v2: $(cat /sys/fs/cgroup/cgroup.controllers)"
 echo "## ready"
-while read -r length suite test; do
+last=0
+while :; do
+    # An emulated serial line can lose what comes while nobody looks: what is not whole, or does not come, is asked for again.
+    length='' number='' suite='' test=''
+    read -r -t 5 length number suite test
     [ "$length" != end ] || break
-    [ -n "$length" ] || continue
-    # An emulated serial line can lose what comes while nobody looks.
-    if [ "$length" != "$((${#suite} + ${#test}))" ]; then
+    if [ "$length" != "$((${#number} + ${#suite} + ${#test}))" ] || [ -z "$test" ]; then
         echo "## again"
         continue
     fi
+    # It came twice.
+    [ "$number" != "$last" ] || continue
+    last=$number
     started=$(now)
     (run "$suite" "$test")
     status=$?
