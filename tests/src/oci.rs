@@ -13,6 +13,27 @@ use serde_json::Value;
 
 use crate::needs;
 use crate::programs;
+use crate::world::World;
+
+/// Runs a test's body for each runtime here that is wanted, with a folder for its bundles, and checks that each leaves the host as
+/// it was. Says what is missing where nothing can run.
+pub fn on_each(wanted: impl Fn(&Runtime) -> bool, body: impl Fn(&Runtime, &Path)) -> Result<()> {
+    if !needs::root() || !needs::programs(&["busybox", "ip"]) {
+        return Ok(());
+    }
+    let world = World::enter()?;
+    for runtime in Runtime::all(&world.state()).iter().filter(|runtime| wanted(runtime)) {
+        println!("on {}", runtime.name());
+        // Made before the census, so that its own folder is no difference.
+        let _ = runtime.call(&["list"]);
+        let bundles = world.files().join(runtime.name());
+        std::fs::create_dir(&bundles)?;
+        let watch = world.watch();
+        body(runtime, &bundles);
+        watch.end();
+    }
+    Ok(())
+}
 
 /// How long a container may take to reach a state that it was told to reach.
 const STATE_LIMIT: Duration = Duration::from_secs(30);

@@ -10,26 +10,13 @@ use std::path::Path;
 
 use cofferdam_tests::bundle::Bundle;
 use cofferdam_tests::needs;
-use cofferdam_tests::oci::{Runtime, outcome};
-use cofferdam_tests::world::World;
+use cofferdam_tests::oci::{self, Runtime, outcome};
 use serde_json::{Value, json};
 
 /// Runs a test's body on ours and on runc, and checks that each leaves the host as it was. crun, the peer where there is
 /// cgroup v2 alone, has words and codes of its own.
 fn on_every_runtime(body: impl Fn(&Runtime, &Path)) {
-    if !needs::root() || !needs::programs(&["busybox", "ip"]) {
-        return;
-    }
-    let world = World::enter().unwrap();
-    for runtime in Runtime::all(&world.state()).iter().filter(|runtime| runtime.name() != "crun") {
-        println!("on {}", runtime.name());
-        let _ = runtime.call(&["list"]);
-        let bundles = world.files().join(runtime.name());
-        std::fs::create_dir(&bundles).unwrap();
-        let watch = world.watch();
-        body(runtime, &bundles);
-        watch.end();
-    }
+    oci::on_each(|runtime| runtime.name() != "crun", body).unwrap();
 }
 
 /// Runs a test's body for ours alone, where no peer does the same.

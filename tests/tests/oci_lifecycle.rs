@@ -5,28 +5,13 @@
 use std::path::Path;
 
 use cofferdam_tests::bundle::Bundle;
-use cofferdam_tests::needs;
-use cofferdam_tests::oci::Runtime;
+use cofferdam_tests::oci::{self, Runtime};
 use cofferdam_tests::process;
-use cofferdam_tests::world::World;
 use serde_json::{Value, json};
 
 /// Runs a test's body for every runtime, and checks that each leaves the host as it was.
 fn on_every_runtime(body: impl Fn(&Runtime, &Path)) {
-    if !needs::root() || !needs::programs(&["busybox", "ip"]) {
-        return;
-    }
-    let world = World::enter().unwrap();
-    for runtime in Runtime::all(&world.state()) {
-        println!("on {}", runtime.name());
-        // Made before the census, so that its own folder is no difference.
-        let _ = runtime.call(&["list"]);
-        let bundles = world.files().join(runtime.name());
-        std::fs::create_dir(&bundles).unwrap();
-        let watch = world.watch();
-        body(&runtime, &bundles);
-        watch.end();
-    }
+    oci::on_each(|_| true, body).unwrap();
 }
 
 fn sleeper(bundles: &Path) -> Bundle {

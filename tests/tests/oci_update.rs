@@ -7,26 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use cofferdam_tests::bundle::Bundle;
-use cofferdam_tests::needs;
-use cofferdam_tests::oci::Runtime;
-use cofferdam_tests::world::World;
+use cofferdam_tests::oci::{self, Runtime};
 use serde_json::{Value, json};
 
 /// Runs a test's body for every runtime, and checks that each leaves the host as it was.
 fn on_every_runtime(body: impl Fn(&Runtime, &Path)) {
-    if !needs::root() || !needs::programs(&["busybox", "ip"]) {
-        return;
-    }
-    let world = World::enter().unwrap();
-    for runtime in Runtime::all(&world.state()) {
-        println!("on {}", runtime.name());
-        let _ = runtime.call(&["list"]);
-        let bundles = world.files().join(runtime.name());
-        std::fs::create_dir(&bundles).unwrap();
-        let watch = world.watch();
-        body(&runtime, &bundles);
-        watch.end();
-    }
+    oci::on_each(|_| true, body).unwrap();
 }
 
 /// A container that runs until it is deleted.
