@@ -9,18 +9,17 @@
 //! kernel that could leave the tree (see [`crate::directory`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
+use crate::backend::{Contents, Sink};
 use crate::directory::{Directory, Tree};
 use crate::entry::{Attributes, Entry, Node};
 use crate::error::LayerError;
 use crate::limits::WARNING_LIMIT;
-use crate::tar::TarReader;
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
@@ -37,6 +36,16 @@ pub(crate) struct Extractor {
     whiteouts: Vec<(Vec<u8>, Vec<u8>)>,
     links: BTreeMap<Vec<u8>, Vec<u8>>,
     warnings: Vec<String>,
+}
+
+impl Sink for Extractor {
+    fn add(&mut self, entry: Entry, contents: &mut dyn Contents) -> Result<(), LayerError> {
+        self.make(entry, contents)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Extracted, LayerError> {
+        self.complete()
+    }
 }
 
 /// What a finished tree cannot say about itself.
@@ -65,8 +74,8 @@ impl Extractor {
         }
     }
 
-    /// Makes one entry, reading its data from `tar`.
-    pub(crate) fn add<R: Read>(&mut self, entry: Entry, tar: &mut TarReader<R>) -> Result<(), LayerError> {
+    /// Makes one entry, reading its data from `contents`.
+    fn make(&mut self, entry: Entry, contents: &mut dyn Contents) -> Result<(), LayerError> {
         for name in &entry.dropped {
             self.warn(&entry.name, &format!("attribute {name} is left out"));
         }
@@ -81,7 +90,7 @@ impl Extractor {
         let parent = self.tree.make_directories(parent)?;
         match &entry.node {
             Node::Directory => self.make_directory(&parent, base, entry.attributes),
-            Node::File | Node::Sparse(..) => self.make_file(&parent, base, &entry, tar),
+            Node::File | Node::Sparse(..) => self.make_file(&parent, base, &entry, contents),
             Node::Hardlink(target) => self.make_link(&parent, base, &entry.name, target),
             Node::Symlink(target) => {
                 self.replace(&parent, base, &entry.name, |dir| {
@@ -98,7 +107,7 @@ impl Extractor {
     }
 
     /// The last pass: deletions, then the directories' attributes.
-    pub(crate) fn finish(mut self) -> Result<Extracted, LayerError> {
+    fn complete(mut self) -> Result<Extracted, LayerError> {
         let (opaque_root, marked) = self.apply_whiteouts()?;
         let mut implied = Vec::new();
         for path in self.tree.directories() {
@@ -153,20 +162,20 @@ impl Extractor {
         Ok(())
     }
 
-    fn make_file<R: Read>(
+    fn make_file(
         &mut self,
         parent: &Directory,
         base: &[u8],
         entry: &Entry,
-        tar: &mut TarReader<R>,
+        contents: &mut dyn Contents,
     ) -> Result<(), LayerError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = self.replace(parent, base, &entry.name, |dir| {
             rustix::fs::openat(dir, base, flags, Mode::RUSR | Mode::WUSR)
         })?;
         match &entry.node {
-            Node::Sparse(regions, size) => write_sparse(&file, entry, regions, *size, tar)?,
-            _ => write_all(&file, entry, tar)?,
+            Node::Sparse(regions, size) => write_sparse(&file, entry, regions, *size, contents)?,
+            _ => write_all(&file, entry, contents)?,
         }
         apply(&file, &entry.name, &entry.attributes)
     }
@@ -314,9 +323,9 @@ pub(crate) fn split(name: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-fn write_all<R: Read>(file: &OwnedFd, entry: &Entry, tar: &mut TarReader<R>) -> Result<(), LayerError> {
+fn write_all(file: &OwnedFd, entry: &Entry, contents: &mut dyn Contents) -> Result<(), LayerError> {
     loop {
-        let piece = tar.data()?;
+        let piece = contents.data()?;
         if piece.is_empty() {
             return Ok(());
         }
@@ -329,18 +338,18 @@ fn write_all<R: Read>(file: &OwnedFd, entry: &Entry, tar: &mut TarReader<R>) -> 
     }
 }
 
-fn write_sparse<R: Read>(
+fn write_sparse(
     file: &OwnedFd,
     entry: &Entry,
     regions: &[(u64, u64)],
     size: u64,
-    tar: &mut TarReader<R>,
+    contents: &mut dyn Contents,
 ) -> Result<(), LayerError> {
     rustix::fs::ftruncate(file, size).map_err(LayerError::entry_io(&entry.name, "set its size"))?;
     let mut regions = regions.iter().copied().filter(|(_, length)| *length > 0);
     let (mut offset, mut left) = regions.next().unwrap_or((0, 0));
     loop {
-        let mut piece = tar.data()?;
+        let mut piece = contents.data()?;
         if piece.is_empty() {
             return Ok(());
         }

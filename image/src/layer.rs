@@ -9,12 +9,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use cofferdam_registry::{Descriptor, Digest};
 use rustix::fs::{Mode as FileMode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Sink;
 use crate::decode::{Compression, Expected, TarStream};
 use crate::error::{Error, LayerError};
 use crate::event::PullEvent;
@@ -108,9 +110,11 @@ pub(crate) fn load(layout: &Layout, diff_id: &DiffId) -> Result<Option<LayerReco
     Ok(record.filter(|record| record.fence.holds() && record.diff_id == *diff_id))
 }
 
-/// The directory to mount.
-pub(crate) fn tree(layout: &Layout, diff_id: &DiffId) -> PathBuf {
-    layout.at(&layout::layer(diff_id)).join("diff")
+/// The layer's tree, for looking into, whatever form it is kept in.
+pub(crate) fn open_tree(layout: &Layout, record: &LayerRecord) -> Result<OwnedFd, Error> {
+    let tree = layout.at(&layout::layer(&record.diff_id)).join("diff");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(&tree, flags, FileMode::empty()).map_err(Error::io("open", &tree))
 }
 
 /// Makes sure that the layer is stored and that its blob is what the plan says.
@@ -174,7 +178,7 @@ fn unpack<R: Read>(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(&tree, flags, FileMode::empty()).map_err(Error::io("open", &tree))?;
     let mut reader = open_tar(context, plan, source)?;
-    let extracted = match extract(Extractor::new(root), &mut reader) {
+    let extracted = match extract(Box::new(Extractor::new(root)), &mut reader) {
         Ok(extracted) => extracted,
         Err(error) => return Err(reader.explain(error)),
     };
@@ -200,11 +204,11 @@ fn unpack<R: Read>(
     Ok(record)
 }
 
-fn extract<R: Read>(mut extractor: Extractor, reader: &mut TarReader<R>) -> Result<Extracted, LayerError> {
+fn extract<R: Read>(mut sink: Box<dyn Sink>, reader: &mut TarReader<R>) -> Result<Extracted, LayerError> {
     while let Some(entry) = reader.next()? {
-        extractor.add(entry, reader)?;
+        sink.add(entry, reader)?;
     }
-    extractor.finish()
+    sink.finish()
 }
 
 /// Reads a blob for its digests alone: the layer is stored, but nobody has yet seen this blob unpack to it.

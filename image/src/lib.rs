@@ -24,6 +24,7 @@
 //! an image comes in, and short-lived ones that delete and sync in the background.
 
 mod archive;
+mod backend;
 mod builder;
 mod decode;
 mod directory;

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::directory::open_beneath;
@@ -38,10 +38,7 @@ impl Stack {
     /// Opens the layers of `records` (lowest first) that can be seen in the stack.
     pub(crate) fn open(layout: &Layout, records: &[LayerRecord]) -> Result<Stack, Error> {
         let open = |record: &LayerRecord| {
-            let tree = layer::tree(layout, &record.diff_id);
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let root = rustix::fs::open(&tree, flags, Mode::empty()).map_err(Error::io("open", &tree))?;
-            Ok(StackedLayer { root, record: record.clone() })
+            Ok(StackedLayer { root: layer::open_tree(layout, record)?, record: record.clone() })
         };
         Ok(Stack { layers: visible(records).map(open).collect::<Result<_, Error>>()? })
     }
