@@ -409,17 +409,18 @@ fn print(result: &AddResult, version: Version) -> Result<Box<RawValue>, PluginEr
     RawValue::from_string(text).map_err(|error| PluginError::new(Code::DECODE, error.to_string()))
 }
 
+/// An error as a plugin says it.
 #[derive(Deserialize)]
-struct SaidError {
-    code: u32,
+pub(crate) struct SaidError {
+    pub(crate) code: u32,
     #[serde(default)]
-    msg: String,
+    pub(crate) msg: String,
     #[serde(default)]
-    details: String,
+    pub(crate) details: String,
 }
 
 /// The error among the JSON values of the output, whatever the exit status: some plugins print a result before it.
-fn said_error(stdout: &str) -> Option<SaidError> {
+pub(crate) fn said_error(stdout: &str) -> Option<SaidError> {
     let values = serde_json::Deserializer::from_str(stdout).into_iter::<serde_json::Value>();
     let values = values.map_while(Result::ok).filter(|value| value.get("code").is_some());
     values.filter_map(|value| SaidError::deserialize(value).ok()).find(|error| error.code != 0)

@@ -40,7 +40,7 @@ pub use error::{Error, Failure, Kind, Verb};
 pub use gc::Valid;
 pub use name::{ContainerId, IfName, InvalidName, NetworkName};
 pub use object::Object;
-pub use plugin::{Code, Delegate, Plugin, PluginError, Request};
+pub use plugin::{Code, Delegate, Plugin, PluginError, Program, Request};
 pub use record::{Implementation, Record, RecordState};
 pub use result::{AddResult, Dns, Interface, IpConfig, Prefix, ResultError, Route};
 pub use version::Version;

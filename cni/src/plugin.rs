@@ -1,8 +1,21 @@
-//! The plugin side: what a plugin linked into this program is asked, and how it answers.
+//! The plugin side: what a plugin is asked, and how it answers.
 //!
-//! A plugin gets exactly what an external one gets: the names from the environment and the object from standard input. It
-//! runs on the caller's thread, in the caller's network namespace. ADD undoes what it did before it returns an error; DEL
-//! succeeds when there is nothing to delete; CHECK changes nothing; GC touches only what it can prove to be its own.
+//! ```text
+//! program ──▶ Program (environment, standard input) ──▶ Request ──▶ Plugin ──▶ AddResult │ PluginError ──▶ standard output
+//! caller  ─────────────── in process ─────────────────▶ Request ──▶ Plugin
+//! ```
+//!
+//! A plugin gets the same whether it is linked into its caller or a program of its own: the names from the environment and
+//! the object from standard input. It runs in the network namespace of the host. ADD undoes what it did before it returns an
+//! error; DEL succeeds when there is nothing to delete; CHECK changes nothing; GC touches only what it can prove to be its
+//! own.
+
+mod delegate;
+mod environment;
+mod install;
+mod program;
+
+pub use program::Program;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -104,6 +117,30 @@ impl PluginError {
     }
 }
 
+impl PluginError {
+    /// What is gone already needs no deleting: a missing link, address, route, rule or file is success for DEL.
+    ///
+    /// ```no_run
+    /// # fn del(socket: &mut cofferdam_linux::netlink::Socket) -> Result<(), cofferdam_cni::PluginError> {
+    /// cofferdam_cni::PluginError::unless_gone(socket.delete_link("mine0"))
+    /// # }
+    /// ```
+    pub fn unless_gone(deleted: Result<(), cofferdam_linux::netlink::Error>) -> Result<(), Self> {
+        use rustix::io::Errno;
+        match deleted {
+            Err(error)
+                if matches!(
+                    error.errno(),
+                    Errno::NODEV | Errno::NOENT | Errno::SRCH | Errno::ADDRNOTAVAIL
+                ) =>
+            {
+                Ok(())
+            }
+            deleted => Ok(deleted?),
+        }
+    }
+}
+
 impl From<cofferdam_linux::netlink::Error> for PluginError {
     fn from(error: cofferdam_linux::netlink::Error) -> Self {
         Self::new(Code::KERNEL, error.to_string())
@@ -146,6 +183,60 @@ impl Request<'_> {
         owner(self.network, self.container, self.if_name)
     }
 
+    /// The whole configuration as a type of the plugin's own.
+    ///
+    /// What the type does not name is passed over, or collected where it has a field with `#[serde(flatten)]`. Numbers
+    /// longer than 64 bits survive in [`Request::config`] only.
+    ///
+    /// ```
+    /// #[derive(serde::Deserialize)]
+    /// struct Config {
+    ///     mtu: Option<u32>,
+    ///     #[serde(flatten)]
+    ///     rest: serde_json::Map<String, serde_json::Value>,
+    /// }
+    ///
+    /// fn config(request: &cofferdam_cni::Request<'_>) -> Result<Config, cofferdam_cni::PluginError> {
+    ///     request.settings()
+    /// }
+    /// ```
+    pub fn settings<T: serde::de::DeserializeOwned>(&self) -> Result<T, PluginError> {
+        serde_json::from_str(&self.config.to_text())
+            .map_err(|error| PluginError::new(Code::DECODE, format!("the configuration: {error}")))
+    }
+
+    /// The result of the plugins before, which a plugin that is never the first of a chain needs.
+    pub fn chained(&self) -> Result<AddResult, PluginError> {
+        let missing = "there is no prevResult: this plugin must come after one that makes an interface";
+        self.previous.clone().ok_or_else(|| PluginError::config(missing))
+    }
+
+    /// Calls `kind` (an address manager, as a rule) for ADD and goes on with what it gave. If going on fails, `kind` is
+    /// called for DEL, and the first failure is returned.
+    pub fn delegate_add<T>(
+        &self,
+        kind: &str,
+        go_on: impl FnOnce(AddResult) -> Result<T, PluginError>,
+    ) -> Result<T, PluginError> {
+        let given = self.delegate.call(kind, Verb::Add)?;
+        go_on(given).inspect_err(|_| {
+            // The first failure is the one worth telling; the caller's DEL tries again.
+            let _ = self.delegate.call(kind, Verb::Del);
+        })
+    }
+
+    /// Runs `work` in the container's network namespace, on a thread of its own. Errors as [`Request::open_netns`].
+    pub fn in_netns<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, PluginError> + Send,
+    ) -> Result<T, PluginError> {
+        use std::os::fd::AsFd;
+        let netns = self.open_netns()?;
+        cofferdam_linux::namespace::with_netns(netns.as_fd(), work).map_err(|errno| {
+            PluginError::new(Code::INVALID_NETNS, format!("cannot enter the network namespace: {errno}"))
+        })?
+    }
+
     /// A value of the configuration; an unreadable one is a decode error that names the key.
     pub fn get<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, PluginError> {
         let raw = self.config.raw(key).map_or("null", serde_json::value::RawValue::get);
@@ -171,6 +262,9 @@ impl Request<'_> {
         let wrong = |why: String| PluginError::new(Code::INVALID_NETNS, format!("{}: {why}", path.display()));
         let netns = cofferdam_linux::namespace::open_netns(path)
             .map_err(|errno| wrong(format!("not a network namespace: {errno}")))?;
+        if cofferdam_linux::process::namespace_kind(std::os::fd::AsFd::as_fd(&netns)) != Ok(CLONE_NEWNET) {
+            return Err(wrong("is a namespace of another kind".into()));
+        }
         let same = cofferdam_linux::namespace::current_netns()
             .and_then(|own| {
                 use std::os::fd::AsFd;
@@ -203,14 +297,40 @@ fn owner(network: &NetworkName, container: &ContainerId, if_name: &IfName) -> St
     format!("{network}/{container}/{if_name}")
 }
 
-/// A plugin linked into this program.
+/// The kind of a network namespace, as clone(2) has it.
+const CLONE_NEWNET: u64 = 0x4000_0000;
+
+/// A plugin.
+///
+/// Every operation has to be there: a plugin cannot forget one and then answer it with a success that means nothing.
+///
+/// ```compile_fail
+/// use cofferdam_cni::{AddResult, Plugin, PluginError, Request};
+///
+/// struct Half;
+///
+/// impl Plugin for Half {
+///     fn kind(&self) -> &'static str { "half" }
+///     fn add(&self, _: &Request<'_>) -> Result<AddResult, PluginError> { Ok(AddResult::default()) }
+///     fn del(&self, _: &Request<'_>) -> Result<(), PluginError> { Ok(()) }
+///     // No check, no gc, no status: this does not compile.
+/// }
+/// ```
 pub trait Plugin: Sync {
     /// The name configurations call it by.
     fn kind(&self) -> &'static str;
 
+    /// The versions of the specification that it speaks, oldest first.
+    fn versions(&self) -> &'static [Version] {
+        &Version::SUPPORTED
+    }
+
     /// Whether it can do all that the configuration asks; the text says what it cannot. An external plugin of the same
-    /// name is then preferred.
-    fn supports(&self, config: &Object) -> Result<(), String>;
+    /// name is then preferred; a plugin that is a program answers with code 2.
+    fn supports(&self, config: &Object) -> Result<(), String> {
+        let _ = config;
+        Ok(())
+    }
 
     /// Attaches. Undoes its own work before it returns an error.
     fn add(&self, request: &Request<'_>) -> Result<AddResult, PluginError>;

@@ -1,0 +1,10 @@
+//! The built-in plugins as one program, for any CNI runtime: `cofferdam-cni install /opt/cni/bin`.
+
+use std::process::ExitCode;
+
+use cofferdam_cni::Program;
+use cofferdam_cni_plugins::BUILTINS;
+
+fn main() -> ExitCode {
+    Program::new("the plugins of cofferdam", BUILTINS).run()
+}
