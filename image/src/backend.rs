@@ -1,10 +1,9 @@
 //! The seam between a layer's archive and the form in which a backend keeps it.
 
-use std::io::Read;
-
 use crate::entry::Entry;
 use crate::error::LayerError;
 use crate::extract::Extracted;
+use crate::ring::Supply;
 use crate::tar::TarReader;
 
 /// Where the entries of a layer's archive go, in the archive's order. Every backend makes the same tree of them.
@@ -22,7 +21,7 @@ pub(crate) trait Contents {
     fn data(&mut self) -> Result<&[u8], LayerError>;
 }
 
-impl<R: Read> Contents for TarReader<R> {
+impl<S: Supply> Contents for TarReader<S> {
     fn data(&mut self) -> Result<&[u8], LayerError> {
         TarReader::data(self)
     }

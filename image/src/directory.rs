@@ -5,19 +5,26 @@
 //! root as a chroot would do; so even a dangling or absolute link leads inside. Links of *lower* layers are never followed:
 //! a directory that this layer needs hides them, which is how overlayfs reads the result.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::entry::Attributes;
 use crate::error::LayerError;
 use crate::extract::split;
-use crate::limits::SYMLINK_LIMIT;
+use crate::limits::{SYMLINK_LIMIT, TREE_LIMIT_BYTES};
 
 /// Open directories kept; a sorted archive hits nearly always.
 const CACHE_LIMIT: usize = 64;
+/// Names listed at a time while a directory is removed: it may hold millions.
+const REMOVE_BATCH: usize = 1024;
+/// What a name costs beside its bytes, roughly: the map's nodes, the allocator's, the attributes.
+const NAME_COST_BYTES: usize = 160;
+/// The mode of directories that no entry has described yet.
+const IMPLIED_MODE: u32 = 0o755;
 
 /// An open directory and its real path within the tree.
 #[derive(Debug)]
@@ -36,10 +43,29 @@ impl Directory {
 /// The tree: its root, the directories in it, and some of them open.
 pub(crate) struct Tree {
     root: OwnedFd,
-    /// Real paths of all directories, the root's being empty.
-    known: BTreeSet<Vec<u8>>,
+    /// By real path, the root's being empty.
+    known: BTreeMap<Vec<u8>, DirectoryState>,
+    /// About what `known`, and what the caller charged, take in memory.
+    charged_bytes: usize,
     /// By the name that was asked for. Emptied whenever anything but a file is replaced (CVE-2025-47290).
     cache: HashMap<Vec<u8>, Rc<Directory>>,
+}
+
+/// What is known of a directory.
+#[derive(Debug)]
+pub(crate) struct DirectoryState {
+    /// The mode that it was made with.
+    pub(crate) made: u32,
+    /// What the archive says of it.
+    pub(crate) attributes: Option<Box<Attributes>>,
+    /// Lower layers may say more of it.
+    pub(crate) is_implied: bool,
+}
+
+impl DirectoryState {
+    fn made(mode: u32) -> DirectoryState {
+        DirectoryState { made: mode, attributes: None, is_implied: true }
+    }
 }
 
 /// What to do about a directory that is not there.
@@ -51,7 +77,8 @@ enum Missing {
 
 impl Tree {
     pub(crate) fn new(root: OwnedFd) -> Tree {
-        Tree { root, known: BTreeSet::from([Vec::new()]), cache: HashMap::new() }
+        let known = BTreeMap::from([(Vec::new(), DirectoryState::made(0o700))]);
+        Tree { root, known, charged_bytes: 0, cache: HashMap::new() }
     }
 
     /// Opens the directory that `name` leads to, making what is missing.
@@ -69,7 +96,7 @@ impl Tree {
 
     /// Whether the real path `path` is a directory of this tree.
     pub(crate) fn is_directory(&self, path: &[u8]) -> bool {
-        self.known.contains(path)
+        self.known.contains_key(path)
     }
 
     /// Whether anything has the real path `path`.
@@ -79,14 +106,42 @@ impl Tree {
         parent.is_ok_and(|parent| rustix::fs::statat(parent, base, AtFlags::SYMLINK_NOFOLLOW).is_ok())
     }
 
-    /// Notes a directory that was just made.
-    pub(crate) fn remember(&mut self, path: Vec<u8>) {
-        self.known.insert(path);
+    /// Counts something that is kept until the end and that a hostile archive could have millions of.
+    pub(crate) fn charge(&mut self, bytes: usize) -> Result<(), LayerError> {
+        self.charged_bytes += bytes + NAME_COST_BYTES;
+        if self.charged_bytes > TREE_LIMIT_BYTES {
+            let what = "the memory for directories, deletions and links, in bytes,";
+            return Err(LayerError::Limit { what, limit: TREE_LIMIT_BYTES as u64 });
+        }
+        Ok(())
     }
 
-    /// All real paths, parents first.
-    pub(crate) fn directories(&self) -> Vec<Vec<u8>> {
-        self.known.iter().cloned().collect()
+    /// Notes a directory that was just made.
+    pub(crate) fn remember(&mut self, path: Vec<u8>, made: u32) -> Result<(), LayerError> {
+        self.charge(path.len())?;
+        self.known.insert(path, DirectoryState::made(made));
+        Ok(())
+    }
+
+    /// Notes what the archive says of a directory; whether it had said something before.
+    pub(crate) fn describe(&mut self, path: Vec<u8>, attributes: Attributes) -> Result<bool, LayerError> {
+        let xattrs: usize = attributes.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.charge(xattrs)?;
+        let Some(state) = self.known.get_mut(&path) else { return Ok(false) };
+        state.is_implied = false;
+        Ok(state.attributes.replace(Box::new(attributes)).is_some())
+    }
+
+    /// Says that lower layers have nothing to say of a directory.
+    pub(crate) fn own(&mut self, path: &[u8]) {
+        if let Some(state) = self.known.get_mut(path) {
+            state.is_implied = false;
+        }
+    }
+
+    /// All directories, parents first.
+    pub(crate) fn take_directories(&mut self) -> BTreeMap<Vec<u8>, DirectoryState> {
+        std::mem::take(&mut self.known)
     }
 
     /// Opens a directory by its real path, for changing its attributes.
@@ -96,17 +151,27 @@ impl Tree {
 
     /// Removes whatever has the name `base`, if anything has.
     pub(crate) fn remove(&mut self, parent: &Directory, base: &[u8]) -> rustix::io::Result<()> {
-        let path = parent.child(base);
         match rustix::fs::unlinkat(&parent.fd, base, AtFlags::empty()) {
             Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::ISDIR | Errno::PERM) => remove_tree(&parent.fd, base)?,
+            Err(Errno::ISDIR | Errno::PERM) => {
+                remove_tree(&parent.fd, base)?;
+                self.forget(&parent.child(base));
+            }
             other => other?,
         }
         self.cache.clear();
-        let inside =
-            |known: &Vec<u8>| known.starts_with(&path) && matches!(known.get(path.len()), None | Some(b'/'));
-        self.known.retain(|known| !inside(known));
         Ok(())
+    }
+
+    /// Forgets a directory and those below it.
+    fn forget(&mut self, path: &[u8]) {
+        self.known.remove(path);
+        // Of all that sorts behind it, what is below begins with a slash; `0` is the byte after that.
+        let (from, to) = ([path, b"/"].concat(), [path, b"0"].concat());
+        let below: Vec<Vec<u8>> = self.known.range(from..to).map(|(path, _)| path.clone()).collect();
+        for path in below {
+            self.known.remove(&path);
+        }
     }
 
     fn lookup(&mut self, name: &[u8], missing: Missing) -> Result<Option<Rc<Directory>>, LayerError> {
@@ -146,9 +211,9 @@ impl Tree {
                 Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                 Err(Errno::NOENT) if missing == Missing::Report => return Ok(None),
                 Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&current.fd, component.as_slice(), Mode::RWXU)
+                    rustix::fs::mkdirat(&current.fd, component.as_slice(), Mode::from_raw_mode(IMPLIED_MODE))
                         .map_err(failed("create its directory"))?;
-                    self.known.insert(path.clone());
+                    self.remember(path.clone(), IMPLIED_MODE)?;
                     FileType::Directory
                 }
                 Err(error) => return Err(failed("examine its directory")(error)),
@@ -214,17 +279,25 @@ pub(crate) fn join(parent: &[u8], base: &[u8]) -> Vec<u8> {
 fn remove_tree(parent: &OwnedFd, base: &[u8]) -> rustix::io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(parent, base, flags, Mode::empty())?;
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&directory)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
+    loop {
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&directory)? {
+            let entry = entry?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                names.push(entry.file_name().to_owned());
+            }
+            if names.len() == REMOVE_BATCH {
+                break;
+            }
         }
-    }
-    for name in names {
-        match rustix::fs::unlinkat(&directory, &name, AtFlags::empty()) {
-            Err(Errno::ISDIR | Errno::PERM) => remove_tree(&directory, name.as_bytes())?,
-            other => other?,
+        if names.is_empty() {
+            break;
+        }
+        for name in names {
+            match rustix::fs::unlinkat(&directory, &name, AtFlags::empty()) {
+                Err(Errno::ISDIR | Errno::PERM) => remove_tree(&directory, name.as_bytes())?,
+                other => other?,
+            }
         }
     }
     rustix::fs::unlinkat(parent, base, AtFlags::REMOVEDIR)

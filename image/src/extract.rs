@@ -6,17 +6,20 @@
 //! set-group-id bits and default ACLs must not leak into what is created below them.
 //!
 //! The staging directory is private (0700, root's), but the names come from the network: no path is ever handed to the
-//! kernel that could leave the tree (see [`crate::directory`]).
+//! kernel that could leave the tree (see [`crate::directory`]). All this runs on a thread that could not reach anything else
+//! (see [`crate::unpack`]), whose file mode mask is 0 and whose working directory is its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
+use crate::attributes::Maker;
+pub(crate) use crate::attributes::apply;
 use crate::backend::{Contents, Sink};
-use crate::directory::{Directory, Tree};
+use crate::contents;
+use crate::directory::{Directory, Tree, join};
 use crate::entry::{Attributes, Entry, Node};
 use crate::error::LayerError;
 use crate::limits::WARNING_LIMIT;
@@ -30,8 +33,7 @@ const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 /// A tree in the making.
 pub(crate) struct Extractor {
     tree: Tree,
-    /// Explicit attributes of directories, by their real path; implied ones are absent.
-    directories: BTreeMap<Vec<u8>, Attributes>,
+    maker: Maker,
     /// Parent and name of every deletion, and parents with the empty name for opaque ones.
     whiteouts: Vec<(Vec<u8>, Vec<u8>)>,
     links: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -64,14 +66,15 @@ pub(crate) struct Extracted {
 
 impl Extractor {
     /// `root` is an empty directory.
-    pub(crate) fn new(root: OwnedFd) -> Extractor {
-        Extractor {
+    pub(crate) fn new(root: OwnedFd) -> Result<Extractor, LayerError> {
+        let maker = Maker::at(&root).map_err(LayerError::entry_io(b"", "prepare the root"))?;
+        Ok(Extractor {
             tree: Tree::new(root),
-            directories: BTreeMap::new(),
+            maker,
             whiteouts: Vec::new(),
             links: BTreeMap::new(),
             warnings: Vec::new(),
-        }
+        })
     }
 
     /// Makes one entry, reading its data from `contents`.
@@ -84,8 +87,7 @@ impl Extractor {
             return self.remember_whiteout(&entry, parent, base);
         }
         if base.is_empty() {
-            self.directories.insert(Vec::new(), entry.attributes);
-            return Ok(());
+            return self.tree.describe(Vec::new(), entry.attributes).map(drop);
         }
         let parent = self.tree.make_directories(parent)?;
         match &entry.node {
@@ -96,7 +98,7 @@ impl Extractor {
                 self.replace(&parent, base, &entry.name, |dir| {
                     rustix::fs::symlinkat(target.as_slice(), dir, base)
                 })?;
-                finish_node(&parent.fd, base, &entry, true)
+                self.maker.finish_node(&parent.fd, base, &entry, false)
             }
             Node::Character(device) => {
                 self.make_node(&parent, base, &entry, FileType::CharacterDevice, *device)
@@ -110,13 +112,13 @@ impl Extractor {
     fn complete(mut self) -> Result<Extracted, LayerError> {
         let (opaque_root, marked) = self.apply_whiteouts()?;
         let mut implied = Vec::new();
-        for path in self.tree.directories() {
-            let attributes = self.directories.get(&path).cloned();
-            if attributes.is_none() {
-                implied.push(path.clone());
-            }
+        for (path, state) in self.tree.take_directories() {
             let directory = self.tree.open(&path)?;
-            apply(&directory, &path, &attributes.unwrap_or_else(Attributes::implied))?;
+            let attributes = state.attributes.unwrap_or_else(|| Box::new(Attributes::implied()));
+            self.maker.finish(&directory, &path, &attributes, state.made)?;
+            if state.is_implied {
+                implied.push(path);
+            }
         }
         let links = std::mem::take(&mut self.links);
         let links = links.into_iter().filter(|(name, _)| !self.tree.exists(name)).collect();
@@ -141,6 +143,7 @@ impl Extractor {
         if base != OPAQUE_MARKER && matches!(name, b"" | b"." | b"..") {
             return Err(LayerError::entry(&entry.name, "it deletes no name"));
         }
+        self.tree.charge(base.len() + parent.len())?;
         self.whiteouts.push((parent.to_vec(), name.to_vec()));
         Ok(())
     }
@@ -153,12 +156,14 @@ impl Extractor {
     ) -> Result<(), LayerError> {
         let path = parent.child(base);
         if !self.tree.is_directory(&path) {
-            self.replace(parent, base, &path, |dir| rustix::fs::mkdirat(dir, base, Mode::RWXU))?;
-            self.tree.remember(path.clone());
-        } else if self.directories.contains_key(&path) {
+            let made = first_mode(&attributes);
+            let mode = Mode::from_raw_mode(made);
+            self.replace(parent, base, &path, |dir| rustix::fs::mkdirat(dir, base, mode))?;
+            self.tree.remember(path.clone(), made)?;
+        }
+        if self.tree.describe(path.clone(), attributes)? {
             self.warn(&path, "listed more than once, the last entry counts");
         }
-        self.directories.insert(path, attributes);
         Ok(())
     }
 
@@ -170,14 +175,12 @@ impl Extractor {
         contents: &mut dyn Contents,
     ) -> Result<(), LayerError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = entry.attributes.mode & 0o777;
         let file = self.replace(parent, base, &entry.name, |dir| {
-            rustix::fs::openat(dir, base, flags, Mode::RUSR | Mode::WUSR)
+            rustix::fs::openat(dir, base, flags, Mode::from_raw_mode(made))
         })?;
-        match &entry.node {
-            Node::Sparse(regions, size) => write_sparse(&file, entry, regions, *size, contents)?,
-            _ => write_all(&file, entry, contents)?,
-        }
-        apply(&file, &entry.name, &entry.attributes)
+        contents::write(&file, entry, contents)?;
+        self.maker.finish(&file, &entry.name, &entry.attributes, made)
     }
 
     fn make_node(
@@ -188,9 +191,9 @@ impl Extractor {
         kind: FileType,
         device: u64,
     ) -> Result<(), LayerError> {
-        let mode = Mode::RUSR | Mode::WUSR;
+        let mode = Mode::from_raw_mode(entry.attributes.mode & 0o777);
         self.replace(parent, base, &entry.name, |dir| rustix::fs::mknodat(dir, base, kind, mode, device))?;
-        finish_node(&parent.fd, base, entry, false)
+        self.maker.finish_node(&parent.fd, base, entry, true)
     }
 
     /// Links never follow a symbolic link in the last component (CVE-2021-32760). A target that this layer does not have may
@@ -208,6 +211,7 @@ impl Extractor {
             from.as_ref().map(|from| rustix::fs::statat(&from.fd, target_base, AtFlags::SYMLINK_NOFOLLOW));
         let (Some(from), Some(Ok(stat))) = (from, stat) else {
             self.remove(parent, base, name)?;
+            self.tree.charge(name.len() + target.len())?;
             self.links.insert(parent.child(base), target.to_vec());
             return Ok(());
         };
@@ -245,15 +249,7 @@ impl Extractor {
     fn remove(&mut self, parent: &Directory, base: &[u8], name: &[u8]) -> Result<(), LayerError> {
         let path = parent.child(base);
         self.links.remove(&path);
-        self.tree.remove(parent, base).map_err(LayerError::entry_io(name, "replace it"))?;
-        let below: Vec<Vec<u8>> =
-            self.directories.range(path.clone()..).map(|(key, _)| key.clone()).collect();
-        for key in below.into_iter().take_while(|key| key.starts_with(&path)) {
-            if key.len() == path.len() || key[path.len()] == b'/' {
-                self.directories.remove(&key);
-            }
-        }
-        Ok(())
+        self.tree.remove(parent, base).map_err(LayerError::entry_io(name, "replace it"))
     }
 
     /// What this layer itself ships survives its own deletions, in whatever order they come; a directory that it ships in
@@ -261,18 +257,19 @@ impl Extractor {
     fn apply_whiteouts(&mut self) -> Result<(bool, BTreeSet<Vec<u8>>), LayerError> {
         let mut whiteouts = Vec::new();
         for (parent, name) in std::mem::take(&mut self.whiteouts) {
-            // All of them first: a directory that one deletion needs may replace what another deletes.
-            whiteouts.push((self.tree.make_directories(&parent)?, name));
+            // All of them first: a directory that one deletion needs may replace what another deletes. Real paths, not
+            // descriptors: there may be more directories than a process may open.
+            whiteouts.push((self.tree.make_directories(&parent)?.path.clone(), name));
         }
         let mut opaque: BTreeSet<Vec<u8>> = BTreeSet::new();
-        let mut deleted: Vec<(Rc<Directory>, Vec<u8>)> = Vec::new();
+        let mut deleted: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for (parent, name) in whiteouts {
-            let path = parent.child(&name);
+            let path = join(&parent, &name);
             if name.is_empty() {
-                opaque.insert(parent.path.clone());
+                opaque.insert(parent);
             } else if self.tree.is_directory(&path) {
                 // It replaces the deleted one, so it has its own attributes even if no entry states them.
-                self.directories.entry(path.clone()).or_insert_with(Attributes::implied);
+                self.tree.own(&path);
                 opaque.insert(path);
             } else {
                 deleted.push((parent, name));
@@ -281,12 +278,13 @@ impl Extractor {
         let mut marked = BTreeSet::new();
         for (parent, name) in deleted {
             // Below an opaque directory nothing is left to delete, and overlayfs would list the mark itself.
-            if is_within(&parent.path, &opaque) {
+            if is_within(&parent, &opaque) {
                 continue;
             }
+            let directory = self.tree.make_directories(&parent)?;
             let kind = FileType::CharacterDevice;
-            match rustix::fs::mknodat(&parent.fd, name.as_slice(), kind, Mode::empty(), 0) {
-                Ok(()) => drop(marked.insert(parent.path.clone())),
+            match rustix::fs::mknodat(&directory.fd, name.as_slice(), kind, Mode::empty(), 0) {
+                Ok(()) => drop(marked.insert(parent)),
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(LayerError::entry_io(&name, "mark it as deleted")(error)),
             }
@@ -299,6 +297,11 @@ impl Extractor {
         }
         Ok((opaque_root, marked))
     }
+}
+
+/// The mode of a directory while its contents are made: open to us even without root's privileges, and nothing in it inherits.
+fn first_mode(attributes: &Attributes) -> u32 {
+    attributes.mode & 0o777 | 0o700
 }
 
 /// Whether a directory, or one above it, is in the set.
@@ -321,99 +324,4 @@ pub(crate) fn split(name: &[u8]) -> (&[u8], &[u8]) {
         Some(slash) => (&name[..slash], &name[slash + 1..]),
         None => (&[], name),
     }
-}
-
-fn write_all(file: &OwnedFd, entry: &Entry, contents: &mut dyn Contents) -> Result<(), LayerError> {
-    loop {
-        let piece = contents.data()?;
-        if piece.is_empty() {
-            return Ok(());
-        }
-        let mut rest = piece;
-        while !rest.is_empty() {
-            let count =
-                rustix::io::write(file, rest).map_err(LayerError::entry_io(&entry.name, "write it"))?;
-            rest = &rest[count..];
-        }
-    }
-}
-
-fn write_sparse(
-    file: &OwnedFd,
-    entry: &Entry,
-    regions: &[(u64, u64)],
-    size: u64,
-    contents: &mut dyn Contents,
-) -> Result<(), LayerError> {
-    rustix::fs::ftruncate(file, size).map_err(LayerError::entry_io(&entry.name, "set its size"))?;
-    let mut regions = regions.iter().copied().filter(|(_, length)| *length > 0);
-    let (mut offset, mut left) = regions.next().unwrap_or((0, 0));
-    loop {
-        let mut piece = contents.data()?;
-        if piece.is_empty() {
-            return Ok(());
-        }
-        while !piece.is_empty() {
-            let count = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let count = rustix::io::pwrite(file, &piece[..count], offset)
-                .map_err(LayerError::entry_io(&entry.name, "write it"))?;
-            piece = &piece[count..];
-            (offset, left) = (offset + count as u64, left - count as u64);
-            if left == 0 {
-                (offset, left) = regions.next().unwrap_or((offset, u64::MAX));
-            }
-        }
-    }
-}
-
-/// Owner, then attributes (chown drops file capabilities), then mode (chown drops set-user-id), then time.
-pub(crate) fn apply(file: &impl AsFd, name: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
-    let (uid, gid) = owner(attributes);
-    rustix::fs::fchown(file, uid, gid).map_err(LayerError::entry_io(name, "set its owner"))?;
-    for (key, value) in &attributes.xattrs {
-        ignore_unsupported(rustix::fs::fsetxattr(file, key.as_slice(), value, XattrFlags::empty()))
-            .map_err(LayerError::entry_io(name, "set an attribute"))?;
-    }
-    rustix::fs::fchmod(file, Mode::from_raw_mode(attributes.mode))
-        .map_err(LayerError::entry_io(name, "set its mode"))?;
-    rustix::fs::futimens(file, &times(attributes)).map_err(LayerError::entry_io(name, "set its time"))
-}
-
-/// The same for what cannot be opened without side effects. It was made a moment ago in a directory that is ours alone.
-fn finish_node(parent: &OwnedFd, base: &[u8], entry: &Entry, symlink: bool) -> Result<(), LayerError> {
-    use std::os::fd::AsRawFd;
-    let attributes = &entry.attributes;
-    let (uid, gid) = owner(attributes);
-    let nofollow = AtFlags::SYMLINK_NOFOLLOW;
-    rustix::fs::chownat(parent, base, uid, gid, nofollow)
-        .map_err(LayerError::entry_io(&entry.name, "set its owner"))?;
-    for (key, value) in &attributes.xattrs {
-        let path = [format!("/proc/self/fd/{}/", parent.as_raw_fd()).as_bytes(), base].concat();
-        let result = rustix::fs::lsetxattr(path.as_slice(), key.as_slice(), value, XattrFlags::empty());
-        // The kernel has no user attributes on anything but files and directories.
-        if result != Err(Errno::PERM) || !key.starts_with(b"user.") {
-            ignore_unsupported(result).map_err(LayerError::entry_io(&entry.name, "set an attribute"))?;
-        }
-    }
-    if !symlink {
-        let mode = Mode::from_raw_mode(attributes.mode);
-        rustix::fs::chmodat(parent, base, mode, AtFlags::empty())
-            .map_err(LayerError::entry_io(&entry.name, "set its mode"))?;
-    }
-    rustix::fs::utimensat(parent, base, &times(attributes), nofollow)
-        .map_err(LayerError::entry_io(&entry.name, "set its time"))
-}
-
-/// A store on a file system without extended attributes still runs most images.
-fn ignore_unsupported(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
-    if result == Err(Errno::OPNOTSUPP) { Ok(()) } else { result }
-}
-
-fn owner(attributes: &Attributes) -> (Option<rustix::fs::Uid>, Option<rustix::fs::Gid>) {
-    (Some(rustix::fs::Uid::from_raw(attributes.uid)), Some(rustix::fs::Gid::from_raw(attributes.gid)))
-}
-
-fn times(attributes: &Attributes) -> Timestamps {
-    let mtime: Timespec = attributes.mtime;
-    Timestamps { last_access: mtime, last_modification: mtime }
 }

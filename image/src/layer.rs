@@ -12,7 +12,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use cofferdam_registry::{Descriptor, Digest};
+use cofferdam_registry::{Descriptor, Digest, Hasher};
 use rustix::fs::{Mode as FileMode, OFlags};
 use serde::{Deserialize, Serialize};
 
@@ -20,14 +20,15 @@ use crate::backend::Sink;
 use crate::decode::{Compression, Expected, TarStream};
 use crate::error::{Error, LayerError};
 use crate::event::PullEvent;
-use crate::extract::{Extracted, Extractor};
+use crate::extract::Extractor;
 use crate::identity::DiffId;
 use crate::layout::{self, Layout, make_private};
 use crate::limits::Limits;
 use crate::lock::{Lock, Mode};
 use crate::path::EntryPath;
 use crate::record::{self, Durable};
-use crate::tar::{Finished, TarReader};
+use crate::ring::PIECE_BYTES;
+use crate::unpack;
 
 /// What a layer is to be and where its bytes come from.
 pub(crate) struct LayerPlan {
@@ -139,8 +140,7 @@ pub(crate) fn ensure<R: Read>(
         }
         Some(mut record) => {
             (context.report)(PullEvent::LayerStarted { layer, digest, total_bytes });
-            let finished = verify(context, plan, open()?)?;
-            record.origins.push(Origin { digest: finished.blob, size: finished.blob_bytes });
+            record.origins.push(verify(context, plan, open()?)?);
             let path = context.layout.at(&layout::layer(&plan.diff_id)).join("layer.json");
             record::store(&path, context.workspace, &record, Durable::Later)?;
             done(context, plan, &record);
@@ -175,21 +175,18 @@ fn unpack<R: Read>(
     let stage = context.workspace.join(format!("layer-{}", plan.index));
     let tree = stage.join("diff");
     make_private(&tree)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(&tree, flags, FileMode::empty()).map_err(Error::io("open", &tree))?;
-    let mut reader = open_tar(context, plan, source)?;
-    let extracted = match extract(Box::new(Extractor::new(root)), &mut reader) {
-        Ok(extracted) => extracted,
-        Err(error) => return Err(reader.explain(error)),
-    };
+    let stream = open_stream(context, plan, source)?;
+    let unpacked =
+        unpack::unpack(stream, &tree, extractor, plan.diff_id.digest().algorithm(), context.limits)?;
+    let extracted = unpacked.extracted;
     for warning in &extracted.warnings {
         warn(context, plan, warning);
     }
-    let finished = compare(plan, reader.finish()?)?;
+    compare(plan, unpacked.tar)?;
     let record = LayerRecord {
         diff_id: plan.diff_id.clone(),
-        tar_bytes: finished.tar_bytes,
-        origins: vec![Origin { digest: finished.blob, size: finished.blob_bytes }],
+        tar_bytes: unpacked.tar_bytes,
+        origins: vec![Origin { digest: unpacked.blob, size: unpacked.blob_bytes }],
         opaque_root: extracted.opaque_root,
         implied: extracted.implied.into_iter().map(EntryPath::new).collect(),
         links: extracted.links.into_iter().map(|(a, b)| (EntryPath::new(a), EntryPath::new(b))).collect(),
@@ -204,37 +201,46 @@ fn unpack<R: Read>(
     Ok(record)
 }
 
-fn extract<R: Read>(mut sink: Box<dyn Sink>, reader: &mut TarReader<R>) -> Result<Extracted, LayerError> {
-    while let Some(entry) = reader.next()? {
-        sink.add(entry, reader)?;
-    }
-    sink.finish()
+fn extractor(root: OwnedFd) -> Result<Box<dyn Sink>, LayerError> {
+    Ok(Box::new(Extractor::new(root)?))
 }
 
 /// Reads a blob for its digests alone: the layer is stored, but nobody has yet seen this blob unpack to it.
-fn verify<R: Read>(context: &LayerContext<'_>, plan: &LayerPlan, source: R) -> Result<Finished, LayerError> {
-    let reader = open_tar(context, plan, source)?;
-    compare(plan, reader.finish()?)
+fn verify<R: Read>(context: &LayerContext<'_>, plan: &LayerPlan, source: R) -> Result<Origin, LayerError> {
+    let mut stream = open_stream(context, plan, source)?;
+    let mut hasher = Hasher::new(plan.diff_id.digest().algorithm());
+    let mut buffer = vec![0; PIECE_BYTES];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => hasher.update(&buffer[..count]),
+            Err(error) => return Err(stream.explain(error)),
+        }
+    }
+    let (digest, size) = stream.finish()?;
+    compare(plan, hasher.finish())?;
+    Ok(Origin { digest, size })
 }
 
-fn open_tar<R: Read>(
+fn open_stream<R: Read>(
     context: &LayerContext<'_>,
     plan: &LayerPlan,
     source: R,
-) -> Result<TarReader<R>, LayerError> {
+) -> Result<TarStream<R>, LayerError> {
     let expected = Expected { digest: Some(plan.blob.clone()), size: Some(plan.size) };
     let stream = TarStream::open(source, expected, context.limits)?;
     if stream.compression() != Compression::of_media_type(&plan.media_type) {
         warn(context, plan, &format!("its media type {} does not match its contents", plan.media_type));
     }
-    Ok(TarReader::new(stream, plan.diff_id.digest().algorithm(), context.limits))
+    Ok(stream)
 }
 
-fn compare(plan: &LayerPlan, finished: Finished) -> Result<Finished, LayerError> {
-    if finished.tar == *plan.diff_id.digest() {
-        return Ok(finished);
+fn compare(plan: &LayerPlan, actual: Digest) -> Result<(), LayerError> {
+    let expected = plan.diff_id.digest();
+    if actual == *expected {
+        return Ok(());
     }
-    Err(LayerError::DiffId { expected: plan.diff_id.digest().clone(), actual: finished.tar })
+    Err(LayerError::DiffId { expected: expected.clone(), actual })
 }
 
 fn warn(context: &LayerContext<'_>, plan: &LayerPlan, text: &str) {

@@ -16,16 +16,18 @@
 //! # }
 //! ```
 //!
-//! Read first: `layout` (what is where), `ingest` (how an image comes in), `layer` (lock, unpack, publish), `extract` (what
-//! becomes of each entry), `fixup` (what depends on how layers are stacked). Everything is verified while it streams past:
+//! Read first: `layout` (what is where), `ingest` (how an image comes in), `layer` (lock, publish), `unpack` (from bytes to a
+//! tree, on two threads), `extract` (what becomes of each entry), `fixup` (what depends on how layers are stacked). Everything is verified while it streams past:
 //! blob digest, size, DiffID; nothing is visible before all three match.
 //!
-//! Privileges: unpacking sets owners, device nodes and overlayfs's attributes, so it needs root. Threads: one a layer while
+//! Privileges: unpacking sets owners, device nodes and overlayfs's attributes, so it needs root. Threads: two a layer while
 //! an image comes in, and short-lived ones that delete and sync in the background.
 
 mod archive;
+mod attributes;
 mod backend;
 mod builder;
+mod contents;
 mod decode;
 mod directory;
 mod entry;
@@ -45,10 +47,12 @@ mod lock;
 mod path;
 mod pull;
 mod record;
+mod ring;
 mod snapshot;
 mod stack;
 mod store;
 mod tar;
+mod unpack;
 mod workspace;
 
 pub use builder::ImageBuilder;

@@ -41,6 +41,14 @@ pub(crate) const SPARSE_REGION_LIMIT: usize = 10_000;
 pub(crate) const METADATA_LIMIT_BYTES: u32 = 1 << 20;
 /// The largest zstd window, as a power of two: 128 MiB, which `zstd --ultra --long=27` needs.
 pub(crate) const ZSTD_WINDOW_LOG_LIMIT: u32 = 27;
+/// The largest window of zstd's levels up to 19; wider ones are decoded one at a time.
+pub(crate) const ZSTD_COMMON_WINDOW_LOG: u32 = 23;
+/// Blobs up to this size, in bytes, are verified before they are decoded. Six of them at once fit the memory of a pull.
+pub(crate) const VERIFIED_BLOB_LIMIT_BYTES: u64 = 4 << 20;
+/// Memory for what a layer says of directories, deletions and links to lower layers, in bytes: half a million of usual names.
+pub(crate) const TREE_LIMIT_BYTES: usize = 64 << 20;
+/// Runs of zeros that become holes, in bytes and in multiples of it: a file system's block is not larger.
+pub(crate) const HOLE_BYTES: usize = 64 * 1024;
 /// Symbolic links followed while resolving one path, as in the kernel.
 pub(crate) const SYMLINK_LIMIT: u32 = 40;
 /// Warnings kept of one layer; the rest is counted.

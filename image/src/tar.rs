@@ -1,28 +1,32 @@
 //! Reading a layer's archive: entries and their data, hashed as they pass.
 
-use std::io::Read;
-
 use cofferdam_registry::{Algorithm, Digest, Hasher};
 use tar_core::parse::{Limits as TarLimits, ParseError, ParseEvent, Parser};
 
-use crate::decode::TarStream;
 use crate::entry::Entry;
 use crate::error::LayerError;
 use crate::limits::{Limits, METADATA_LIMIT_BYTES, PATH_LIMIT_BYTES, SPARSE_REGION_LIMIT};
+use crate::ring::{HEADROOM_BYTES, Supply};
 
-/// The buffer between decoder and parser, in bytes; file data is written from it in pieces of up to this size.
-const BUFFER_BYTES: usize = 256 * 1024;
 /// The largest header with everything that belongs to it: PAX records, two long names, a sparse map, and their blocks.
 const HEADER_LIMIT_BYTES: usize = 2 * METADATA_LIMIT_BYTES as usize;
 const BLOCK_BYTES: u64 = 512;
 
-/// An archive, entry by entry.
-pub(crate) struct TarReader<R: Read> {
-    stream: TarStream<R>,
+/// An archive, entry by entry, for whatever makes something of them:
+///
+/// ```text
+/// while let Some(entry) = tar.next()? { … entry … while let piece = tar.data()? … }
+/// tar.finish()?
+/// ```
+pub(crate) struct TarReader<S: Supply> {
+    supply: S,
     parser: Parser,
     hasher: Hasher,
     limits: Limits,
+    /// The piece at hand; the end of the one before may lie in its headroom.
     buffer: Vec<u8>,
+    /// A buffer to give back.
+    spare: Option<Vec<u8>>,
     start: usize,
     end: usize,
     /// Data of the current entry that was not read yet.
@@ -33,9 +37,9 @@ pub(crate) struct TarReader<R: Read> {
     position: u64,
 }
 
-impl<R: Read> TarReader<R> {
+impl<S: Supply> TarReader<S> {
     /// `algorithm` is the DiffID's.
-    pub(crate) fn new(stream: TarStream<R>, algorithm: Algorithm, limits: Limits) -> TarReader<R> {
+    pub(crate) fn new(supply: S, algorithm: Algorithm, limits: Limits) -> TarReader<S> {
         let mut parser = Parser::new(TarLimits {
             max_metadata_size: METADATA_LIMIT_BYTES,
             max_path_len: Some(PATH_LIMIT_BYTES),
@@ -45,11 +49,12 @@ impl<R: Read> TarReader<R> {
         // Not leniency: the parser refuses negative times, so PAX values are checked by `Entry` instead.
         parser.set_ignore_pax_errors(true);
         TarReader {
-            stream,
+            supply,
             parser,
             hasher: Hasher::new(algorithm),
             limits,
-            buffer: vec![0; BUFFER_BYTES],
+            buffer: Vec::new(),
+            spare: None,
             start: 0,
             end: 0,
             data: 0,
@@ -91,29 +96,13 @@ impl<R: Read> TarReader<R> {
         Ok(&self.buffer[piece])
     }
 
-    /// Reads to the end of the blob, checks it, and gives the tar's digest and size with the blob's.
-    pub(crate) fn finish(mut self) -> Result<Finished, LayerError> {
-        self.start = 0;
-        self.end = 0;
-        while self.fill(1)? {
-            self.end = 0;
-        }
-        let (blob, blob_bytes) = self.stream.finish()?;
-        Ok(Finished { tar: self.hasher.finish(), tar_bytes: self.position, blob, blob_bytes })
-    }
-
-    /// After a failure: if the contents are to blame, reads the rest of the blob, to tell a damaged transfer from a bad
-    /// archive. Gives the better reason.
-    pub(crate) fn explain(self, error: LayerError) -> LayerError {
-        if !matches!(
-            error,
-            LayerError::Compression { .. } | LayerError::Tar { .. } | LayerError::Entry { .. }
-        ) {
-            return error;
-        }
-        match self.stream.settle() {
-            Err(cause @ (LayerError::BlobDigest { .. } | LayerError::BlobSize { .. })) => cause,
-            _ => error,
+    /// Reads what follows the archive's end, and gives the tar's digest and size in bytes.
+    pub(crate) fn finish(mut self) -> Result<(Digest, u64), LayerError> {
+        loop {
+            self.start = self.end;
+            if !self.fill(1)? {
+                return Ok((self.hasher.finish(), self.position));
+            }
         }
     }
 
@@ -166,28 +155,36 @@ impl<R: Read> TarReader<R> {
         Err(self.corrupt("it ends in the middle of a header"))
     }
 
-    /// Makes at least `needed` bytes available; false at the end of the stream.
+    /// Makes at least `needed` bytes available in one run; false at the end of the stream.
     fn fill(&mut self, needed: usize) -> Result<bool, LayerError> {
         if needed > HEADER_LIMIT_BYTES {
             return Err(self.corrupt("a header is too large"));
         }
         while self.end - self.start < needed {
-            if self.start + needed.max(BLOCK_BYTES as usize) > self.buffer.len() || self.start == self.end {
-                self.buffer.copy_within(self.start..self.end, 0);
-                self.end -= self.start;
-                self.start = 0;
+            let rest = self.start..self.end;
+            // Kept aside if it fits before the next piece's data: nearly always, as headers are small.
+            let mut kept = [0; HEADROOM_BYTES];
+            let fits = rest.len() <= HEADROOM_BYTES;
+            if fits {
+                kept[..rest.len()].copy_from_slice(&self.buffer[rest.clone()]);
             }
-            if self.buffer.len() < needed {
-                // Twice what is asked for, so that a header that grows bit by bit is not parsed again for each bit.
-                self.buffer.resize(needed * 2, 0);
+            let Some(piece) = self.supply.next(self.spare.take())? else { return Ok(false) };
+            let (mut bytes, end) = piece.into_parts();
+            self.hasher.update(&bytes[HEADROOM_BYTES..end]);
+            self.position += (end - HEADROOM_BYTES) as u64;
+            if fits {
+                let start = HEADROOM_BYTES - rest.len();
+                bytes[start..HEADROOM_BYTES].copy_from_slice(&kept[..rest.len()]);
+                let used = std::mem::replace(&mut self.buffer, bytes);
+                self.spare = Some(used).filter(|used| !used.is_empty());
+                (self.start, self.end) = (start, end);
+            } else {
+                self.buffer.truncate(rest.end);
+                self.buffer.drain(..rest.start);
+                self.buffer.extend_from_slice(&bytes[HEADROOM_BYTES..end]);
+                self.spare = Some(bytes);
+                (self.start, self.end) = (0, self.buffer.len());
             }
-            let count = self.stream.read(&mut self.buffer[self.end..])?;
-            if count == 0 {
-                return Ok(false);
-            }
-            self.hasher.update(&self.buffer[self.end..self.end + count]);
-            self.end += count;
-            self.position += count as u64;
         }
         Ok(true)
     }
@@ -211,14 +208,6 @@ impl<R: Read> TarReader<R> {
         let position = self.position - (self.end - self.start) as u64;
         LayerError::Tar { position, reason: reason.to_owned() }
     }
-}
-
-/// What a blob turned out to be.
-pub(crate) struct Finished {
-    pub(crate) tar: Digest,
-    pub(crate) tar_bytes: u64,
-    pub(crate) blob: Digest,
-    pub(crate) blob_bytes: u64,
 }
 
 enum Step {

@@ -9,6 +9,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod confined;
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 pub mod entry;
 pub mod feature;

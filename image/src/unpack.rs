@@ -1,0 +1,85 @@
+//! One layer, from its source to a tree, on two threads.
+//!
+//! ```text
+//! caller's thread                    thread of its own, confined to the staging directory
+//! source ─▶ hash ─▶ decode ─▶ ring ─▶ hash ─▶ entries ─▶ sink
+//! ```
+//! Each thread has about half of the work. The second one is where names from the archive meet the file system, and sees
+//! nothing of the host but the staging directory (see [`cofferdam_linux::confined`]): no other file, no socket, no program.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::thread;
+
+use cofferdam_linux::confined;
+use cofferdam_registry::{Algorithm, Digest};
+
+use crate::backend::Sink;
+use crate::decode::TarStream;
+use crate::error::{Error, LayerError};
+use crate::extract::Extracted;
+use crate::limits::Limits;
+use crate::ring::{RingReader, ring};
+use crate::tar::TarReader;
+
+/// A layer whose entries were all made.
+pub(crate) struct Unpacked {
+    pub(crate) extracted: Extracted,
+    /// The tar's digest and size in bytes.
+    pub(crate) tar: Digest,
+    pub(crate) tar_bytes: u64,
+    pub(crate) blob: Digest,
+    pub(crate) blob_bytes: u64,
+}
+
+/// Makes the sink on the confined thread, where `folder` is all that there is.
+pub(crate) type OpenSink = fn(OwnedFd) -> Result<Box<dyn Sink>, LayerError>;
+
+/// Unpacks `stream` into a sink that keeps what it makes in `folder`. The blob's digest and size are compared; the tar's are
+/// the caller's to.
+pub(crate) fn unpack<R: Read>(
+    mut stream: TarStream<R>,
+    folder: &Path,
+    open_sink: OpenSink,
+    algorithm: Algorithm,
+    limits: Limits,
+) -> Result<Unpacked, LayerError> {
+    let (writer, reader) = ring();
+    let (fed, made) = thread::scope(|scope| {
+        let work = move |root| make(open_sink(root)?, reader, algorithm, limits);
+        let thread = confined::spawn(scope, "cofferdam-unpack", folder, work);
+        let fed = stream.feed(writer);
+        (fed, thread.map(thread::ScopedJoinHandle::join))
+    });
+    let made = match made.map_err(Error::io("start a thread for", folder))? {
+        Ok(made) => made.map_err(Error::io("confine the thread for", folder))?,
+        Err(_) => Err(LayerError::Read(std::io::Error::other("the unpacking thread panicked"))),
+    };
+    let error = match (fed, made) {
+        (Ok(()), Ok((extracted, tar, tar_bytes))) => {
+            let (blob, blob_bytes) = stream.finish()?;
+            return Ok(Unpacked { extracted, tar, tar_bytes, blob, blob_bytes });
+        }
+        // The archive's end is never seen when decoding fails; what came before may have failed for a reason of its own.
+        (Err(error), Ok(_) | Err(LayerError::Cancelled)) | (_, Err(error)) => error,
+    };
+    Err(stream.explain(error))
+}
+
+type Made = (Extracted, Digest, u64);
+
+fn make(
+    mut sink: Box<dyn Sink>,
+    supply: RingReader,
+    algorithm: Algorithm,
+    limits: Limits,
+) -> Result<Made, LayerError> {
+    let mut tar = TarReader::new(supply, algorithm, limits);
+    while let Some(entry) = tar.next()? {
+        sink.add(entry, &mut tar)?;
+    }
+    let extracted = sink.finish()?;
+    let (digest, tar_bytes) = tar.finish()?;
+    Ok((extracted, digest, tar_bytes))
+}
