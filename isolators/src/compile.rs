@@ -3,6 +3,7 @@
 use cofferdam_plan::{Barrier, Builder, HostFeatures, Namespace, Op, Plan, Refusal, Slot, Stage, Standing};
 use oci_spec::runtime::{Linux, Process, Spec};
 
+use crate::arrival::Arrival;
 use crate::cgroups::Home;
 use crate::container::{CgroupManager, Container, Gate, Joining, Rootfs};
 use crate::namespaces::{self, Membership};
@@ -119,9 +120,11 @@ pub fn compile_joining(joining: &Joining<'_>, host: &HostFeatures) -> Result<Pla
             "a terminal needs a console socket, and only a terminal does",
         ));
     }
+    let filter = process::filter(joining.spec, host)?;
+    let arrival = Arrival::of(joining, host, filter.as_ref(), &mut builder)?;
     cgroups::plan_joining(joining, host, &mut builder)?;
-    namespaces::plan_joining(joining, host, &mut builder)?;
-    process::plan_joining(joining, host, root, &mut builder)?;
+    namespaces::plan_joining(joining, host, arrival, &mut builder)?;
+    process::plan_joining(joining, host, (root, filter, arrival), &mut builder)?;
     Ok(builder.finish())
 }
 

@@ -96,6 +96,8 @@ pub struct Joining<'a> {
     pub preserve_fds: u32,
     /// The container's cgroup, as its state says; `None` leaves the process where the caller is.
     pub cgroup: Option<&'a str>,
+    /// Whether a process was let in that may trace, which the container's own may not.
+    pub tracers: bool,
     /// Cgroups below it that the process goes to: `PATH`, or `CONTROLLER:PATH`.
     pub below: &'a [String],
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use cofferdam_plan::{Builder, ContainerPath, HostPath, Namespace, Op, Refusal, Stage, Standing, Text};
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
+use cofferdam_plan::{Builder, ContainerPath, HostPath, Namespace, Op, Refusal, Slot, Stage, Standing, Text};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Process};
 
 use crate::compile::{CONSOLE, Context};
 use crate::mount_options;
@@ -153,6 +153,16 @@ fn link(context: &Context<'_>, builder: &mut Builder, at: &str, target: &str) ->
     Ok(())
 }
 
+/// A terminal of the container's own devpts for `process`; as `/dev/console` too, for the first one.
+pub(crate) fn make_terminal(process: &Process, root: Slot, console: bool) -> Result<Op, Refusal> {
+    let small = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
+    let size = process.console_size();
+    let (rows, columns) = size.map_or((0, 0), |size| (small(size.height()), small(size.width())));
+    let (uid, gid) = (process.user().uid(), process.user().gid());
+    let devpts = ContainerPath::new("/dev/pts", "/process/terminal")?;
+    Ok(Op::MakeTerminal { root, devpts, send: CONSOLE, console, rows, columns, uid, gid })
+}
+
 /// The pty of the container's own devpts, or the caller's descriptors.
 fn terminal(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     let asked = context.process().and_then(|process| process.terminal()).unwrap_or(false);
@@ -163,23 +173,9 @@ fn terminal(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
             "a console socket was given, but no terminal is asked for",
         )),
         (true, true) => {
-            let process = context.process();
-            let size = process.and_then(|process| process.console_size());
-            let small = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
-            let (rows, columns) = size.map_or((0, 0), |size| (small(size.height()), small(size.width())));
-            let (uid, gid) = process.map_or((0, 0), |process| (process.user().uid(), process.user().gid()));
-            let devpts = ContainerPath::new("/dev/pts", "/process/terminal")?;
-            let op = Op::MakeTerminal {
-                root: context.root,
-                devpts,
-                send: CONSOLE,
-                console: true,
-                rows,
-                columns,
-                uid,
-                gid,
-            };
-            builder.step(Stage::Enter, "/process/terminal", op);
+            let Some(process) = context.process() else { return Ok(()) };
+            builder.step(Stage::Enter, "/process/terminal", make_terminal(process, context.root, true)?);
+            builder.step(Stage::Enter, "/process/terminal", Op::TakeTerminal);
             Ok(())
         }
         (false, false) => {

@@ -6,6 +6,7 @@
 //!
 //! Read first: [`container`] (what goes in), [`compile`] (the table), then any isolator.
 
+pub mod arrival;
 pub mod capabilities;
 pub mod cgroup;
 pub mod cgroups;

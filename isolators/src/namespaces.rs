@@ -8,6 +8,7 @@ use cofferdam_plan::{
 };
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
+use crate::arrival::Arrival;
 use crate::compile::{Context, INIT};
 use crate::container::Joining;
 
@@ -278,13 +279,14 @@ fn plan_time(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal
 }
 
 /// A joining process enters, by one pidfd, every namespace that the container does not share with the runtime.
-pub fn plan_joining(
+pub(crate) fn plan_joining(
     joining: &Joining<'_>,
     host: &HostFeatures,
+    arrival: Arrival,
     builder: &mut Builder,
 ) -> Result<(), Refusal> {
     let members = Membership::of(joining.spec)?;
-    let pid_namespace = members.has(Namespace::Pid).then_some(INIT);
+    let pid_namespace = (members.has(Namespace::Pid) && arrival == Arrival::First).then_some(INIT);
     // Without privilege the pid namespace opens only to whoever is in the user namespace already.
     let inside = host.standing == Standing::User && members.has(Namespace::User);
     let user_namespace = inside.then_some(INIT);
@@ -294,8 +296,9 @@ pub fn plan_joining(
     builder.step(Stage::Clone, "exec", clone);
     crate::labels::plan(joining.process, host, builder)?;
     builder.step(Stage::Enter, "exec", Op::ForbidDump);
-    let kinds = Namespace::ALL.into_iter().filter(|kind| members.has(*kind) && *kind != Namespace::Pid);
-    for kind in kinds {
+    // Joining a pid namespace changes nothing but where children go.
+    let by_clone = |kind: Namespace| kind == Namespace::Pid && arrival == Arrival::First;
+    for kind in Namespace::ALL.into_iter().filter(|kind| members.has(*kind) && !by_clone(*kind)) {
         if kind != Namespace::User || !inside {
             builder.step(Stage::Enter, "/linux/namespaces", Op::Join { kind, from: INIT });
         }

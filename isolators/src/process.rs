@@ -18,8 +18,9 @@ use cofferdam_plan::{
 };
 use oci_spec::runtime::{Process, Spec};
 
+use crate::arrival::Arrival;
 use crate::capabilities::{CapSet, CapabilitySets};
-use crate::compile::{CONSOLE, Context, STDIO, gate};
+use crate::compile::{Context, STDIO, gate};
 use crate::container::{Gate, Joining};
 use crate::seccomp::message::Identity;
 use crate::{namespaces, rlimits, seccomp};
@@ -62,6 +63,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         spec: context.spec(),
         process,
         program: None,
+        arrival: Arrival::First,
         host: context.host,
         own_user_namespace: context.membership.has(Namespace::User),
         preserve_fds: context.container.preserve_fds,
@@ -72,7 +74,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
             init_pid: None,
         },
     };
-    confinement.plan(builder)?;
+    confinement.plan(filter(context.spec(), context.host)?, builder)?;
     // Whoever joins a process must be allowed to look into it. Root always is; an ordinary user is not while the process is
     // still this program, and his hooks join it before it becomes another. Nobody else is in the container by then.
     let hooks = context.spec().hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
@@ -99,27 +101,27 @@ fn plan_nothing(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refu
 }
 
 /// A joining process, confined as its container is.
-pub fn plan_joining(
+pub(crate) fn plan_joining(
     joining: &Joining<'_>,
     host: &HostFeatures,
-    root: Slot,
+    (root, filter, arrival): (Slot, Option<seccomp::Filter>, Arrival),
     builder: &mut Builder,
 ) -> Result<(), Refusal> {
     let process = joining.process;
-    builder.step(Stage::Enter, "exec", Op::NewSession);
+    if arrival == Arrival::First {
+        builder.step(Stage::Enter, "exec", Op::NewSession);
+    }
     // The caller's session keyring stays outside, as for the first process.
     let name = Text::new(format!("_ses.{}", joining.id), "exec")?;
     builder.step(Stage::Enter, "exec", Op::NewKeyring { name });
     if joining.console {
         let path = cofferdam_plan::HostPath::new("/", "exec")?;
         builder.step(Stage::Enter, "/process/terminal", Op::OpenDirectory { path, into: root });
-        let size = process.console_size();
-        let small = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
-        let (rows, columns) = size.map_or((0, 0), |size| (small(size.height()), small(size.width())));
-        let (uid, gid) = (process.user().uid(), process.user().gid());
-        let devpts = ContainerPath::new("/dev/pts", "/process/terminal")?;
-        let op = Op::MakeTerminal { root, devpts, send: CONSOLE, console: false, rows, columns, uid, gid };
-        builder.step(Stage::Enter, "/process/terminal", op);
+        let terminal = crate::devices::make_terminal(process, root, false)?;
+        builder.step(Stage::Enter, "/process/terminal", terminal);
+        if arrival == Arrival::First {
+            builder.step(Stage::Enter, "/process/terminal", Op::TakeTerminal);
+        }
     } else {
         stdio(joining.stdio, builder);
     }
@@ -130,6 +132,7 @@ pub fn plan_joining(
         spec: joining.spec,
         process,
         program: joining.program,
+        arrival,
         host,
         own_user_namespace: user,
         preserve_fds: joining.preserve_fds,
@@ -140,7 +143,20 @@ pub fn plan_joining(
             init_pid: Some(joining.init_pid),
         },
     };
-    confinement.plan(builder)
+    confinement.plan(filter, builder)
+}
+
+/// The container's profile as the kernel takes it.
+pub(crate) fn filter(spec: &Spec, host: &HostFeatures) -> Result<Option<seccomp::Filter>, Refusal> {
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let Some(profile) = profile else { return Ok(None) };
+    let filter =
+        seccomp::compile(profile).map_err(|error| Refusal::invalid(error.pointer(), error.to_string()))?;
+    if filter.flags & seccomp::WAIT_KILLABLE_RECV != 0 && host.kernel < WAIT_KILLABLE_KERNEL {
+        let problem = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs Linux 5.19";
+        return Err(Refusal::unsupported("/linux/seccomp/flags", problem));
+    }
+    Ok(Some(filter))
 }
 
 /// The caller's descriptors as standard input, output and error.
@@ -156,13 +172,14 @@ struct Confinement<'a> {
     identity: Identity<'a>,
     process: &'a Process,
     program: Option<&'a str>,
+    arrival: Arrival,
     host: &'a HostFeatures,
     own_user_namespace: bool,
     preserve_fds: u32,
 }
 
 impl Confinement<'_> {
-    fn plan(&self, builder: &mut Builder) -> Result<(), Refusal> {
+    fn plan(&self, filter: Option<seccomp::Filter>, builder: &mut Builder) -> Result<(), Refusal> {
         let process = self.process;
         crate::scheduling::plan(self.spec, process, self.host, builder)?;
         if process.command_line().as_ref().is_some_and(|line| !line.is_empty()) {
@@ -188,7 +205,6 @@ impl Confinement<'_> {
             "/process/capabilities/bounding",
             Op::BoundCapabilities { keep: sets.bounding.bits() },
         );
-        let filter = self.filter()?;
         let no_new_privileges = process.no_new_privileges().unwrap_or(false);
         // Without no-new-privileges only CAP_SYS_ADMIN may load a filter: then the ids change after it.
         let late_ids = filter.is_some() && !no_new_privileges;
@@ -213,6 +229,14 @@ impl Confinement<'_> {
             builder.step(Stage::Exec, "every container", Op::ResetSignals);
             self.load(filter, builder)?;
         }
+        if self.arrival == Arrival::Last {
+            builder.step(Stage::Exec, "exec", Op::EnterPidNamespace);
+            // What is not inherited.
+            builder.step(Stage::Exec, "exec", Op::NewSession);
+            if process.terminal().unwrap_or(false) {
+                builder.step(Stage::Exec, "/process/terminal", Op::TakeTerminal);
+            }
+        }
         self.exec(builder)
     }
 
@@ -226,18 +250,6 @@ impl Confinement<'_> {
             builder.warn(format!("/process/capabilities: {warning}"));
         }
         sets
-    }
-
-    fn filter(&self) -> Result<Option<seccomp::Filter>, Refusal> {
-        let profile = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let Some(profile) = profile else { return Ok(None) };
-        let filter = seccomp::compile(profile)
-            .map_err(|error| Refusal::invalid(error.pointer(), error.to_string()))?;
-        if filter.flags & seccomp::WAIT_KILLABLE_RECV != 0 && self.host.kernel < WAIT_KILLABLE_KERNEL {
-            let problem = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs Linux 5.19";
-            return Err(Refusal::unsupported("/linux/seccomp/flags", problem));
-        }
-        Ok(Some(filter))
     }
 
     fn load(&self, filter: Option<seccomp::Filter>, builder: &mut Builder) -> Result<(), Refusal> {

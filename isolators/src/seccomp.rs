@@ -47,6 +47,18 @@ pub struct Filter {
     pub skipped: Skipped,
 }
 
+impl Filter {
+    /// Whether a call of this machine's own ABI is made, whatever else is done about it.
+    #[must_use]
+    pub fn permits(&self, name: &str, arguments: [u64; 6]) -> bool {
+        let Some(native) = Architecture::native() else { return false };
+        let Some(number) = syscalls::number(name, native) else { return false };
+        let call = Call { number, architecture: native.audit_word(), arguments, ..Call::default() };
+        let answer = simulate(&self.program, &call);
+        answer.is_some_and(|(action, _)| matches!(action, Action::ALLOW | Action::LOG))
+    }
+}
+
 /// Who receives the notification descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notify {

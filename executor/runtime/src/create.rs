@@ -280,6 +280,7 @@ impl Runtime {
             cgroup_paths: cgroup.iter().flat_map(|path| self.cgroups.directories(path)).collect(),
             cgroup,
             unit,
+            tracers: false,
             late_steps: late.map(|(index, step)| (index, plan.describe(&step.op))).collect(),
             program: program_name(plan).unwrap_or_default(),
             spec: create.spec.clone(),

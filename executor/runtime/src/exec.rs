@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use cofferdam_apply::{Inputs, apply};
+use cofferdam_isolators::arrival::may_trace;
 use cofferdam_isolators::compile::INIT;
 use cofferdam_isolators::{Joining, compile_joining};
 use cofferdam_linux::process::Child;
@@ -65,7 +66,7 @@ pub struct Executed {
 impl Runtime {
     /// Starts a process in a running container.
     pub fn exec(&self, id: &ContainerId, mut exec: Exec) -> Result<Executed, Error> {
-        let (locked, record) = self.lock(id)?;
+        let (locked, mut record) = self.lock(id)?;
         match record.status(&locked.directory, &self.cgroups) {
             Status::Running | Status::Created => {}
             Status::Paused if exec.ignore_paused => {}
@@ -79,6 +80,13 @@ impl Runtime {
             }
         }
         let pid_file = exec.pid_file.take();
+        if may_trace(&exec.process)
+            && !record.tracers
+            && !record.spec.process().as_ref().is_some_and(may_trace)
+        {
+            record.tracers = true;
+            record.store(&locked.directory)?;
+        }
         let joined = self.join(&record, exec, None)?;
         drop(locked);
         let finish = || -> Result<Option<OwnedFd>, Error> {
@@ -111,6 +119,7 @@ impl Runtime {
             stdio: matches!(exec.stdio, Stdio::Fds { .. }),
             preserve_fds: exec.preserve_fds,
             cgroup: record.cgroup.as_deref(),
+            tracers: record.tracers,
             below: &exec.cgroups,
         };
         let plan = compile_joining(&joining, &self.host)?;
@@ -136,4 +145,13 @@ pub(crate) struct Joined {
     /// Where its terminal's master arrives, when the caller asked for it.
     pub console: Option<OwnedFd>,
     pub warnings: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    /// The plan has to know whether a filter lets the call pass.
+    #[test]
+    fn the_clone_that_is_planned_is_the_one_that_is_made() {
+        assert_eq!(cofferdam_isolators::arrival::CLONE_FLAGS, cofferdam_linux::sibling::FLAGS);
+    }
 }

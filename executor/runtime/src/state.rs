@@ -110,6 +110,9 @@ pub struct Record {
     /// The scope that systemd makes for it; `delete` must stop it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
+    /// Whether a process was let in that may trace, which the container's own may not: those who join after it hide.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tracers: bool,
     /// The steps after the gate, by number, in the words of the plan.
     pub late_steps: Vec<(usize, String)>,
     /// The program's name, for its errors.

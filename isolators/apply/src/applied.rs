@@ -1,6 +1,7 @@
 //! The one loop.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cofferdam_linux::cgroup::{Cgroup, Layout};
@@ -11,6 +12,7 @@ use cofferdam_linux::report::Report;
 use cofferdam_plan::op::{HookPoint, UnitProperty};
 use cofferdam_plan::{Namespace, Op, Plan, Slot, Stage, Step};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::channel::{self, Heard};
 use crate::child::{Half, Table};
@@ -139,7 +141,8 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
     };
     let fault = |index: usize| inputs.fault.filter(|fault| fault.step == index);
     let half = Half::prepare(plan, &report, child_end, inputs.fault);
-    let mut state = Parent { done: Vec::with_capacity(plan.steps.len()), child: None, half: Some(half) };
+    let mut state =
+        Parent { plan, done: Vec::with_capacity(plan.steps.len()), child: None, half: Some(half) };
 
     let mut failed = None;
     for (index, step) in plan.steps.iter().enumerate().filter(|(_, step)| step.stage.is_parent()) {
@@ -160,6 +163,9 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
     drop(state.half.take()); // still there when the clone was never reached
     if failed.is_none() {
         failed = outcome(plan, &run, &report).err();
+    }
+    if let Err(problem) = state.succeed(&report) {
+        failed = failed.or(Some((usize::MAX, problem)));
     }
     let Some((index, problem)) = failed else {
         let progress = if waits(plan) { Progress::Created } else { Progress::Executed };
@@ -199,6 +205,7 @@ struct Joined {
 }
 
 struct Parent<'a> {
+    plan: &'a Plan,
     done: Vec<usize>,
     child: Option<Child>,
     half: Option<Half<'a>>,
@@ -221,6 +228,23 @@ impl Parent<'_> {
                 attach::run(run, child, &step.op)
             }
         }
+    }
+
+    /// Takes the process that the child goes on as for the child, where it has entered its pid namespace last. What it was
+    /// before has ended, or ends now: it could still clone.
+    fn succeed(&mut self, report: &Report) -> Result<(), (Errno, Option<String>)> {
+        let enters = self.plan.find(|op| (*op == Op::EnterPidNamespace).then_some(())).is_some();
+        let Some(before) = self.child.as_ref().filter(|_| enters) else { return Ok(()) };
+        undo::kill(before).map_err(plain)?;
+        let pid = report.pid().load(Ordering::Acquire);
+        if pid == before.pid {
+            return Ok(());
+        }
+        // Ours, and not reaped: the number is still its own.
+        let number = Pid::from_raw(pid).ok_or((Errno::CHILD, None))?;
+        let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(plain)?;
+        self.child = Some(Child { pid, pidfd });
+        Ok(())
     }
 
     fn clone(

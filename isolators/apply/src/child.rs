@@ -236,6 +236,7 @@ impl<'a> Half<'a> {
                     _ => Ok(()),
                 }
             }
+            Op::EnterPidNamespace => cofferdam_linux::sibling::go_on(self.report.pid()),
             Op::WaitStart { .. } => {
                 let gate = self.knock.take().ok_or(Errno::BADF)?;
                 crate::channel::say_created(self.channel()?)?;

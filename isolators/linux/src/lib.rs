@@ -25,6 +25,7 @@ pub mod report;
 pub mod rootfs;
 pub mod sealed;
 pub mod seccomp;
+pub mod sibling;
 pub mod signal;
 pub mod terminal;
 pub mod wait;

@@ -543,8 +543,7 @@ pub enum Op {
     MakeSymlink { root: Slot, target: Text, at: ContainerPath },
     /// Make a directory and its parents unless it is there. `mkdirat`
     MakeDirectory { root: Slot, at: ContainerPath },
-    /// Open the pty pair inside the container's devpts, hand the master out, and make the slave the controlling terminal
-    /// and the standard descriptors.
+    /// Open the pty pair inside the container's devpts, hand the master out, and make the slave the standard descriptors.
     MakeTerminal {
         root: Slot,
         devpts: ContainerPath,
@@ -555,6 +554,8 @@ pub enum Op {
         uid: u32,
         gid: u32,
     },
+    /// Make standard input the session's controlling terminal. `ioctl(TIOCSCTTY)`
+    TakeTerminal,
     /// Make descriptors 0, 1 and 2. `dup3`
     SetStdio { stdin: Slot, stdout: Slot, stderr: Slot },
     /// Hide a path: a directory under an empty read-only one, anything else under the null device. Skips what is missing.
@@ -621,6 +622,9 @@ pub enum Op {
     LoadFilter { program: Vec<Instruction>, flags: u32, handover: Option<Handover> },
 
     // ---- gate, exec
+    /// Go on in a process of the pid namespace that was joined: nobody there could see the child until now, and all that
+    /// it is to give up it has given up. `clone(CLONE_PARENT)`
+    EnterPidNamespace,
     /// Tell the parent that the container is created, and wait for `start`.
     WaitStart { gate: Slot },
     /// `execve`

@@ -141,6 +141,7 @@ impl Plan {
                     n(send)
                 )
             }
+            TakeTerminal => "take-terminal".into(),
             SetStdio { stdin, stdout, stderr } => {
                 format!("set-stdio {} {} {}", n(stdin), n(stdout), n(stderr))
             }
@@ -197,6 +198,7 @@ impl Plan {
                 line
             }
             ConnectListener { path, into } => format!("connect-listener {} <- {path}", n(into)),
+            EnterPidNamespace => "enter-pid-namespace".into(),
             WaitStart { gate } => format!("wait-start {}", n(gate)),
             Exec { arguments, environment } => {
                 format!("exec {} with {} variables", list(arguments), environment.len())

@@ -1,5 +1,8 @@
 //! EX: processes that join a container which does what it can against them.
 
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -63,6 +66,91 @@ fn ex_04_a_joining_process_cannot_be_looked_into() {
         runtime.succeed(&["delete", "--force", "c"]).unwrap();
         let result = std::fs::read_to_string(bundle.rootfs().join("tmp/result")).unwrap_or_default();
         assert_eq!(result, "", "looked into");
+    });
+}
+
+/// What an attacker writes down of each process that it could look into: program, capabilities in force, mode of seccomp,
+/// how much of its memory it has read, descriptors that lead somewhere.
+const LOOKED: &str = "tmp/looked";
+
+/// The attacker of the test below, in the container: looks into whoever comes, for as long as it lives.
+#[test]
+#[ignore = "started by the test below"]
+fn looks_into_whoever_comes() {
+    let own = std::process::id().to_string();
+    let mut looked = std::fs::File::create(Path::new("/").join(LOOKED)).unwrap();
+    loop {
+        let names = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+        for pid in names.filter_map(|name| name.into_string().ok()).filter(|name| *name != own) {
+            if pid.parse::<u32>().is_ok()
+                && let Ok(found) = look_into(&Path::new("/proc").join(pid))
+            {
+                writeln!(looked, "{found}").unwrap();
+            }
+        }
+    }
+}
+
+/// Reads another process's memory by the check that PTRACE_ATTACH, process_vm_readv and pidfd_getfd make too.
+fn look_into(process: &Path) -> std::io::Result<String> {
+    // First what it is: by the time that the memory is open, it may have given up more.
+    let status = std::fs::read_to_string(process.join("status"))?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?").trim();
+    let program = std::fs::read_link(process.join("exe"))?;
+    let memory = std::fs::File::open(process.join("mem"))?;
+    let mut bytes = [0; 8];
+    // The file opens for everybody who may look; a page of the program's own shows that there is something to see.
+    let maps = std::fs::read_to_string(process.join("maps"))?;
+    let first = maps.split_once('-').and_then(|(from, _)| u64::from_str_radix(from, 16).ok()).unwrap_or(0);
+    let read = memory.read_at(&mut bytes, first).unwrap_or(0);
+    let others =
+        |entry: &std::fs::DirEntry| !["0", "1", "2"].iter().any(|number| entry.file_name() == *number);
+    let descriptors = std::fs::read_dir(process.join("fd"))?.flatten().filter(others);
+    let links = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let leads: Vec<_> = links.filter(|link| link.starts_with("/")).collect();
+    // The runtime's own has no name: it lies on a mount that is attached nowhere.
+    let program = program.file_name().map_or("none".into(), std::ffi::OsStr::to_string_lossy);
+    Ok(format!("{program} {} {} {read} {leads:?}", field("CapEff:"), field("Seccomp:")))
+}
+
+/// In a container that may trace, by a capability that holds over the host, a process that joins can be seen only when it is
+/// as confined as those who see it.
+#[test]
+fn ex_04_a_container_that_may_trace_finds_joining_processes_confined() {
+    const MAY: u64 = 1 << 19 | 1 << 5;
+    attack(|runtime, files| {
+        let bundle = bundle(files, "tracer", "", |config| {
+            config["process"]["args"] =
+                json!(["/attacker", "joining::looks_into_whoever_comes", "--exact", "--include-ignored"]);
+            for set in ["bounding", "effective", "permitted"] {
+                config["process"]["capabilities"][set] = json!(["CAP_SYS_PTRACE", "CAP_KILL"]);
+            }
+            config["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{ "names": ["swapon"], "action": "SCMP_ACT_ERRNO" }] });
+        });
+        std::fs::copy(std::env::current_exe().unwrap(), bundle.rootfs().join("attacker")).unwrap();
+        start(runtime, &bundle);
+        let result = bundle.rootfs().join(LOOKED);
+        let deadline = Instant::now() + SOON;
+        while !result.exists() {
+            assert!(Instant::now() < deadline, "the attacker did not begin");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for _ in 0..cofferdam_tests::pace::rounds(30, 5) {
+            runtime.succeed(&["exec", "c", "usleep", "20000"]).unwrap();
+        }
+        runtime.succeed(&["delete", "--force", "c"]).unwrap();
+        let looked = std::fs::read_to_string(result).unwrap();
+        assert!(
+            looked.lines().any(|line| line.starts_with("busybox ") && line.contains(" 2 8 ")),
+            "the recipe itself: {looked}"
+        );
+        for line in looked.lines().filter(|line| !line.starts_with("attacker ")) {
+            let words: Vec<&str> = line.splitn(5, ' ').collect();
+            let capabilities = u64::from_str_radix(words[1], 16).unwrap();
+            assert!(capabilities & !MAY == 0 && words[2] == "2", "not confined: {line}");
+            assert!(words[4] == "[]", "descriptors: {line}");
+        }
     });
 }
 

@@ -18,6 +18,7 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Option<Result<(), Errno>> {
         Op::SetExecLabel { module, label } => set_exec_label(*module, label),
         Op::BecomeRoot => process::set_ids(0, 0, None),
         Op::NewSession => rustix::process::setsid().map(drop),
+        Op::TakeTerminal => rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()),
         Op::NewKeyring { name } => new_keyring(name),
         Op::SetHostname { name } => rustix::system::sethostname(name.as_c_str().to_bytes()),
         Op::SetDomainname { name } => rustix::system::setdomainname(name.as_c_str().to_bytes()),

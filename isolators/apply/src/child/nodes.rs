@@ -139,7 +139,6 @@ fn make_terminal(
         bind(slave.as_fd(), console.as_fd())?;
     }
     terminal::send_descriptor(table.get(send)?, b"/dev/ptmx", master.as_fd())?;
-    rustix::process::ioctl_tiocsctty(&slave)?;
     rustix::stdio::dup2_stdin(&slave)?;
     rustix::stdio::dup2_stdout(&slave)?;
     rustix::stdio::dup2_stderr(&slave)
