@@ -9,24 +9,26 @@
 //! after any crash. Hairpin mode lets a container reach itself by a port map: the host routes such packets, but where
 //! br_netfilter is on the destination is rewritten inside the bridge, and the frame must leave by the port it came in by.
 
-mod container;
-mod gateway;
-
 use std::os::fd::{AsFd, BorrowedFd};
 
-use cofferdam_cni::{AddResult, Code, Dns, Interface, NetnsFate, Object, Plugin, PluginError, Request, Verb};
-use cofferdam_linux::netlink::{self, Link, LinkChange, MacAddress, Socket, Veth, VethPeer};
+use cofferdam_cni::{AddResult, Code, Interface, Object, Plugin, PluginError, Request, Verb, Version};
+use cofferdam_linux::netlink::{
+    self, Address, BridgePort, Link, LinkChange, LinkKind, MacAddress, NewLink, Socket,
+};
 use cofferdam_linux::nft::Element;
 use rustix::io::Errno;
 use serde::Deserialize;
 
-use crate::refuse_keys;
-use crate::ruleset::{Kind, Ruleset};
+use crate::container::{Inside, Neighbours, inside, sandbox};
+use crate::ipam::{Ipam, dns_of};
+use crate::ruleset::{Entry, Ip, Kind, Ruleset, octets};
+use crate::{gateway, links, refuse_keys, veth};
 
 pub(crate) struct Bridge;
 
 /// What the reference plugin calls its bridge.
 const DEFAULT_BRIDGE: &str = "cni0";
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Config {
@@ -41,23 +43,21 @@ struct Config {
     #[serde(default)]
     hairpin_mode: bool,
     #[serde(default)]
+    promisc_mode: bool,
+    #[serde(default)]
+    port_isolation: bool,
+    #[serde(default)]
     mtu: u32,
-    #[serde(default)]
-    ipam: Ipam,
-    #[serde(default)]
-    dns: Option<Dns>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Ipam {
-    #[serde(rename = "type", default)]
-    kind: String,
 }
 
 impl Config {
     fn of(request: &Request<'_>) -> Result<Self, PluginError> {
-        serde_json::from_str(&request.config.to_text())
-            .map_err(|error| PluginError::new(Code::DECODE, format!("bridge: {error}")))
+        let config: Self = serde_json::from_str(&request.config.to_text())
+            .map_err(|error| PluginError::new(Code::DECODE, format!("bridge: {error}")))?;
+        if config.hairpin_mode && config.promisc_mode {
+            return Err(PluginError::config("bridge: hairpinMode and promiscMode exclude each other"));
+        }
+        Ok(config)
     }
 
     fn bridge(&self) -> &str {
@@ -68,12 +68,13 @@ impl Config {
         Some(self.mtu).filter(|mtu| *mtu > 0)
     }
 
-    fn ipam(&self) -> Option<&str> {
-        Some(self.ipam.kind.as_str()).filter(|kind| !kind.is_empty())
+    fn port(&self) -> BridgePort {
+        BridgePort { hairpin: self.hairpin_mode, isolated: self.port_isolation }
     }
 
-    fn is_gateway(&self) -> bool {
-        self.is_gateway || self.is_default_gateway
+    /// The addresses that the bridge has for its containers.
+    fn gateways(&self, result: &AddResult) -> Vec<Address> {
+        if self.is_gateway || self.is_default_gateway { gateway::gateways(result) } else { Vec::new() }
     }
 }
 
@@ -83,14 +84,7 @@ impl Plugin for Bridge {
     }
 
     fn supports(&self, config: &Object) -> Result<(), String> {
-        let unknown = [
-            "vlan",
-            "vlanTrunk",
-            "macspoofchk",
-            "portIsolation",
-            "disableContainerInterface",
-            "forceAddress",
-        ];
+        let unknown = ["vlan", "vlanTrunk", "macspoofchk", "disableContainerInterface", "forceAddress"];
         refuse_keys(config, &unknown)
     }
 
@@ -99,48 +93,43 @@ impl Plugin for Bridge {
         let netns = request.open_netns()?;
         let mut host = Socket::route()?;
         let bridge = ensure_bridge(&mut host, &config)?;
-        let allocated = match config.ipam() {
-            Some(kind) => request.delegate.call(kind, Verb::Add)?,
-            None => AddResult::default(),
-        };
+        let allocated = Ipam::of(request)?.call(request, Verb::Add)?;
         connect(request, &config, &mut host, &bridge, netns.as_fd(), allocated).inspect_err(|_| {
             // The first failure is the one worth telling; the caller's DEL tries again.
-            let _ = disconnect(request, &config);
+            let _ = disconnect(request);
         })
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        disconnect(request, &Config::of(request)?)
+        disconnect(request)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let config = Config::of(request)?;
         let netns = request.open_netns()?;
-        if let Some(kind) = config.ipam() {
-            request.delegate.call(kind, Verb::Check)?;
-        }
-        check_host(request, &config)?;
+        Ipam::of(request)?.call(request, Verb::Check)?;
         let result = request.previous.clone().unwrap_or_default();
-        container::check(&mut Socket::route_in(netns.as_fd())?, request.if_name.as_str(), &result)
+        check_host(request, &config, &result)?;
+        interface(request).check(&mut Socket::route_in(netns.as_fd())?, &result).map(drop)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        let (mark, valid) = (request.network_mark(), request.valid_owners()?);
-        let unwanted = |owner: &str| owner.starts_with(&mark) && !valid.iter().any(|one| one == owner);
-        Ruleset::open()?.remove(unwanted)?;
-        match Config::of(request)?.ipam() {
-            Some(kind) => request.delegate.call(kind, Verb::Gc).map(drop),
-            None => Ok(()),
-        }
+        let all = [Ruleset::collect(request), links::collect(request)];
+        let ipam = Ipam::of(request)?.call(request, Verb::Gc).map(drop);
+        all.into_iter().chain([ipam]).collect()
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        Socket::route()?;
-        match Config::of(request)?.ipam() {
-            Some(kind) => request.delegate.call(kind, Verb::Status).map(drop),
-            None => Ok(()),
+        let config = Config::of(request)?;
+        if let Some(link) = Socket::route()?.find_link(config.bridge())? {
+            is_bridge(&link).map_err(|error| PluginError { code: Code::NOT_AVAILABLE, ..error })?;
         }
+        Ipam::of(request)?.call(request, Verb::Status).map(drop)
     }
+}
+
+fn interface<'a>(request: &'a Request<'_>) -> Inside<'a> {
+    Inside { plugin: "bridge", name: request.if_name.as_str(), neighbours: Neighbours::Network }
 }
 
 /// Finds the bridge or makes it. Of many that make it at once one succeeds and the others find it.
@@ -149,19 +138,26 @@ fn ensure_bridge(host: &mut Socket, config: &Config) -> Result<Link, PluginError
     let mut found = host.find_link(name)?;
     if found.is_none() {
         let mac = MacAddress::random().map_err(|errno| netlink::Error::new("choose an address", errno))?;
-        match host.add_bridge(&netlink::Bridge { name, mac: Some(mac), mtu: config.mtu() }) {
+        let new = NewLink { mac: Some(mac), mtu: config.mtu(), ..NewLink::new(name, LinkKind::Bridge) };
+        match host.add_link(&new) {
             Err(error) if error.errno() != Errno::EXIST => return Err(error.into()),
             _ => found = Some(host.link(name)?),
         }
     }
     let link = found.ok_or_else(|| PluginError::new(Code::KERNEL, format!("bridge {name} vanished")))?;
-    if link.kind.as_deref() != Some("bridge") {
-        return Err(PluginError::config(format!("the link {name} exists and is not a bridge")));
-    }
-    if !link.up {
-        host.set_up(link.index)?;
+    is_bridge(&link)?;
+    if !link.up || (config.promisc_mode && !link.promiscuous) {
+        let promiscuous = config.promisc_mode.then_some(true);
+        host.change_link(link.index, &LinkChange { up: Some(true), promiscuous, ..LinkChange::default() })?;
     }
     Ok(link)
+}
+
+fn is_bridge(link: &Link) -> Result<(), PluginError> {
+    if link.kind.as_deref() == Some("bridge") {
+        return Ok(());
+    }
+    Err(PluginError::config(format!("the link {} exists and is not a bridge", link.name)))
 }
 
 fn connect(
@@ -172,73 +168,49 @@ fn connect(
     netns: BorrowedFd<'_>,
     allocated: AddResult,
 ) -> Result<AddResult, PluginError> {
-    let veth_name = veth_name(&request.owner());
-    let mac = wanted_mac(request)?;
-    let peer = VethPeer { name: request.if_name.as_str(), netns, mac };
-    let veth = Veth { name: &veth_name, master: Some(bridge.index), mtu: config.mtu(), peer };
-    add_veth(host, &veth)?;
-    let veth = host.link(&veth_name)?;
-    if config.hairpin_mode {
-        host.set_hairpin(veth.index, true)?;
+    let end = veth::add(host, request, netns, Some(bridge.index), config.mtu())?;
+    if config.port() != BridgePort::default() {
+        host.set_port(end.index, config.port())?;
     }
-
-    let mut result = gateway::complete(allocated, config.is_gateway(), config.is_default_gateway);
-    let inside = container::configure(netns, request.if_name.as_str(), &result)?;
-    if config.is_gateway() {
-        gateway::put_on_bridge(host, bridge, &result)?;
+    let mut result = gateway::complete(
+        allocated,
+        config.is_gateway || config.is_default_gateway,
+        config.is_default_gateway,
+    );
+    let interface = interface(request);
+    let inner = inside(netns, |socket| interface.configure(socket, &result))?;
+    let gateways = config.gateways(&result);
+    if !gateways.is_empty() {
+        gateway::put_on(host, bridge, &gateways)?;
     }
     Ruleset::open()?.add(&elements(request, config, &result)).map_err(PluginError::from)?;
 
     for ip in &mut result.ips {
         ip.interface = Some(2);
     }
-    if let Some(dns) = config.dns.clone().filter(|dns| !dns.is_empty()) {
-        result.dns = dns;
-    }
-    let sandbox = request.netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-    result.interfaces =
-        vec![described(bridge, String::new()), described(&veth, String::new()), described(&inside, sandbox)];
+    result.dns = dns_of(request, result.dns)?;
+    result.interfaces = vec![
+        described(request, bridge, String::new()),
+        described(request, &end, String::new()),
+        described(request, &inner, sandbox(request)),
+    ];
     Ok(result)
 }
 
-/// Makes the pair; a host's end that a crash left under our name goes first.
-fn add_veth(host: &mut Socket, veth: &Veth<'_>) -> Result<(), PluginError> {
-    match host.add_veth(veth) {
-        Err(error) if error.errno() == Errno::EXIST && host.find_link(veth.name)?.is_some() => {
-            host.delete_link(veth.name)?;
-            host.add_veth(veth)?;
-        }
-        Err(error) if error.errno() == Errno::EXIST => {
-            let message = format!("the container already has an interface {}", veth.peer.name);
-            return Err(PluginError::new(Code::CONFLICT, message));
-        }
-        made => made?,
-    }
-    Ok(())
-}
-
-fn described(link: &Link, sandbox: String) -> Interface {
+/// A link as a result tells of it; the mtu only to versions that know it.
+pub(crate) fn described(request: &Request<'_>, link: &Link, sandbox: String) -> Interface {
     let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
-    Interface { name: link.name.clone(), mac, sandbox, ..Interface::default() }
+    let mtu = (request.version >= Version::V1_1_0).then_some(link.mtu);
+    Interface { name: link.name.clone(), mac, mtu, sandbox, ..Interface::default() }
 }
 
-fn wanted_mac(request: &Request<'_>) -> Result<Option<MacAddress>, PluginError> {
-    let text: Option<String> = request.capability("mac")?;
-    let text = text.or_else(|| request.argument("MAC").map(str::to_owned)).filter(|text| !text.is_empty());
-    let parse = |text: String| {
-        MacAddress::parse(&text)
-            .ok_or_else(|| PluginError::config(format!("{text:?} is no hardware address")))
-    };
-    text.map(parse).transpose()
-}
-
-fn elements(request: &Request<'_>, config: &Config, result: &AddResult) -> Vec<crate::ruleset::Entry> {
+fn elements(request: &Request<'_>, config: &Config, result: &AddResult) -> Vec<Entry> {
     let owner = request.owner();
     let mut name = config.bridge().as_bytes().to_vec();
     name.resize(16, 0);
     let mut entries = Vec::new();
-    for ip in &result.ips {
-        let family = crate::ruleset::Ip::of(ip.address.address);
+    for ip in result.container_ips() {
+        let family = Ip::of(ip.address.address);
         let address = octets(ip.address.address);
         entries.push((Kind::Local.set(family), Element::set(&[address.clone(), name.clone()], &owner)));
         if config.ip_masq {
@@ -248,97 +220,43 @@ fn elements(request: &Request<'_>, config: &Config, result: &AddResult) -> Vec<c
     entries
 }
 
-/// The bytes of an address in network order.
-pub(crate) fn octets(address: std::net::IpAddr) -> Vec<u8> {
-    match address {
-        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
-        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
-}
-
 /// Takes away what ADD made. Tries everything and returns the first failure.
-fn disconnect(request: &Request<'_>, config: &Config) -> Result<(), PluginError> {
-    let (veth, fate) = (veth_name(&request.owner()), request.netns_fate);
+pub(crate) fn disconnect(request: &Request<'_>) -> Result<(), PluginError> {
+    let (name, fate) = (veth::host_name(request), request.netns_fate);
     // The kernel waits for RCU while it deletes the pair; lease and elements go meanwhile.
     let (link, rest) = std::thread::scope(|scope| {
-        let link = scope.spawn(|| remove_veth(&veth, fate));
-        let rest = [release_address(request, config), remove_elements(request)];
+        let link = scope.spawn(|| veth::remove(&name, fate));
+        let ipam = Ipam::of(request).and_then(|ipam| ipam.call(request, Verb::Del).map(drop));
+        let rest = [ipam, Ruleset::open().and_then(|mut ruleset| Ok(ruleset.remove_of(request)?))];
         let link = link.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (link, rest)
     });
     [link].into_iter().chain(rest).collect()
 }
 
-fn release_address(request: &Request<'_>, config: &Config) -> Result<(), PluginError> {
-    config.ipam().map_or(Ok(()), |kind| request.delegate.call(kind, Verb::Del).map(drop))
-}
-
-fn remove_elements(request: &Request<'_>) -> Result<(), PluginError> {
-    let owner = request.owner();
-    Ok(Ruleset::open()?.remove(|found| found == owner)?)
-}
-
-fn remove_veth(name: &str, fate: NetnsFate) -> Result<(), PluginError> {
-    let mut host = Socket::route()?;
-    let gone = match fate {
-        NetnsFate::Stays => host.delete_link(name),
-        // Cut off at once, and gone with the namespace: no waiting.
-        NetnsFate::Ends => host.link(name).and_then(|link| {
-            let cut = LinkChange { up: Some(false), master: Some(0), ..LinkChange::default() };
-            host.change_link(link.index, &cut)
-        }),
-    };
-    match gone {
-        Err(error) if error.errno() != Errno::NODEV => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-fn check_host(request: &Request<'_>, config: &Config) -> Result<(), PluginError> {
+fn check_host(request: &Request<'_>, config: &Config, result: &AddResult) -> Result<(), PluginError> {
     let wrong = |what: String| Err(PluginError::new(Code::CHECK_FAILED, format!("bridge: {what}")));
     let mut host = Socket::route()?;
     let Some(bridge) = host.find_link(config.bridge())? else {
         return wrong(format!("the bridge {} is gone", config.bridge()));
     };
-    let name = veth_name(&request.owner());
+    let name = veth::host_name(request);
     match host.find_link(&name)? {
         None => return wrong(format!("the host's end {name} is gone")),
-        Some(veth) if veth.master != Some(bridge.index) => {
+        Some(end) if end.master != Some(bridge.index) => {
             return wrong(format!("{name} is not on {}", bridge.name));
         }
-        Some(veth) if !veth.up || !bridge.up => return wrong(format!("{name} or {} is down", bridge.name)),
+        Some(end) if !end.up || !bridge.up => return wrong(format!("{name} or {} is down", bridge.name)),
+        // A later plugin may isolate the port; nobody may take the isolation away.
+        Some(end) if end.port.is_some_and(|port| lacks(port, config.port())) => {
+            return wrong(format!("{name} is treated by {} as {:?}", bridge.name, end.port));
+        }
         Some(_) => {}
     }
-    let result = request.previous.clone().unwrap_or_default();
-    if config.is_gateway() {
-        gateway::check_on_bridge(&mut host, &bridge, &result)?;
-    }
-    let mut ruleset = Ruleset::open()?;
-    for (set, element) in elements(request, config, &result) {
-        if ruleset.find(set, &element)?.as_ref() != Some(&element) {
-            return wrong(format!("the nft set {} lacks {}", set.text(), request.owner()));
-        }
-    }
-    Ok(())
+    gateway::check_on("bridge", &mut host, &bridge, &config.gateways(result))?;
+    Ruleset::open()?.check("bridge", &elements(request, config, result))
 }
 
-/// The name of the host's end: `veth` and 44 bits of a hash (FNV-1a) of the attachment's mark.
-fn veth_name(owner: &str) -> String {
-    let hash = owner.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("veth{:011x}", (hash ^ (hash >> 44)) & 0xfff_ffff_ffff)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hosts_end_has_a_name_of_its_own_that_the_kernel_takes() {
-        let names: std::collections::BTreeSet<String> =
-            (0..1000).map(|n| veth_name(&format!("bridge/container-{n}/eth0"))).collect();
-        assert_eq!(names.len(), 1000);
-        assert!(names.iter().all(|name| name.len() == 15));
-    }
+fn lacks(port: BridgePort, wanted: BridgePort) -> bool {
+    port.hairpin != wanted.hairpin || (wanted.isolated && !port.isolated)
 }

@@ -4,16 +4,21 @@
 //! iptables' nft table drops by policy (Docker sets that), the container's addresses are therefore accepted there as well,
 //! by rules that iptables(8) lists like its own and that carry the attachment's mark. Legacy iptables tables and other
 //! people's nft chains are left alone: nobody can tell what their owner meant.
+//!
+//! | `ingressPolicy` | containers of other bridges | containers of the same bridge |
+//! |---|---|---|
+//! | `open` | reach it | reach it |
+//! | `same-bridge` | only by a mapped port | reach it |
+//! | `isolated` | only by a mapped port | only by a mapped port: its port of the bridge is isolated from other such ports |
 
 use std::net::IpAddr;
 
 use cofferdam_cni::{AddResult, Code, Object, Plugin, PluginError, Request};
-use cofferdam_linux::netlink::Socket;
+use cofferdam_linux::netlink::{BridgePort, Link, Socket};
 use cofferdam_linux::nft::{Batch, Element, Expression, Family, Policy, Register, Verdict};
 use rustix::io::Errno;
 
-use crate::bridge::octets;
-use crate::ruleset::{Entry, Ip, Kind, Ruleset};
+use crate::ruleset::{Entry, Ip, Kind, Ruleset, octets, unwanted};
 
 pub(crate) struct Firewall;
 
@@ -28,20 +33,19 @@ impl Plugin for Firewall {
     }
 
     fn supports(&self, config: &Object) -> Result<(), String> {
-        let policy: Option<String> = config.get("ingressPolicy").map_err(|error| error.to_string())?;
-        match policy.as_deref() {
-            None | Some("" | "open") => {
-                crate::refuse_keys(config, &["firewalldZone", "iptablesAdminChainName"])
-            }
-            Some(other) => Err(format!("the built-in plugin does not know the ingressPolicy {other:?}")),
-        }
+        policy_of(config)?;
+        crate::refuse_keys(config, &["firewalldZone", "iptablesAdminChainName"])
     }
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, PluginError> {
         let previous = request.previous.clone();
         let previous = previous
             .ok_or_else(|| PluginError::config("firewall must come after a plugin that gives addresses"))?;
-        Ruleset::open()?.add(&entries(&previous, &request.owner()))?;
+        let policy = policy_of(request.config).map_err(PluginError::config)?;
+        Ruleset::open()?.add(&entries(&previous, policy, &request.owner()))?;
+        if policy == Ingress::Isolated {
+            isolate(&previous)?;
+        }
         let mut socket = Socket::netfilter()?;
         for family in dropping_families(&mut socket)? {
             accept_in_foreign_chain(&mut socket, family, &previous, &request.owner())?;
@@ -56,19 +60,29 @@ impl Plugin for Firewall {
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let previous = request.previous.clone().unwrap_or_default();
-        let mut ruleset = Ruleset::open()?;
-        for (set, element) in entries(&previous, &request.owner()) {
-            if ruleset.find(set, &element)?.as_ref() != Some(&element) {
-                let message = format!("firewall: the nft set {} lacks {}", set.text(), request.owner());
-                return Err(PluginError::new(Code::CHECK_FAILED, message));
+        let policy = policy_of(request.config).map_err(PluginError::config)?;
+        let owner = request.owner();
+        Ruleset::open()?.check("firewall", &entries(&previous, policy, &owner))?;
+        let wrong = |what: String| Err(PluginError::new(Code::CHECK_FAILED, format!("firewall: {what}")));
+        if policy == Ingress::Isolated {
+            let ports = ports(&mut Socket::route()?, &previous)?;
+            if let Some((link, _)) = ports.iter().find(|(_, port)| !port.isolated) {
+                return wrong(format!("the bridge port {} is not isolated", link.name));
+            }
+        }
+        let mut socket = Socket::netfilter()?;
+        for family in dropping_families(&mut socket)? {
+            let rules = socket.rules(family, FOREIGN_TABLE, FOREIGN_CHAIN)?;
+            let found = rules.iter().filter(|rule| rule.comment == owner).count();
+            if found < 2 * addresses(&previous, family).count() {
+                return wrong(format!("the chain {FOREIGN_CHAIN} drops by policy and lacks {owner}"));
             }
         }
         Ok(())
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        let (mark, valid) = (request.network_mark(), request.valid_owners()?);
-        remove(|owner| owner.starts_with(&mark) && !valid.iter().any(|one| one == owner))
+        remove(unwanted(request)?)
     }
 
     fn status(&self, _request: &Request<'_>) -> Result<(), PluginError> {
@@ -76,11 +90,53 @@ impl Plugin for Firewall {
     }
 }
 
-fn entries(previous: &AddResult, owner: &str) -> Vec<Entry> {
+/// Which other containers may begin to talk to the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ingress {
+    Open,
+    SameBridge,
+    Isolated,
+}
+
+fn policy_of(config: &Object) -> Result<Ingress, String> {
+    let policy: Option<String> = config.get("ingressPolicy").map_err(|error| error.to_string())?;
+    match policy.as_deref() {
+        None | Some("" | "open") => Ok(Ingress::Open),
+        Some("same-bridge") => Ok(Ingress::SameBridge),
+        Some("isolated") => Ok(Ingress::Isolated),
+        Some(other) => Err(format!("firewall: there is no ingressPolicy {other:?}")),
+    }
+}
+
+fn entries(previous: &AddResult, policy: Ingress, owner: &str) -> Vec<Entry> {
+    let kinds: &[Kind] =
+        if policy == Ingress::Open { &[Kind::Forward] } else { &[Kind::Forward, Kind::Guarded] };
     let addresses = previous.container_ips().map(|ip| ip.address.address);
-    addresses
-        .map(|address| (Kind::Forward.set(Ip::of(address)), Element::set(&[octets(address)], owner)))
-        .collect()
+    let of = |address| kinds.iter().map(move |kind| (kind.set(Ip::of(address)), address));
+    addresses.flat_map(of).map(|(set, address)| (set, Element::set(&[octets(address)], owner))).collect()
+}
+
+/// The host's links of a result that are ports of a bridge.
+fn ports(host: &mut Socket, previous: &AddResult) -> Result<Vec<(Link, BridgePort)>, PluginError> {
+    let mut ports = Vec::new();
+    for interface in previous.interfaces.iter().filter(|interface| interface.sandbox.is_empty()) {
+        let link = host.find_link(&interface.name)?;
+        ports.extend(link.and_then(|link| link.port.map(|port| (link, port))));
+    }
+    Ok(ports)
+}
+
+fn isolate(previous: &AddResult) -> Result<(), PluginError> {
+    let mut host = Socket::route()?;
+    for (link, port) in ports(&mut host, previous)? {
+        host.set_port(link.index, BridgePort { isolated: true, ..port })?;
+    }
+    Ok(())
+}
+
+fn addresses(previous: &AddResult, family: Family) -> impl Iterator<Item = IpAddr> {
+    let addresses = previous.container_ips().map(|ip| ip.address.address);
+    addresses.filter(move |address| address.is_ipv4() == (family == Family::Ipv4))
 }
 
 /// The families whose foreign chain drops by policy.
@@ -103,8 +159,7 @@ fn accept_in_foreign_chain(
     owner: &str,
 ) -> Result<(), PluginError> {
     let mut batch = Batch::new(family, FOREIGN_TABLE);
-    let addresses = previous.container_ips().map(|ip| ip.address.address);
-    for address in addresses.filter(|address| address.is_ipv4() == (family == Family::Ipv4)) {
+    for address in addresses(previous, family) {
         batch.insert_rule(FOREIGN_CHAIN, &accept_from(address), owner);
         batch.insert_rule(FOREIGN_CHAIN, &accept_to(address), owner);
     }

@@ -6,6 +6,7 @@
 //!                  /last_reserved_ip.0    where the search of range set 0 went on from
 //! ```
 
+mod index;
 mod range;
 mod store;
 
@@ -71,9 +72,10 @@ impl Config {
         Ok(sets)
     }
 
-    fn store(&self, request: &Request<'_>) -> Result<Store, PluginError> {
+    /// The directory of the network's leases.
+    fn directory(&self, request: &Request<'_>) -> PathBuf {
         let data = self.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
-        Store::open(data.join(request.network.as_str()))
+        data.join(request.network.as_str())
     }
 }
 
@@ -116,13 +118,12 @@ impl Plugin for HostLocal {
         if let Some(path) = &config.resolv_conf {
             result.dns = read_resolv_conf(path)?;
         }
-        let store = config.store(request)?;
-        let lock = store.lock()?;
+        let mut store = Store::open(config.directory(request))?;
         store.refuse_second(request)?;
         let allocated = sets.iter().enumerate().try_for_each(|(at, set)| {
             let asked =
                 wanted.iter().position(|address| set.contains(*address)).map(|at| wanted.swap_remove(at));
-            result.ips.push(allocate(&store, set, at, asked, request)?);
+            result.ips.push(allocate(&mut store, set, at, asked, request)?);
             Ok(())
         });
         let allocated = allocated.and_then(|()| match wanted.first() {
@@ -134,49 +135,63 @@ impl Plugin for HostLocal {
         if allocated.is_err() {
             store.release(request)?;
         }
-        drop(lock);
         allocated.map(|()| result)
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        let store = Config::of(request)?.store(request)?;
-        let _lock = store.lock()?;
+        let Some(mut store) = Store::open_existing(Config::of(request)?.directory(request))? else {
+            return Ok(());
+        };
         let known = request.previous.iter().flat_map(|result| &result.ips).map(|ip| ip.address.address);
         if store.release_known(request, known)? { Ok(()) } else { store.release(request) }
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        let store = Config::of(request)?.store(request)?;
-        let _lock = store.lock()?;
-        let leased = store.leases_of(request)?;
-        if leased.is_empty() {
-            return Err(PluginError::new(Code::CHECK_FAILED, "host-local: there is no lease"));
+        let wrong = |what: String| Err(PluginError::new(Code::CHECK_FAILED, format!("host-local: {what}")));
+        let config = Config::of(request)?;
+        let sets = config.range_sets(request)?;
+        let Some(mut store) = Store::open_existing(config.directory(request))? else {
+            return wrong("there is no lease".into());
+        };
+        let given = request.previous.iter().flat_map(|result| &result.ips).map(|ip| ip.address.address);
+        // A chain may have further addresses that somebody else gave.
+        let mut own = given.filter(|address| sets.iter().any(|set| set.contains(*address))).peekable();
+        if own.peek().is_none() && store.leases_of(request)?.is_empty() {
+            return wrong("there is no lease".into());
         }
-        for ip in request.previous.iter().flat_map(|result| &result.ips) {
-            if !leased.contains(&ip.address.address) {
-                let message = format!("host-local: {} is not leased to this attachment", ip.address.address);
-                return Err(PluginError::new(Code::CHECK_FAILED, message));
-            }
+        match own.find(|address| !store.is_leased_to(request, *address)) {
+            Some(address) => wrong(format!("{address} is not leased to this attachment")),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let valid = request.valid_owners()?;
-        let store = Config::of(request)?.store(request)?;
-        let _lock = store.lock()?;
+        let Some(mut store) = Store::open_existing(Config::of(request)?.directory(request))? else {
+            return Ok(());
+        };
         let mark = request.network_mark();
-        store
-            .release_where(|lease| !valid.contains(&format!("{mark}{}/{}", lease.container, lease.interface)))
+        store.release_where(|lease| {
+            let owner = format!("{mark}{}/{}", lease.container, lease.interface);
+            // A lease without an interface is any of the container's.
+            !valid.iter().any(|one| *one == owner || (lease.interface.is_empty() && one.starts_with(&owner)))
+        })
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let config = Config::of(request)?;
         let sets = config.range_sets(request)?;
-        let store = config.store(request)?;
-        let _lock = store.lock()?;
-        for set in &sets {
-            if !set.candidates(None).any(|(address, _)| store.is_free(address)) {
+        let Some(mut store) = Store::open_existing(config.directory(request))? else { return Ok(()) };
+        for (number, set) in sets.iter().enumerate() {
+            let from = store.last_reserved(number);
+            let mut is_free = false;
+            for (address, _) in set.candidates(from) {
+                is_free = store.is_free(address)?;
+                if is_free {
+                    break;
+                }
+            }
+            if !is_free {
                 return Err(PluginError::new(Code::NOT_AVAILABLE, exhausted(set)));
             }
         }
@@ -189,7 +204,7 @@ fn exhausted(set: &RangeSet) -> String {
 }
 
 fn allocate(
-    store: &Store,
+    store: &mut Store,
     set: &RangeSet,
     number: usize,
     asked: Option<IpAddr>,

@@ -20,9 +20,8 @@ use cofferdam_linux::nft::Element;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
-use crate::bridge::octets;
-use crate::refuse_keys;
-use crate::ruleset::{Entry, Ip, Kind, Ruleset};
+use crate::ruleset::{Entry, Ip, Kind, Ruleset, octets};
+use crate::{refuse_keys, sysctl};
 
 pub(crate) struct Portmap;
 
@@ -65,26 +64,23 @@ impl Plugin for Portmap {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        let owner = request.owner();
-        Ok(Ruleset::open()?.remove(|found| found == owner)?)
+        Ok(Ruleset::open()?.remove_of(request)?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let previous = request.previous.clone().unwrap_or_default();
-        let mut ruleset = Ruleset::open()?;
-        for (set, element) in entries(request, &mappings(request)?, &previous)? {
-            if ruleset.find(set, &element)?.as_ref() != Some(&element) {
-                let message = format!("portmap: the nft set {} lacks {}", set.text(), request.owner());
-                return Err(PluginError::new(Code::CHECK_FAILED, message));
-            }
+        let mappings = mappings(request)?;
+        Ruleset::open()?.check("portmap", &entries(request, &mappings, &previous)?)?;
+        let Some(link) = loopback_link(&mappings, &previous)? else { return Ok(()) };
+        let key = format!("ipv4/conf/{link}/route_localnet");
+        if sysctl::get(&key)? == "1" {
+            return Ok(());
         }
-        Ok(())
+        Err(PluginError::new(Code::CHECK_FAILED, format!("portmap: /proc/sys/net/{key} is not 1")))
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        let (mark, valid) = (request.network_mark(), request.valid_owners()?);
-        let unwanted = |owner: &str| owner.starts_with(&mark) && !valid.iter().any(|one| one == owner);
-        Ok(Ruleset::open()?.remove(unwanted)?)
+        Ruleset::collect(request)
     }
 
     fn status(&self, _request: &Request<'_>) -> Result<(), PluginError> {
@@ -246,15 +242,22 @@ fn try_bind(host: IpAddr, mapping: &PortMapping) -> Result<(), Errno> {
 
 /// Lets packets from 127.0.0.1 leave by the link that leads to the container.
 fn allow_loopback(mappings: &[PortMapping], previous: &AddResult) -> Result<(), PluginError> {
+    match loopback_link(mappings, previous)? {
+        Some(link) => sysctl::set(&format!("ipv4/conf/{link}/route_localnet"), "1"),
+        None => Ok(()),
+    }
+}
+
+/// The link that leads to the container, if a mapping is reached by 127.0.0.1.
+fn loopback_link(mappings: &[PortMapping], previous: &AddResult) -> Result<Option<String>, PluginError> {
     let by_loopback = |mapping: &PortMapping| match mapping.host_ip {
         None => true,
         Some(IpAddr::V4(host)) => host.is_loopback() || host.is_unspecified(),
         Some(IpAddr::V6(_)) => false,
     };
     let target = targets(previous).map(|ip| ip.address.address).find(IpAddr::is_ipv4);
-    let Some(target) = target.filter(|_| mappings.iter().any(by_loopback)) else { return Ok(()) };
+    let Some(target) = target.filter(|_| mappings.iter().any(by_loopback)) else { return Ok(None) };
     let mut socket = Socket::route()?;
-    let Some(link) = socket.route_to(target)?.link else { return Ok(()) };
-    let name = socket.link_by_index(link)?.name;
-    crate::sysctl::set(&format!("ipv4/conf/{name}/route_localnet"), "1")
+    let Some(link) = socket.route_to(target)?.link else { return Ok(None) };
+    Ok(Some(socket.link_by_index(link)?.name))
 }

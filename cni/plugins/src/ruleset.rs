@@ -4,8 +4,10 @@
 //! prerouting raw   not from lo, to 127/8 ─▶ drop              (route_localnet would let containers reach the host's lo)
 //! prerouting nat ─┐
 //! output nat ─────┴▶ dnat:  address . protocol . port  in address_ports4/6 ─▶ dnat
-//!                           to a local address: protocol . port  in ports4/6 ─▶ dnat
-//! forward          established, to @forward4/6, or from @forward4/6 ─▶ accept
+//!                            to a local address: protocol . port  in ports4/6 ─▶ dnat
+//! forward          established, to @forward4/6 ─▶ accept
+//!                  from another bridge, not dnat'ed, to @guarded4/6 ─▶ drop
+//!                  from @forward4/6 ─▶ accept
 //! postrouting nat  dnat'ed, source . destination in @hairpin4/6 ─▶ masquerade   (a neighbour came by the host's port)
 //!                  dnat'ed, from 127/8 ─▶ masquerade                            (the host came by 127.0.0.1)
 //!                  source . interface in @local4/6 ─▶ accept                    (stays on its own bridge)
@@ -14,11 +16,14 @@
 //!
 //! An attachment only adds and deletes elements, one transaction each way, and every element carries the attachment's mark
 //! as its comment. Lookups and ADD cost the same with one attachment and with thousands. The table is made with its rules in
-//! one transaction by whoever needs it first, so if it is there it is complete.
+//! one transaction by whoever needs it first. Each rule carries its place in the layout as its comment, so CHECK sees whether
+//! somebody took one away, and whoever finds a set missing puts everything back without touching an element.
 
 mod layout;
 
-use cofferdam_cni::PluginError;
+use std::net::IpAddr;
+
+use cofferdam_cni::{Code, PluginError, Request};
 use cofferdam_linux::netlink::{Error, Socket};
 use cofferdam_linux::nft::{Batch, Element, Family};
 use rustix::io::Errno;
@@ -76,12 +81,50 @@ impl Ruleset {
         Err(Error::new("nft: add elements to table cofferdam (others change it all the time)", Errno::BUSY))
     }
 
-    /// Makes the table; somebody else having made it is as good.
+    /// Makes the table. Somebody else having made it is as good, if it is whole.
     fn make_table(&mut self) -> Result<(), Error> {
-        match self.socket.commit(&layout::table()) {
-            Err(error) if error.errno() == Errno::EXIST => Ok(()),
+        match self.socket.commit(&layout::table(layout::Existing::Refuse).0) {
+            Err(error) if error.errno() == Errno::EXIST && self.is_whole()? => Ok(()),
+            Err(error) if error.errno() == Errno::EXIST => {
+                self.socket.commit(&layout::table(layout::Existing::Repair).0)
+            }
             made => made,
         }
+    }
+
+    /// Whether every fixed rule is in its place and there is no other.
+    fn is_whole(&mut self) -> Result<bool, Error> {
+        let rules = self.socket.rules_of_table(Family::Inet, TABLE)?;
+        let mut found: Vec<&str> = rules.iter().map(|rule| rule.comment.as_str()).collect();
+        let in_chains = rules.iter().all(|rule| rule.comment.contains(&rule.chain));
+        let mut expected = layout::table(layout::Existing::Refuse).1;
+        found.sort_unstable();
+        expected.sort_unstable();
+        Ok(in_chains && found == expected)
+    }
+
+    /// Compares the table with what ADD made: the fixed rules, and these elements.
+    pub(crate) fn check(&mut self, plugin: &str, entries: &[Entry]) -> Result<(), PluginError> {
+        let wrong = |what: String| Err(PluginError::new(Code::CHECK_FAILED, format!("{plugin}: {what}")));
+        for (set, element) in entries {
+            match self.find(*set, element)? {
+                Some(found) if found == *element => {}
+                Some(found) if found.comment != element.comment => {
+                    return wrong(format!(
+                        "the nft set {} has an element of {} in the place of {}'s",
+                        set.text(),
+                        found.comment,
+                        element.comment
+                    ));
+                }
+                Some(_) => return wrong(format!("the nft map {} leads elsewhere", set.text())),
+                None => return wrong(format!("the nft set {} lacks {}", set.text(), element.comment)),
+            }
+        }
+        if !entries.is_empty() && !self.is_whole()? {
+            return wrong(format!("the rules of the nft table inet {TABLE} were changed"));
+        }
+        Ok(())
     }
 
     fn stale(&mut self, entries: &[Entry]) -> Result<Vec<Entry>, Error> {
@@ -129,6 +172,17 @@ impl Ruleset {
         ))
     }
 
+    /// Deletes what belongs to the attachment.
+    pub(crate) fn remove_of(&mut self, request: &Request<'_>) -> Result<(), Error> {
+        let owner = request.owner();
+        self.remove(|found| found == owner)
+    }
+
+    /// Deletes what belongs to attachments of the network that are not valid.
+    pub(crate) fn collect(request: &Request<'_>) -> Result<(), PluginError> {
+        Ok(Self::open()?.remove(unwanted(request)?)?)
+    }
+
     /// Forgets flows to a port that were seen before it was mapped.
     pub(crate) fn forget_flows_to(&mut self, protocol: u8, port: u16) -> Result<(), Error> {
         self.socket.forget_flows_to(protocol, port)
@@ -142,5 +196,19 @@ impl Ruleset {
             Err(error) if error.errno() == Errno::NOENT => Ok(()),
             done => done,
         }
+    }
+}
+
+/// Tells marks of attachments of the network that are not valid.
+pub(crate) fn unwanted(request: &Request<'_>) -> Result<impl Fn(&str) -> bool, PluginError> {
+    let (mark, valid) = (request.network_mark(), request.valid_owners()?);
+    Ok(move |owner: &str| owner.starts_with(&mark) && !valid.iter().any(|one| one == owner))
+}
+
+/// The bytes of an address in network order.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
     }
 }

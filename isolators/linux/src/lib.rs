@@ -27,5 +27,6 @@ pub mod sealed;
 pub mod seccomp;
 pub mod sibling;
 pub mod signal;
+pub mod tap;
 pub mod terminal;
 pub mod wait;

@@ -12,7 +12,10 @@
 
 mod address;
 mod link;
+mod new_link;
+mod queue;
 mod route;
+mod rule;
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -30,9 +33,12 @@ use rustix::net::{
     sockopt,
 };
 
-pub use address::Address;
-pub use link::{Bridge, Link, LinkChange, MacAddress, Veth, VethPeer};
+pub use address::{Address, PrefixRoute};
+pub use link::{BridgePort, Link, LinkChange, MacAddress};
+pub use new_link::{IpvlanMode, LinkKind, MacvlanMode, NewLink, VethPeer};
+pub use queue::TokenBucket;
 pub use route::Route;
+pub use rule::Rule;
 
 /// The kernel writes at most this much into one datagram of a dump (`NLMSG_GOODSIZE` is capped at 32 KiB).
 const RECEIVE_BYTES: usize = 64 * 1024;
@@ -202,6 +208,26 @@ impl Socket {
         answer.ok_or_else(|| Error::new(operation, Errno::NODATA))
     }
 
+    /// Sends requests in one datagram and waits for every acknowledgement; the first refusal is the error.
+    fn acknowledge_all(&mut self, requests: Vec<Request>, operation: &str) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        let mut last = 0;
+        for request in requests {
+            last = self.next_sequence();
+            encode(&mut bytes, request.message, NLM_F_REQUEST | NLM_F_ACK | request.flags, last);
+        }
+        self.send(&bytes).map_err(|errno| Error::new(operation, errno))?;
+        let mut refused = None;
+        self.receive_until(|received| {
+            if received.kind == NLMSG_ERROR && refused.is_none() {
+                refused = refusal(&received);
+            }
+            Ok(if received.sequence == last { Next::Stop } else { Next::More })
+        })
+        .map_err(|errno| Error::new(operation, errno))?;
+        refused.map_or(Ok(()), |(errno, detail)| Err(Error { operation: operation.into(), errno, detail }))
+    }
+
     fn exchange(
         &mut self,
         message: RouteNetlinkMessage,
@@ -209,14 +235,20 @@ impl Socket {
         operation: &str,
         mut part: impl FnMut(RouteNetlinkMessage),
     ) -> Result<Dump, Error> {
+        self.exchange_raw(message, flags, operation, |received| parse(received).map(&mut part))
+    }
+
+    /// As `exchange`, with each part of the answer as it came.
+    fn exchange_raw(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        operation: &str,
+        mut part: impl FnMut(&Received<'_>) -> Result<(), Errno>,
+    ) -> Result<Dump, Error> {
         let sequence = self.next_sequence();
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        header.sequence_number = sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
+        let mut bytes = Vec::new();
+        encode(&mut bytes, message, flags, sequence);
         self.send(&bytes).map_err(|errno| Error::new(operation, errno))?;
 
         let (mut refused, mut dump) = (None, Dump::Whole);
@@ -232,7 +264,7 @@ impl Socket {
                     Ok(Next::Stop)
                 }
                 _ => {
-                    part(parse(&received)?);
+                    part(&received)?;
                     Ok(Next::More)
                 }
             }
@@ -240,6 +272,23 @@ impl Socket {
         .map_err(|errno| Error::new(operation, errno))?;
         refused.map_or(Ok(dump), |(errno, detail)| Err(Error { operation: operation.into(), errno, detail }))
     }
+}
+
+/// One of several requests that are sent together.
+struct Request {
+    message: RouteNetlinkMessage,
+    flags: u16,
+}
+
+fn encode(bytes: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence: u32) {
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    header.sequence_number = sequence;
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    request.finalize();
+    let at = bytes.len();
+    bytes.resize(at + align(request.buffer_len()), 0);
+    request.serialize(&mut bytes[at..]);
 }
 
 /// Whether a dump shows one moment.

@@ -63,11 +63,20 @@ pub(crate) enum Kind {
     Masquerade,
     /// address
     Forward,
+    /// address
+    Guarded,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Ports, Self::AddressPorts, Self::Hairpin, Self::Local, Self::Masquerade, Self::Forward];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Ports,
+        Self::AddressPorts,
+        Self::Hairpin,
+        Self::Local,
+        Self::Masquerade,
+        Self::Forward,
+        Self::Guarded,
+    ];
 
     pub(crate) fn set(self, ip: Ip) -> SetName {
         SetName { kind: self, ip }
@@ -86,6 +95,7 @@ impl Kind {
             Self::Local => "local",
             Self::Masquerade => "masquerade",
             Self::Forward => "forward",
+            Self::Guarded => "guarded",
         }
     }
 }
@@ -114,40 +124,72 @@ const DESTINATION_PORT: u32 = 2;
 
 const R0: Register = Register(0);
 
-/// The transaction that makes the table.
-pub(super) fn table() -> Batch {
+/// The number of this layout. Whoever changes a rule counts it up: tables of another number are made anew.
+const LAYOUT: u32 = 1;
+
+/// What becomes of a table that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    /// The transaction fails with `EEXIST`.
+    Refuse,
+    /// Its fixed part is made anew, its elements stay.
+    Repair,
+}
+
+/// The transaction that makes the table, and the comments of its rules.
+pub(super) fn table(existing: Existing) -> (Batch, Vec<String>) {
     let mut batch = Batch::new(Family::Inet, TABLE);
-    batch.create_table();
+    match existing {
+        Existing::Refuse => batch.create_table(),
+        Existing::Repair => batch.add_table(),
+    }
     for kind in Kind::ALL {
         for ip in [IPV4, IPV6] {
             add_set(&mut batch, kind, ip);
         }
     }
     let hook = |hook, priority| Some(ChainHook { hook, priority, policy: Policy::Accept });
-    batch.add_chain("dnat", None);
-    batch.add_chain("raw", hook(Hook::Prerouting, Priority::Raw));
-    batch.add_chain("prerouting", hook(Hook::Prerouting, Priority::DestinationNat));
-    batch.add_chain("output", hook(Hook::Output, Priority::DestinationNat));
-    batch.add_chain("forward", hook(Hook::Forward, Priority::Filter));
-    batch.add_chain("postrouting", hook(Hook::Postrouting, Priority::SourceNat));
-
-    batch.add_rule("raw", &loopback_guard(), "");
-    let to_dnat = [Expression::verdict(Verdict::Jump("dnat".into()))];
-    batch.add_rule("prerouting", &to_dnat, "");
-    batch.add_rule("output", &to_dnat, "");
-    for ip in [IPV4, IPV6] {
-        batch.add_rule("dnat", &dnat_by_address(ip), "");
-        batch.add_rule("dnat", &dnat_to_local(ip), "");
-        batch.add_rule("forward", &forward_replies(ip), "");
-        batch.add_rule("forward", &forward_from(ip), "");
-        batch.add_rule("postrouting", &hairpin(ip), "");
-        if ip == IPV4 {
-            batch.add_rule("postrouting", &from_loopback(), "");
+    let chains = [
+        ("mapped", None),
+        ("raw", hook(Hook::Prerouting, Priority::Raw)),
+        ("prerouting", hook(Hook::Prerouting, Priority::DestinationNat)),
+        ("output", hook(Hook::Output, Priority::DestinationNat)),
+        ("forward", hook(Hook::Forward, Priority::Filter)),
+        ("postrouting", hook(Hook::Postrouting, Priority::SourceNat)),
+    ];
+    for (name, hook) in chains {
+        batch.add_chain(name, hook);
+        if existing == Existing::Repair {
+            batch.flush_chain(name);
         }
-        batch.add_rule("postrouting", &stay_local(ip), "");
-        batch.add_rule("postrouting", &masquerade(ip), "");
     }
-    batch
+    let mut comments = Vec::new();
+    for (at, (chain, rule)) in rules().into_iter().enumerate() {
+        let comment = format!("{LAYOUT}.{at} {chain}");
+        batch.add_rule(chain, &rule, &comment);
+        comments.push(comment);
+    }
+    (batch, comments)
+}
+
+/// Every fixed rule and its chain, in order.
+fn rules() -> Vec<(&'static str, Vec<Expression>)> {
+    let to_dnat = || vec![Expression::verdict(Verdict::Jump("mapped".into()))];
+    let mut rules = vec![("raw", loopback_guard()), ("prerouting", to_dnat()), ("output", to_dnat())];
+    for ip in [IPV4, IPV6] {
+        rules.push(("mapped", dnat_by_address(ip)));
+        rules.push(("mapped", dnat_to_local(ip)));
+        rules.push(("forward", forward_replies(ip)));
+        rules.push(("forward", guard(ip)));
+        rules.push(("forward", forward_from(ip)));
+        rules.push(("postrouting", hairpin(ip)));
+        if ip == IPV4 {
+            rules.push(("postrouting", from_loopback()));
+        }
+        rules.push(("postrouting", stay_local(ip)));
+        rules.push(("postrouting", masquerade(ip)));
+    }
+    rules
 }
 
 fn add_set(batch: &mut Batch, kind: Kind, ip: Ip) {
@@ -157,7 +199,7 @@ fn add_set(batch: &mut Batch, kind: Kind, ip: Ip) {
         Kind::AddressPorts => &[address, Field::Protocol, Field::Port],
         Kind::Hairpin => &[address, address],
         Kind::Local => &[address, Field::Interface],
-        Kind::Masquerade | Kind::Forward => &[address],
+        Kind::Masquerade | Kind::Forward | Kind::Guarded => &[address],
     };
     let data = [address, Field::Port];
     let map = matches!(kind, Kind::Ports | Kind::AddressPorts).then_some(MapOf(&data));
@@ -250,6 +292,22 @@ fn forward_replies(ip: Ip) -> Vec<Expression> {
 fn forward_from(ip: Ip) -> Vec<Expression> {
     let mut rule = is_family(ip).to_vec();
     rule.extend([source(ip, R0), lookup(Kind::Forward, ip, None), Expression::verdict(Verdict::Accept)]);
+    rule
+}
+
+/// Keeps containers of other bridges away from addresses that want it. A mapped port is there for everybody.
+fn guard(ip: Ip) -> Vec<Expression> {
+    let mut rule = is_family(ip).to_vec();
+    let interface = Expression::Meta { key: Key::InputName, into: Register(ip.registers()) };
+    rule.extend([destination(ip, R0), lookup(Kind::Guarded, ip, None)]);
+    rule.extend([source(ip, R0), interface, lookup(Kind::Local, ip, None)]);
+    rule.extend([destination(ip, R0), Expression::NotIn { set: Kind::Local.set(ip).text(), from: R0 }]);
+    rule.extend([
+        Expression::ConnectionStatus { into: R0 },
+        Expression::Mask { register: R0, mask: DESTINATION_CHANGED.to_ne_bytes().into() },
+        Expression::equal(R0, [0; 4]),
+        Expression::verdict(Verdict::Drop),
+    ]);
     rule
 }
 

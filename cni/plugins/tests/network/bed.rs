@@ -13,7 +13,7 @@ use cofferdam_cni_plugins::{BUILTINS, DefaultNetwork, bring_loopback_up};
 use cofferdam_linux::namespace::{
     create_pinned_netns, current_netns, open_netns, remove_pinned_netns, with_netns, with_new_netns,
 };
-use cofferdam_linux::netlink::{Address, Route, Socket, Veth, VethPeer};
+use cofferdam_linux::netlink::{Address, LinkKind, NewLink, Route, Socket, VethPeer};
 use cofferdam_linux::nft::Family;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -66,6 +66,32 @@ impl Bed {
         network.list().unwrap()
     }
 
+    /// A network of these plugins. `LEASES` in the text is the folder of the leases.
+    pub(crate) fn network(&self, name: &str, plugins: serde_json::Value) -> NetworkList {
+        let text = serde_json::json!({ "cniVersion": "1.1.0", "name": name, "plugins": plugins }).to_string();
+        list(&text.replace("LEASES", &self.leases().display().to_string()))
+    }
+
+    /// Every fact of the host and of a container that an attachment may change: links, addresses, routes, rules, nft, files.
+    pub(crate) fn facts(&self, container: &Container) -> String {
+        let mut facts = String::new();
+        for netns in [&self.host, &container.netns] {
+            let mut socket = Socket::route_in(netns.as_fd()).unwrap();
+            let mut routes: Vec<_> =
+                socket.all_routes().unwrap().iter().map(|route| format!("{route:?}")).collect();
+            routes.sort();
+            let (links, addresses) = (socket.links().unwrap(), socket.addresses(0).unwrap());
+            let rules = socket.rules_by_source().unwrap();
+            facts.push_str(&format!("{links:#?}\n{addresses:#?}\n{routes:#?}\n{rules:#?}\n"));
+        }
+        let ruleset = std::process::Command::new("nft").args(["--handle", "list", "ruleset"]).output();
+        facts.push_str(
+            &ruleset.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default(),
+        );
+        facts.push_str(&files(self.dir.path()).join("\n"));
+        facts
+    }
+
     pub(crate) fn leases(&self) -> PathBuf {
         self.dir.path().join("leases")
     }
@@ -103,7 +129,7 @@ impl Bed {
     pub(crate) fn nft_marks(&self) -> Vec<String> {
         let mut socket = Socket::netfilter().unwrap();
         let mut marks = Vec::new();
-        for set in ["ports", "address_ports", "hairpin", "local", "masquerade", "forward"] {
+        for set in ["ports", "address_ports", "hairpin", "local", "masquerade", "forward", "guarded"] {
             for family in ['4', '6'] {
                 let elements = socket.elements(Family::Inet, "cofferdam", &format!("{set}{family}"));
                 marks.extend(elements.unwrap_or_default().into_iter().map(|element| element.comment));
@@ -128,7 +154,7 @@ impl Bed {
         let outside = self.container("outside");
         let peer = VethPeer { name: "up", netns: outside.netns.as_fd(), mac: None };
         let mut host = Socket::route().unwrap();
-        host.add_veth(&Veth { name: "down", master: None, mtu: None, peer }).unwrap();
+        host.add_link(&NewLink::new("down", LinkKind::Veth(peer))).unwrap();
         let down = host.link("down").unwrap().index;
         host.add_address(down, address("203.0.113.1", 24)).unwrap();
         host.add_address(down, address("fd00:113::1", 64)).unwrap();
@@ -158,6 +184,47 @@ impl Container {
     pub(crate) fn serve(&self, address: &str) {
         serve(&self.netns, address);
     }
+}
+
+/// Every file of a folder with its content, but locks.
+fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("locks") {
+            found.extend(files(&path));
+        } else if path.is_file() && !path.to_string_lossy().contains("netns-") {
+            let content = std::fs::read(&path).unwrap_or_default();
+            found.push(format!("{}: {}", path.display(), String::from_utf8_lossy(&content)));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Whether the kernel has links of a kind; says so if not.
+pub(crate) fn have_kind(name: &str, kind: LinkKind<'static>) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return false;
+    }
+    let made = with_new_netns(|| {
+        let mut socket = Socket::route().unwrap();
+        let lo = socket.link("lo").unwrap().index;
+        let parent =
+            matches!(kind, LinkKind::Vlan { .. } | LinkKind::Ipvlan { .. } | LinkKind::Macvlan { .. });
+        socket.add_link(&NewLink { parent: parent.then_some(lo), ..NewLink::new("probe", kind) })
+    });
+    // Whatever else is wrong with a link on the loopback, the kernel knows the kind.
+    let missing = made.unwrap().is_err_and(|error| error.errno() == rustix::io::Errno::OPNOTSUPP);
+    if missing {
+        println!("skipped: this kernel has no links of the kind {name}");
+    }
+    !missing
+}
+
+pub(crate) fn interface(name: &str) -> IfName {
+    IfName::parse(name).unwrap()
 }
 
 pub(crate) fn eth0() -> IfName {

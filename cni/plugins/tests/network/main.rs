@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod bandwidth;
 mod bed;
+mod kinds;
 mod peers;
 mod ports;
+mod tamper;
 mod timing;
 
 use std::os::fd::AsFd;
@@ -63,7 +66,7 @@ fn a_detach_before_the_namespace_ends_is_quick_and_leaks_nothing() {
 }
 
 #[test]
-fn a_namespace_that_vanished_does_not_stop_the_detach() {
+fn b5_a_namespace_that_vanished_does_not_stop_the_detach() {
     on_a_host(|bed| {
         let (caller, network) = (bed.caller(Prefer::Builtin), bed.default_network());
         let one = bed.container("one");
@@ -161,7 +164,7 @@ fn a_chain_that_fails_half_way_is_undone_in_reverse_and_the_failure_says_who_and
 }
 
 #[test]
-fn gc_keeps_what_is_valid_and_takes_the_rest() {
+fn b6_gc_keeps_what_is_valid_and_takes_the_rest() {
     on_a_host(|bed| {
         let (caller, network) = (bed.caller(Prefer::Builtin), bed.default_network());
         let (one, two) = (bed.container("one"), bed.container("two"));
@@ -181,7 +184,7 @@ fn gc_keeps_what_is_valid_and_takes_the_rest() {
 }
 
 #[test]
-fn addresses_and_hardware_addresses_can_be_asked_for_and_a_pool_runs_dry() {
+fn b4_addresses_and_hardware_addresses_can_be_asked_for_and_a_pool_runs_dry() {
     on_a_host(|bed| {
         let caller = bed.caller(Prefer::Builtin);
         let mut network = DefaultNetwork::probe(bed.leases()).unwrap();
@@ -246,7 +249,7 @@ fn bad_requests_are_refused_before_anything_is_touched() {
 }
 
 #[test]
-fn twenty_first_attachments_at_once_all_succeed_with_addresses_of_their_own() {
+fn b21_twenty_first_attachments_at_once_all_succeed_with_addresses_of_their_own() {
     on_a_host(|bed| {
         let (caller, network) = (bed.caller(Prefer::Builtin), bed.default_network());
         let containers: Vec<_> = (0..20).map(|n| bed.container(&format!("c{n}"))).collect();
@@ -351,7 +354,7 @@ fn an_attachment_that_was_killed_in_the_middle_can_be_made_again() {
 }
 
 #[test]
-fn a_kill_at_any_moment_leaves_nothing_that_the_record_does_not_clean() {
+fn v3_a_kill_at_any_moment_leaves_nothing_that_the_record_does_not_clean() {
     on_a_host(|bed| {
         let network = bed.default_network();
         std::fs::write(bed.dir.path().join("network"), network.to_text()).unwrap();

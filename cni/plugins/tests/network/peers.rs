@@ -46,7 +46,7 @@ fn the_reference_plugins_run_in_our_chain_and_leave_nothing() {
 }
 
 #[test]
-fn both_give_the_same_addresses_and_routes() {
+fn b2_both_give_the_same_addresses_and_routes() {
     if !have_peers() {
         return;
     }
@@ -70,7 +70,7 @@ fn both_give_the_same_addresses_and_routes() {
 }
 
 #[test]
-fn both_host_locals_share_one_directory() {
+fn b17_both_host_locals_share_one_directory() {
     if !have_peers() {
         return;
     }

@@ -57,7 +57,7 @@ fn a_mapped_port_answers_from_everywhere() {
 }
 
 #[test]
-fn a_taken_port_is_refused_and_its_holder_named() {
+fn b9_a_taken_port_is_refused_and_its_holder_named() {
     on_a_host(|bed| {
         let (caller, network) = (bed.caller(Prefer::Builtin), bed.default_network());
         let (one, two) = (bed.container("one"), bed.container("two"));
@@ -105,7 +105,7 @@ fn a_taken_port_is_refused_and_its_holder_named() {
 }
 
 #[test]
-fn forwarding_works_although_the_host_drops_it_by_policy() {
+fn b19_forwarding_works_although_the_host_drops_it_by_policy() {
     on_a_host(|bed| {
         let mut nft = Socket::netfilter().unwrap();
         let mut batch = Batch::new(Family::Ipv4, "filter");

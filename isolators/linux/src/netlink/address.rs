@@ -17,6 +17,15 @@ pub struct Address {
     pub prefix: u8,
 }
 
+/// Whether the kernel makes a route to the network of an address that is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrefixRoute {
+    /// It does: everybody in the network is a neighbour.
+    Made,
+    /// It does not.
+    Left,
+}
+
 impl Socket {
     /// The addresses of one link, or of all for index 0.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<Address>, Error> {
@@ -28,7 +37,23 @@ impl Socket {
 
     /// Adds an address; `EEXIST` if the link has it. An IPv6 address is usable at once (no duplicate detection).
     pub fn add_address(&mut self, index: u32, address: Address) -> Result<(), Error> {
-        let message = message_of(index, address);
+        self.add_address_with(index, address, PrefixRoute::Made)
+    }
+
+    /// Adds an address, with or without the route that usually comes with it.
+    pub fn add_address_with(
+        &mut self,
+        index: u32,
+        address: Address,
+        route: PrefixRoute,
+    ) -> Result<(), Error> {
+        let mut message = message_of(index, address);
+        if route == PrefixRoute::Left {
+            let usual = message.attributes.iter().any(|one| matches!(one, AddressAttribute::Flags(_)));
+            message.attributes.retain(|one| !matches!(one, AddressAttribute::Flags(_)));
+            let flags = if usual { AddressFlags::Nodad } else { AddressFlags::empty() };
+            message.attributes.push(AddressAttribute::Flags(flags | AddressFlags::Noprefixroute));
+        }
         let operation = format!("add address {}/{} to link number {index}", address.address, address.prefix);
         self.acknowledge(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL, &operation)
     }

@@ -1,13 +1,12 @@
-//! Links: dump, bridge, veth pair, change, delete.
+//! Links: dump, change, move, delete.
 
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoPortData, InfoPortKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use rustix::io::Errno;
 
@@ -70,43 +69,29 @@ pub struct Link {
     pub loopback: bool,
     /// Index of the bridge (or other master) it is a port of.
     pub master: Option<u32>,
-    /// Index of the peer of a veth, valid in the peer's namespace.
+    /// Index of the peer of a veth, or of the link below, valid in the namespace that one is in.
     pub peer: Option<u32>,
+    /// Whether it takes frames for everybody.
+    pub promiscuous: bool,
+    /// Whether it takes every multicast frame.
+    pub all_multicast: bool,
+    /// Length of its queue in packets.
+    pub queue_length: u32,
+    /// The text that goes with it; empty if there is none.
+    pub alias: String,
+    /// How a bridge treats it, if it is a port of one.
+    pub port: Option<BridgePort>,
+    /// The routing table, of a vrf.
+    pub table: Option<u32>,
 }
 
-/// A bridge to make.
-#[derive(Debug, Clone, Copy)]
-pub struct Bridge<'a> {
-    /// Interface name.
-    pub name: &'a str,
-    /// Hardware address; without it the kernel changes the address with the ports, and neighbours' caches go stale.
-    pub mac: Option<MacAddress>,
-    /// Maximum transmission unit in bytes.
-    pub mtu: Option<u32>,
-}
-
-/// A veth pair to make: this end here, the peer born in another namespace.
-#[derive(Debug, Clone, Copy)]
-pub struct Veth<'a> {
-    /// Name of the end in the socket's namespace.
-    pub name: &'a str,
-    /// Index of the bridge this end becomes a port of.
-    pub master: Option<u32>,
-    /// Maximum transmission unit of both ends in bytes.
-    pub mtu: Option<u32>,
-    /// The other end.
-    pub peer: VethPeer<'a>,
-}
-
-/// The end of a veth pair that lives in another namespace.
-#[derive(Debug, Clone, Copy)]
-pub struct VethPeer<'a> {
-    /// Name in the namespace it is born in.
-    pub name: &'a str,
-    /// The namespace it is born in.
-    pub netns: BorrowedFd<'a>,
-    /// Hardware address; the kernel chooses one if absent.
-    pub mac: Option<MacAddress>,
+/// How a bridge treats one of its ports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BridgePort {
+    /// Frames may leave by it that came in by it, which a port map to oneself needs.
+    pub hairpin: bool,
+    /// Frames from another isolated port do not leave by it.
+    pub isolated: bool,
 }
 
 /// What to change of a link; absent fields stay as they are.
@@ -124,6 +109,14 @@ pub struct LinkChange<'a> {
     pub name: Option<&'a str>,
     /// Promiscuous mode.
     pub promiscuous: Option<bool>,
+    /// Whether it takes every multicast frame.
+    pub all_multicast: Option<bool>,
+    /// Length of the queue in packets.
+    pub queue_length: Option<u32>,
+    /// The text that goes with it, at most 255 bytes; empty takes it away.
+    pub alias: Option<&'a str>,
+    /// Group it belongs to, for requests about many.
+    pub group: Option<u32>,
 }
 
 impl Socket {
@@ -161,44 +154,6 @@ impl Socket {
         new_link(answer).map(Link::from).ok_or_else(|| Error::new(operation, Errno::BADMSG))
     }
 
-    /// Makes a bridge, up; `EEXIST` if the name is taken.
-    pub fn add_bridge(&mut self, bridge: &Bridge<'_>) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
-        set_flag(&mut message, LinkFlags::Up, true);
-        message.attributes.push(LinkAttribute::IfName(bridge.name.into()));
-        message.attributes.extend(bridge.mac.map(|mac| LinkAttribute::Address(mac.0.into())));
-        message.attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
-        let data = InfoData::Bridge(Vec::<InfoBridge>::new());
-        message
-            .attributes
-            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]));
-        self.create_link(message, &format!("add bridge {}", bridge.name))
-    }
-
-    /// Makes a veth pair in one request: this end up and a port of its master, the peer in its own namespace, still down.
-    pub fn add_veth(&mut self, veth: &Veth<'_>) -> Result<(), Error> {
-        let mut peer = LinkMessage::default();
-        peer.attributes.push(LinkAttribute::IfName(veth.peer.name.into()));
-        peer.attributes.push(LinkAttribute::NetNsFd(veth.peer.netns.as_raw_fd()));
-        peer.attributes.extend(veth.peer.mac.map(|mac| LinkAttribute::Address(mac.0.into())));
-        peer.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
-
-        let mut message = LinkMessage::default();
-        set_flag(&mut message, LinkFlags::Up, true);
-        message.attributes.push(LinkAttribute::IfName(veth.name.into()));
-        message.attributes.extend(veth.master.map(LinkAttribute::Controller));
-        message.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
-        let data = InfoData::Veth(InfoVeth::Peer(peer));
-        message
-            .attributes
-            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]));
-        self.create_link(message, &format!("add veth {} with peer {}", veth.name, veth.peer.name))
-    }
-
-    fn create_link(&mut self, message: LinkMessage, operation: &str) -> Result<(), Error> {
-        self.acknowledge(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, operation)
-    }
-
     /// Changes a link.
     pub fn change_link(&mut self, index: u32, change: &LinkChange<'_>) -> Result<(), Error> {
         let mut message = LinkMessage::default();
@@ -209,10 +164,16 @@ impl Socket {
         if let Some(promiscuous) = change.promiscuous {
             set_flag(&mut message, LinkFlags::Promisc, promiscuous);
         }
+        if let Some(all) = change.all_multicast {
+            set_flag(&mut message, LinkFlags::Allmulti, all);
+        }
         message.attributes.extend(change.master.map(LinkAttribute::Controller));
         message.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
         message.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.into())));
         message.attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.into())));
+        message.attributes.extend(change.queue_length.map(LinkAttribute::TxQueueLen));
+        message.attributes.extend(change.alias.map(|alias| LinkAttribute::IfAlias(alias.into())));
+        message.attributes.extend(change.group.map(LinkAttribute::Group));
         self.acknowledge(
             RouteNetlinkMessage::SetLink(message),
             0,
@@ -235,19 +196,18 @@ impl Socket {
         self.change_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })
     }
 
-    /// Lets a bridge send frames back out of the port they came in by, which a port map to oneself needs.
-    pub fn set_hairpin(&mut self, index: u32, hairpin: bool) -> Result<(), Error> {
+    /// Tells the bridge how to treat one of its ports.
+    pub fn set_port(&mut self, index: u32, port: BridgePort) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.header.index = index;
+        let settings =
+            vec![InfoBridgePort::HairpinMode(port.hairpin), InfoBridgePort::Isolated(port.isolated)];
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(hairpin)])),
+            LinkInfo::PortData(InfoPortData::BridgePort(settings)),
         ]));
-        self.acknowledge(
-            RouteNetlinkMessage::NewLink(message),
-            0,
-            &format!("set hairpin of link number {index}"),
-        )
+        let operation = format!("set bridge port number {index}: {port:?}");
+        self.acknowledge(RouteNetlinkMessage::NewLink(message), 0, &operation)
     }
 
     /// Deletes a link; both ends of a veth pair go. Takes 11 to 50 ms of waiting in the kernel.
@@ -256,9 +216,16 @@ impl Socket {
         message.attributes.push(LinkAttribute::IfName(name.into()));
         self.acknowledge(RouteNetlinkMessage::DelLink(message), 0, &format!("delete link {name}"))
     }
+
+    /// Deletes every link of a group at once, which waits no longer than for one; `ENODEV` if the group is empty.
+    pub fn delete_group(&mut self, group: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(group));
+        self.acknowledge(RouteNetlinkMessage::DelLink(message), 0, &format!("delete links of group {group}"))
+    }
 }
 
-fn set_flag(message: &mut LinkMessage, flag: LinkFlags, on: bool) {
+pub(super) fn set_flag(message: &mut LinkMessage, flag: LinkFlags, on: bool) {
     message.header.change_mask |= flag;
     if on {
         message.header.flags |= flag;
@@ -278,6 +245,8 @@ impl From<LinkMessage> for Link {
             index: message.header.index,
             up: message.header.flags.contains(LinkFlags::Up),
             loopback: message.header.flags.contains(LinkFlags::Loopback),
+            promiscuous: message.header.flags.contains(LinkFlags::Promisc),
+            all_multicast: message.header.flags.contains(LinkFlags::Allmulti),
             ..Self::default()
         };
         for attribute in message.attributes {
@@ -287,7 +256,13 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Controller(master) => link.master = Some(master).filter(|index| *index != 0),
                 LinkAttribute::Link(peer) => link.peer = Some(peer).filter(|index| *index != 0),
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(MacAddress),
-                LinkAttribute::LinkInfo(infos) => link.kind = infos.iter().find_map(kind_name),
+                LinkAttribute::TxQueueLen(length) => link.queue_length = length,
+                LinkAttribute::IfAlias(alias) => link.alias = alias,
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.iter().find_map(kind_name);
+                    link.port = infos.iter().find_map(bridge_port);
+                    link.table = infos.iter().find_map(vrf_table);
+                }
                 _ => {}
             }
         }
@@ -300,6 +275,27 @@ fn kind_name(info: &LinkInfo) -> Option<String> {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
     }
+}
+
+fn vrf_table(info: &LinkInfo) -> Option<u32> {
+    let LinkInfo::Data(InfoData::Vrf(data)) = info else { return None };
+    data.iter().find_map(|one| match one {
+        InfoVrf::TableId(table) => Some(*table),
+        _ => None,
+    })
+}
+
+fn bridge_port(info: &LinkInfo) -> Option<BridgePort> {
+    let LinkInfo::PortData(InfoPortData::BridgePort(settings)) = info else { return None };
+    let mut port = BridgePort::default();
+    for setting in settings {
+        match setting {
+            InfoBridgePort::HairpinMode(on) => port.hairpin = *on,
+            InfoBridgePort::Isolated(on) => port.isolated = *on,
+            _ => {}
+        }
+    }
+    Some(port)
 }
 
 #[cfg(test)]

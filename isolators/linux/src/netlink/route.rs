@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
     RouteType,
@@ -21,6 +21,8 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// Index of the link it leaves by.
     pub link: Option<u32>,
+    /// The address that packets of this host leave with; absent means the kernel chooses.
+    pub source: Option<IpAddr>,
     /// Maximum transmission unit in bytes.
     pub mtu: Option<u32>,
     /// TCP maximum segment size to advertise, in bytes.
@@ -40,6 +42,7 @@ impl Route {
             destination,
             gateway,
             link: Some(link),
+            source: None,
             mtu: None,
             advertised_mss: None,
             priority: None,
@@ -52,6 +55,13 @@ impl Route {
 impl Socket {
     /// The unicast routes of the main table, both families.
     pub fn routes(&mut self) -> Result<Vec<Route>, Error> {
+        let mut routes = self.all_routes()?;
+        routes.retain(|route| route.table == Some(RouteHeader::RT_TABLE_MAIN.into()));
+        Ok(routes)
+    }
+
+    /// The unicast routes of every table, both families.
+    pub fn all_routes(&mut self) -> Result<Vec<Route>, Error> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
@@ -83,6 +93,13 @@ impl Socket {
         )
     }
 
+    /// Adds a route in the place of an equal one, if there is one.
+    pub fn replace_route(&mut self, route: &Route) -> Result<(), Error> {
+        let operation = format!("replace route {route:?}");
+        let message = RouteNetlinkMessage::NewRoute(message_of(route));
+        self.acknowledge(message, NLM_F_CREATE | NLM_F_REPLACE, &operation)
+    }
+
     /// Removes a route; `ESRCH` if it is not there.
     pub fn delete_route(&mut self, route: &Route) -> Result<(), Error> {
         let operation = format!("delete route {route:?}");
@@ -104,6 +121,7 @@ fn message_of(route: &Route) -> RouteMessage {
         attributes.push(RouteAttribute::Destination(to_wire(route.destination.address)));
     }
     attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(to_wire(gateway))));
+    attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(to_wire(source))));
     attributes.extend(route.link.map(RouteAttribute::Oif));
     attributes.extend(route.priority.map(RouteAttribute::Priority));
     attributes.extend(route.table.map(RouteAttribute::Table));
@@ -121,7 +139,7 @@ fn message_of(route: &Route) -> RouteMessage {
 
 fn read(message: RouteNetlinkMessage) -> Option<Route> {
     let wanted = matches!(&message, RouteNetlinkMessage::NewRoute(route)
-        if route.header.kind == RouteType::Unicast && route.header.table == RouteHeader::RT_TABLE_MAIN);
+        if route.header.kind == RouteType::Unicast);
     if wanted { read_any_kind(message) } else { None }
 }
 
@@ -132,12 +150,15 @@ fn read_any_kind(message: RouteNetlinkMessage) -> Option<Route> {
         _ => Ipv6Addr::UNSPECIFIED.into(),
     };
     let destination = Address { address: anywhere, prefix: message.header.destination_prefix_length };
-    let mut route = Route { scope: Some(message.header.scope.into()), ..Route::new(destination, None, 0) };
+    let scope = Some(message.header.scope.into());
+    let table = Some(message.header.table.into());
+    let mut route = Route { scope, table, ..Route::new(destination, None, 0) };
     route.link = None;
     for attribute in message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => route.destination.address = from_wire(&address)?,
             RouteAttribute::Gateway(address) => route.gateway = from_wire(&address),
+            RouteAttribute::PrefSource(address) => route.source = from_wire(&address),
             RouteAttribute::Oif(index) => route.link = Some(index),
             RouteAttribute::Priority(priority) => route.priority = Some(priority),
             RouteAttribute::Table(table) => route.table = Some(table),

@@ -108,6 +108,11 @@ impl Batch {
         self.push(message::NEW_TABLE, message::CREATE | message::EXCLUSIVE, |_| {});
     }
 
+    /// Makes the table unless it is there.
+    pub fn add_table(&mut self) {
+        self.push(message::NEW_TABLE, message::CREATE, |_| {});
+    }
+
     /// Deletes the table with all that is in it.
     pub fn delete_table(&mut self) {
         self.push(message::DELETE_TABLE, 0, |_| {});
@@ -166,6 +171,11 @@ impl Batch {
                 out.bytes(7, &user_data_of(comment));
             }
         });
+    }
+
+    /// Deletes every rule of a chain.
+    pub fn flush_chain(&mut self, chain: &str) {
+        self.push(message::DELETE_RULE, 0, |out| _ = out.text(2, chain));
     }
 
     /// Deletes the rule with this handle.

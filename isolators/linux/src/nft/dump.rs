@@ -96,6 +96,8 @@ fn join<F: AsRef<[u8]>>(fields: &[F]) -> Vec<u8> {
 /// A rule as found in a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
+    /// The chain it is in.
+    pub chain: String,
     /// What it is deleted by.
     pub handle: u64,
     /// The comment in its user data; empty if there is none.
@@ -144,17 +146,41 @@ impl Socket {
         }
     }
 
-    /// Every rule of a chain; `ENOENT` if chain or table are missing.
+    /// Every rule of a chain in order; `ENOENT` if chain or table are missing.
     pub fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<Rule>, Error> {
         let mut attributes = Attributes::default();
         attributes.text(1, table).text(2, chain);
         let operation = format!("nft: list the rules of {table} {chain}");
-        self.dump_all(nft(message::GET_RULE), family, &attributes, &operation, |part, rules| {
-            let handle = part.long(3);
+        let mut rules = self.dump_rules(family, table, &attributes, &operation)?;
+        // An older kernel dumps every chain whatever was asked.
+        rules.retain(|rule| rule.chain == chain);
+        Ok(rules)
+    }
+
+    /// Every rule of a table, those of a chain in order; none if there is no table.
+    pub fn rules_of_table(&mut self, family: Family, table: &str) -> Result<Vec<Rule>, Error> {
+        let mut attributes = Attributes::default();
+        attributes.text(1, table);
+        match self.dump_rules(family, table, &attributes, &format!("nft: list the rules of {table}")) {
+            Err(error) if error.errno() == Errno::NOENT => Ok(Vec::new()),
+            rules => rules,
+        }
+    }
+
+    fn dump_rules(
+        &mut self,
+        family: Family,
+        table: &str,
+        attributes: &Attributes,
+        operation: &str,
+    ) -> Result<Vec<Rule>, Error> {
+        self.dump_all(nft(message::GET_RULE), family, attributes, operation, |part, rules| {
             let comment = part.find(7).map(comment_of).unwrap_or_default();
-            // An older kernel dumps every chain whatever was asked.
-            let ours = part.text(1).as_deref() == Some(table) && part.text(2).as_deref() == Some(chain);
-            rules.extend(handle.filter(|_| ours).map(|handle| Rule { handle, comment }));
+            if let (Some(handle), Some(chain)) = (part.long(3), part.text(2))
+                && part.text(1).as_deref() == Some(table)
+            {
+                rules.push(Rule { chain, handle, comment });
+            }
         })
     }
 

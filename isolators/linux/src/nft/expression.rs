@@ -179,6 +179,13 @@ pub enum Expression {
         /// First register the map's data goes to; absent for a set.
         into: Option<Register>,
     },
+    /// Goes on only if the key is not in the set.
+    NotIn {
+        /// The set.
+        set: String,
+        /// First register of the key.
+        from: Register,
+    },
     /// Rewrites the destination.
     DestinationNat {
         /// IPv4 or IPv6.
@@ -234,7 +241,7 @@ impl Expression {
             Self::DestinationType { .. } => "fib",
             Self::Mask { .. } => "bitwise",
             Self::Compare { .. } => "cmp",
-            Self::Lookup { .. } => "lookup",
+            Self::Lookup { .. } | Self::NotIn { .. } => "lookup",
             Self::DestinationNat { .. } => "nat",
             Self::Masquerade => "masq",
             Self::Counter => "counter",
@@ -290,6 +297,10 @@ impl Expression {
                 if let Some(into) = into {
                     out.number(3, into.number());
                 }
+            }
+            Self::NotIn { set, from } => {
+                const NFT_LOOKUP_F_INV: u32 = 1;
+                out.text(1, set).number(2, from.number()).number(5, NFT_LOOKUP_F_INV);
             }
             Self::DestinationNat { family, address, port } => {
                 const NFT_NAT_DNAT: u32 = 1;

@@ -1,0 +1,65 @@
+//! The pair of links between host and container.
+
+use std::os::fd::BorrowedFd;
+
+use cofferdam_cni::{NetnsFate, PluginError, Request};
+use cofferdam_linux::netlink::{Link, LinkChange, LinkKind, MacAddress, NewLink, Socket, VethPeer};
+use rustix::io::Errno;
+
+use crate::container::already_there;
+use crate::links;
+
+/// The name of the host's end.
+pub(crate) fn host_name(request: &Request<'_>) -> String {
+    links::name("veth", &request.owner())
+}
+
+/// Makes the pair and returns the host's end, up and a port of the master; the container's end is down.
+pub(crate) fn add(
+    host: &mut Socket,
+    request: &Request<'_>,
+    netns: BorrowedFd<'_>,
+    master: Option<u32>,
+    mtu: Option<u32>,
+) -> Result<Link, PluginError> {
+    let (name, owner) = (host_name(request), request.owner());
+    let peer = VethPeer { name: request.if_name.as_str(), netns, mac: wanted_mac(request)? };
+    let pair = NewLink { master, mtu, alias: Some(&owner), ..NewLink::new(&name, LinkKind::Veth(peer)) };
+    match host.add_link(&pair) {
+        // A host's end that a crash left under our name goes first.
+        Err(error) if error.errno() == Errno::EXIST && host.find_link(&name)?.is_some() => {
+            host.delete_link(&name)?;
+            host.add_link(&pair)?;
+        }
+        Err(error) if error.errno() == Errno::EXIST => return Err(already_there(peer.name)),
+        made => made?,
+    }
+    Ok(host.link(&name)?)
+}
+
+/// The hardware address that somebody asked for.
+pub(crate) fn wanted_mac(request: &Request<'_>) -> Result<Option<MacAddress>, PluginError> {
+    let text: Option<String> = request.capability("mac")?;
+    let text = text.or_else(|| request.argument("MAC").map(str::to_owned));
+    let text = if text.is_some() { text } else { request.get("mac")? };
+    let parse = |text: String| {
+        MacAddress::parse(&text)
+            .ok_or_else(|| PluginError::config(format!("{text:?} is no hardware address")))
+    };
+    text.filter(|text| !text.is_empty()).map(parse).transpose()
+}
+
+/// Takes the pair away; nothing there is fine.
+pub(crate) fn remove(name: &str, fate: NetnsFate) -> Result<(), PluginError> {
+    if fate == NetnsFate::Stays {
+        return links::delete(name);
+    }
+    // Cut off at once, and gone with the namespace: no waiting.
+    let mut host = Socket::route()?;
+    let Some(link) = host.find_link(name)? else { return Ok(()) };
+    let cut = LinkChange { up: Some(false), master: Some(0), ..LinkChange::default() };
+    match host.change_link(link.index, &cut) {
+        Err(error) if error.errno() != Errno::NODEV => Err(error.into()),
+        _ => Ok(()),
+    }
+}
