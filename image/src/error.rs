@@ -70,7 +70,52 @@ pub enum Error {
         /// The key.
         key: String,
     },
-    /// The name was to be set, but stands for something else (imports do not overwrite silently).
+    /// A name that an import was to set stands for another image.
+    #[error(
+        "{name} is the name of image {taken_by} already; import under another name, without names, or allow it to be replaced"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The image that has it.
+        taken_by: Digest,
+    },
+    /// The image was stored, but is not all there any more: a layer was found damaged, or power was lost too early.
+    #[error("image {image} is incomplete: layer {layer} {reason}; pull or import it again")]
+    Incomplete {
+        /// The image.
+        image: String,
+        /// The layer that is missing.
+        layer: String,
+        /// What became of it.
+        reason: String,
+    },
+    /// A layer cannot be given back as a tar.
+    #[error("image {image}: layer {layer} cannot be exported: {reason}")]
+    NotExportable {
+        /// The image.
+        image: String,
+        /// The layer's DiffID.
+        layer: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// The store was made by a program with another format.
+    #[error(
+        "the store {} has format {found}, this program knows {oldest} to {newest}: use the program that made it, or another folder",
+        .root.display()
+    )]
+    Format {
+        /// The store.
+        root: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The oldest format that can be read.
+        oldest: u32,
+        /// The newest.
+        newest: u32,
+    },
+    /// An argument that cannot be used.
     #[error("invalid {what} {input:?}: {reason}")]
     InvalidInput {
         /// Which argument.
@@ -112,6 +157,9 @@ impl Error {
             Error::Invalid { .. } | Error::InvalidInput { .. } => Kind::InvalidInput,
             Error::WrongPlatform { .. } | Error::UnknownImage { .. } => Kind::NotFound,
             Error::Ambiguous { .. } | Error::InUse { .. } => Kind::Conflict,
+            Error::NameTaken { .. } => Kind::AlreadyExists,
+            Error::Incomplete { .. } => Kind::NotFound,
+            Error::NotExportable { .. } | Error::Format { .. } => Kind::Unsupported,
             Error::SnapshotExists { .. } => Kind::AlreadyExists,
             Error::Record { .. } => Kind::Internal,
             Error::Io { source, .. } => kind_of(source),
@@ -180,6 +228,14 @@ pub enum LayerError {
         path: String,
         /// The rule.
         rule: String,
+    },
+    /// A layer lists a file twice, of which its tree has one: the tar cannot be given back without its blob.
+    #[error(
+        "it lists {path:?} twice, of which only the last was unpacked: pull the image with keep-blobs = \"always\""
+    )]
+    ListedTwice {
+        /// The file.
+        path: String,
     },
     /// A limit was passed.
     #[error("the layer is refused: {what} exceeds the limit of {limit}")]

@@ -81,14 +81,14 @@ impl ImageRecord {
     }
 
     pub(crate) fn store(&self, layout: &Layout, workspace: &Workspace) -> Result<(), Error> {
-        record::store(&layout.at(&layout::image(&self.manifest)), workspace.path(), self, Durable::Now)
+        record::store(&layout.at(&layout::image(&self.manifest)), workspace.path(), self, Durable::Later)
     }
 }
 
 impl NameRecord {
     pub(crate) fn store(&self, layout: &Layout, workspace: &Workspace) -> Result<(), Error> {
         let path = layout.at(&layout::name(&self.name.to_string()));
-        record::store(&path, workspace.path(), self, Durable::Now)
+        record::store(&path, workspace.path(), self, Durable::Later)
     }
 }
 

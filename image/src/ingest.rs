@@ -116,7 +116,7 @@ impl Ingest<'_> {
 
     fn store_document(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
         let path = self.layout.at(&layout::blob(digest));
-        record::publish(&path, self.workspace.path(), bytes, Durable::Now)
+        record::publish(&path, self.workspace.path(), bytes, Durable::Later)
     }
 
     fn fixup_error(&self, blame: Blame) -> Error {
@@ -187,6 +187,7 @@ impl Ingest<'_> {
             workspace: self.workspace.path(),
             limits: self.limits,
             report: &report,
+            is_stopped: &is_stopped,
         };
         layer::ensure(&context, plan, || {
             Ok(Watched {

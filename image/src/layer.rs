@@ -24,7 +24,7 @@ use crate::extract::Extractor;
 use crate::identity::DiffId;
 use crate::layout::{self, Layout, make_private};
 use crate::limits::Limits;
-use crate::lock::{Lock, Mode};
+use crate::lock::Lock;
 use crate::path::EntryPath;
 use crate::record::{self, Durable};
 use crate::ring::PIECE_BYTES;
@@ -102,6 +102,8 @@ pub(crate) struct LayerContext<'a> {
     pub(crate) workspace: &'a Path,
     pub(crate) limits: Limits,
     pub(crate) report: &'a dyn Fn(PullEvent),
+    /// Whether the caller wants no more.
+    pub(crate) is_stopped: &'a dyn Fn() -> bool,
 }
 
 /// Loads a stored layer's record; `None` if the layer is not there or cannot be trusted.
@@ -110,6 +112,9 @@ pub(crate) fn load(layout: &Layout, diff_id: &DiffId) -> Result<Option<LayerReco
     let record: Option<LayerRecord> = record::load(&path)?;
     Ok(record.filter(|record| record.fence.holds() && record.diff_id == *diff_id))
 }
+
+/// The file with what the tree lacks of the layer's tar.
+pub(crate) const RECIPE: &str = "recipe";
 
 /// The layer's tree, for looking into, whatever form it is kept in.
 pub(crate) fn open_tree(layout: &Layout, record: &LayerRecord) -> Result<OwnedFd, Error> {
@@ -129,7 +134,7 @@ pub(crate) fn ensure<R: Read>(
         Some(lock) => lock,
         None => {
             (context.report)(PullEvent::LayerWaiting { layer: plan.index });
-            Lock::wait(&lock_path, Mode::Exclusive)?
+            Lock::wait_unless(&lock_path, context.is_stopped)?
         }
     };
     let (layer, digest, total_bytes) = (plan.index, plan.blob.clone(), plan.size);
@@ -176,8 +181,8 @@ fn unpack<R: Read>(
     let tree = stage.join("diff");
     make_private(&tree)?;
     let stream = open_stream(context, plan, source)?;
-    let unpacked =
-        unpack::unpack(stream, &tree, extractor, plan.diff_id.digest().algorithm(), context.limits)?;
+    let (recipe, algorithm) = (stage.join(RECIPE), plan.diff_id.digest().algorithm());
+    let unpacked = unpack::unpack(stream, &tree, extractor, &recipe, algorithm, context.limits)?;
     let extracted = unpacked.extracted;
     for warning in &extracted.warnings {
         warn(context, plan, warning);

@@ -1,67 +1,102 @@
 //! Where things are in a store.
 //!
 //! ```text
-//! version                        the format's version
+//! version                        the format; a program that does not know it leaves the store alone
 //! store.lock                     held exclusively for the short moments of sweeping and reaping
-//! blobs/<algorithm>/<hex>        manifests and configurations, as an OCI layout has them
-//! layers/<algorithm>-<hex>/      one a DiffID: diff/ (an overlay lower directory) and layer.json
+//! unsettled                      there if something may not survive a loss of power yet
+//! blobs/<algorithm>/<hex>        manifests, configurations and kept blobs, as an OCI layout has them
+//! layers/<algorithm>-<hex>/      one a DiffID: diff/ (an overlay lower directory), layer.json and recipe (its tar)
 //! fixups/<algorithm>-<hex>/      one a ChainID that needs it: diff/ and fixup.json
 //! images/<algorithm>-<hex>.json  one a manifest
 //! names/<hex>.json               one a reference; the file name is the reference's SHA-256
 //! snapshots/<hex>/               one a key: upper/, work/, snapshot.json
-//! locks/<name>                   one a layer or fix-up
+//! locks/<name>                   one a layer or fix-up, and one for emptying the trash
 //! tmp/<random>/                  one a running operation: lock (held while it lives), lease.json, staging
 //! trash/<random>                 what is to be deleted
 //! ```
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use cofferdam_registry::Digest;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::identity::{ChainId, DiffId};
 use crate::lock::{Lock, Mode};
+use crate::options::StoreOptions;
 use crate::record::{self, Durable};
 
 const FOLDERS: [&str; 9] =
     ["blobs/sha256", "blobs/sha512", "layers", "fixups", "images", "names", "snapshots", "locks", "tmp"];
 
-/// The paths of one store.
+/// The format that this code makes, and the oldest that it reads. Records have versions of their own; this one rises when a
+/// store that an older program would misread is made.
+const FORMAT: u32 = 1;
+const OLDEST_FORMAT: u32 = 1;
+
+/// The paths of one store, and how it is operated.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     root: PathBuf,
+    options: StoreOptions,
+}
+
+/// `version`.
+#[derive(Serialize, Deserialize)]
+struct Format {
+    /// Stores of the first format do not say it.
+    #[serde(default = "oldest_format")]
+    format: u32,
+}
+
+fn oldest_format() -> u32 {
+    OLDEST_FORMAT
 }
 
 impl Layout {
     /// Makes the folders that are missing, all for root alone: an image's set-user-id files must not be reachable by other
     /// users of the host (CVE-2021-41103).
-    pub(crate) fn create(root: &Path) -> Result<Layout, Error> {
+    pub(crate) fn create(root: &Path, options: StoreOptions) -> Result<Layout, Error> {
         make_private(root)?;
         // Paths go into mount options and records, where a later change of directory must not change their meaning.
         let root = fs::canonicalize(root).map_err(Error::io("resolve", root))?;
+        require_private(&root)?;
+        let layout = Layout { root, options };
+        // Before anything is made: a store of another format is left alone.
+        layout.check_format()?;
         for folder in FOLDERS.iter().chain(&["trash"]) {
-            make_private(&root.join(folder))?;
+            make_private(&layout.root.join(folder))?;
         }
-        let layout = Layout { root };
-        layout.check_version()?;
+        layout.store_format()?;
         Ok(layout)
     }
 
-    fn check_version(&self) -> Result<(), Error> {
-        #[derive(serde::Serialize, serde::Deserialize)]
-        struct Format {}
-        let path = self.root.join("version");
-        match record::load::<Format>(&path)? {
-            Some(_) => Ok(()),
-            None => {
-                // Shared with whoever else opens the store for the first time; reaping waits.
-                let _store = Lock::wait(&self.store_lock(), Mode::Shared)?;
-                record::store(&path, &self.tmp(), &Format {}, Durable::Later)
-            }
+    fn check_format(&self) -> Result<(), Error> {
+        let Some(Format { format: found }) = record::load::<Format>(&self.root.join("version"))? else {
+            return Ok(());
+        };
+        if (OLDEST_FORMAT..=FORMAT).contains(&found) {
+            return Ok(());
         }
+        let root = self.root.clone();
+        Err(Error::Format { root, found, oldest: OLDEST_FORMAT, newest: FORMAT })
+    }
+
+    fn store_format(&self) -> Result<(), Error> {
+        let path = self.root.join("version");
+        if record::load::<Format>(&path)?.is_some() {
+            return Ok(());
+        }
+        // Shared with whoever else opens the store for the first time; reaping waits.
+        let _store = Lock::wait(&self.store_lock(), Mode::Shared)?;
+        record::store(&path, &self.tmp(), &Format { format: FORMAT }, Durable::Later)
+    }
+
+    pub(crate) fn options(&self) -> &StoreOptions {
+        &self.options
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -93,9 +128,16 @@ impl Layout {
         }
     }
 
-    /// Deletes what was discarded, by this process or by one that died before it could. Others may do the same meanwhile.
+    /// Deletes what was discarded, by this process or by one that died before it could. One process does it at a time; what
+    /// resists keeps the rest from nothing.
     pub(crate) fn empty_trash(&self) -> Result<(), Error> {
         let trash = self.at("trash");
+        if self.list("trash")?.is_empty() {
+            return Ok(());
+        }
+        let lock = self.lock("trash");
+        let held = Lock::wait(&lock, Mode::Exclusive)?;
+        let mut failed = None;
         for entry in fs::read_dir(&trash).map_err(Error::io("read", &trash))?.flatten() {
             let path = entry.path();
             let result = match entry.file_type() {
@@ -104,12 +146,15 @@ impl Layout {
             };
             match result {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(Error::io("delete", &path)(error));
+                    failed = failed.or(Some(Error::io("delete", &path)(error)));
                 }
                 _ => {}
             }
         }
-        Ok(())
+        // While it is held: whoever waits for it sees that it is gone.
+        drop(fs::remove_file(&lock));
+        drop(held);
+        failed.map_or(Ok(()), Err)
     }
 
     /// File names in a folder of the store.
@@ -155,4 +200,17 @@ fn file_name(digest: &Digest) -> String {
 /// Makes a directory, and its parents, with mode 0700. One that is there is left as it is.
 pub(crate) fn make_private(path: &Path) -> Result<(), Error> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("create", path))
+}
+
+/// Takes the store's root away from other users, who could otherwise reach set-user-id files in it.
+fn require_private(root: &Path) -> Result<(), Error> {
+    let metadata = fs::metadata(root).map_err(Error::io("examine", root))?;
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        let reason = format!("it belongs to user {}, who could change what is in it", metadata.uid());
+        return Err(Error::Record { path: root.to_owned(), reason });
+    }
+    if metadata.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(root, fs::Permissions::from_mode(0o700)).map_err(Error::io("close to others", root))
 }

@@ -3,11 +3,18 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::error::Error;
+
+/// How often somebody who may be cancelled looks whether a lock is free: first and at last. The kernel wakes a waiter
+/// itself, but no other thread can call it off.
+const LOOK_FIRST: Duration = Duration::from_millis(1);
+const LOOK_LAST: Duration = Duration::from_millis(20);
 
 /// How a lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +30,7 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Waits until the lock is free.
+    /// Waits until the lock is free. For locks that are only ever held for moments.
     pub(crate) fn wait(path: &Path, mode: Mode) -> Result<Lock, Error> {
         loop {
             let file = open(path)?;
@@ -39,12 +46,28 @@ impl Lock {
         }
     }
 
+    /// Waits until the lock can be had exclusively, or the caller is called off. For locks that are held as long as a
+    /// download takes: whoever waits takes over when the holder ends, whether it finished or died.
+    pub(crate) fn wait_unless(path: &Path, is_cancelled: &dyn Fn() -> bool) -> Result<Lock, Error> {
+        let mut pause = LOOK_FIRST;
+        loop {
+            if is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if let Some(lock) = Lock::try_exclusive(path)? {
+                return Ok(lock);
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LOOK_LAST);
+        }
+    }
+
     /// Takes the lock exclusively if it is free now.
     pub(crate) fn try_exclusive(path: &Path) -> Result<Option<Lock>, Error> {
         let file = open(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) if is_current(&file, path) => Ok(Some(Lock { _file: file })),
-            Ok(()) | Err(Errno::WOULDBLOCK) => Ok(None),
+            Ok(()) | Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
             Err(error) => Err(Error::io("lock", path)(error)),
         }
     }
@@ -52,7 +75,7 @@ impl Lock {
     /// Whether somebody holds the lock; a missing file is held by nobody.
     pub(crate) fn is_held(path: &Path) -> bool {
         let Ok(file) = File::open(path) else { return false };
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
     }
 }
 

@@ -1,11 +1,12 @@
 //! Small JSON records: the store's only metadata.
 //!
-//! A record carries its version and is replaced by write-temp, fsync, rename, fsync of the folder, so that a reader sees the
-//! old or the new one whole. Temporaries live in the writer's workspace and go when it does.
+//! A record carries its version and is replaced by write-temp, fsync, rename, so that a reader sees the old or the new one
+//! whole, also after a loss of power. One that is new is not always synced: it may then be missing or torn after a loss of
+//! power, and whoever reads it takes both for the same. Temporaries live in the writer's workspace and go when it does.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,8 @@ struct Version {
 pub(crate) enum Durable {
     /// Loss of power.
     Now,
-    /// The end of this process; what else it must survive is settled later.
+    /// The end of this process. A loss of power before the store is settled may lose it, as if it had never been written:
+    /// what was there before stays whole until then.
     Later,
 }
 
@@ -47,7 +49,9 @@ pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error>
     };
     let bytes = match bytes {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(error) => return Err(Error::io("read", path)(error)),
     };
     match serde_json::from_slice::<Version>(&bytes) {
@@ -67,17 +71,19 @@ pub(crate) fn store<T: Serialize>(
     body: &T,
     durable: Durable,
 ) -> Result<(), Error> {
-    let json = serde_json::to_vec_pretty(&Written { version: VERSION, body })
-        .map_err(|error| Error::Record { path: path.to_owned(), reason: error.to_string() })?;
-    publish(path, scratch, &json, durable)
+    publish(path, scratch, &encode(path, body)?, durable)
 }
 
-/// Writes bytes in `scratch` and moves them to `path`.
+/// Writes bytes in `scratch` and moves them to `path`. Nothing is done if they are there already.
 pub(crate) fn publish(path: &Path, scratch: &Path, bytes: &[u8], durable: Durable) -> Result<(), Error> {
+    if durable == Durable::Later && fs::read(path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
     let temporary = scratch.join(format!("record-{}", unique()));
     let mut file = File::create_new(&temporary).map_err(Error::io("create", &temporary))?;
     file.write_all(bytes).map_err(Error::io("write", &temporary))?;
-    if durable == Durable::Now {
+    // A file that is renamed over another before its bytes are on disk may be empty after a loss of power, and the other gone.
+    if durable == Durable::Now || path.exists() {
         file.sync_all().map_err(Error::io("sync", &temporary))?;
     }
     fs::rename(&temporary, path).map_err(Error::io("rename", path))?;
@@ -87,6 +93,18 @@ pub(crate) fn publish(path: &Path, scratch: &Path, bytes: &[u8], durable: Durabl
         sync_folder(folder)?;
     }
     Ok(())
+}
+
+/// Writes a record in `scratch` that somebody else syncs and then moves to `path`.
+pub(crate) fn stage<T: Serialize>(path: &Path, scratch: &Path, body: &T) -> Result<PathBuf, Error> {
+    let temporary = scratch.join(format!("record-{}", unique()));
+    fs::write(&temporary, encode(path, body)?).map_err(Error::io("write", &temporary))?;
+    Ok(temporary)
+}
+
+fn encode<T: Serialize>(path: &Path, body: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec_pretty(&Written { version: VERSION, body })
+        .map_err(|error| Error::Record { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// Makes renames in a folder durable.

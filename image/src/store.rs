@@ -1,25 +1,25 @@
 //! The store: the one door to images, layers and snapshots.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::path::Path;
+use std::sync::Arc;
 
 use cofferdam_registry::{Digest, ImageRef};
 use serde::Serialize;
 
+use crate::background::Background;
 use crate::error::Error;
 use crate::event::PullEvent;
-use crate::fixup::FixupRecord;
 use crate::gc::{self, Collected};
 use crate::image::{self, Image};
 use crate::import::{self, ImportOptions};
-use crate::layer::LayerRecord;
 use crate::layout::{self, Layout};
 use crate::lock::{Lock, Mode};
+use crate::options::{Durability, StoreOptions};
 use crate::pull::{self, PullOptions};
-use crate::record::{self, Durable};
+use crate::settle;
 use crate::snapshot::{self, Snapshot};
+use crate::verify::{self, Verified, VerifyOptions};
 use crate::workspace::{self, Workspace};
 
 /// A folder with images, layers and snapshots. Any number of processes may have it open; none of them is a daemon.
@@ -30,7 +30,7 @@ use crate::workspace::{self, Workspace};
 #[derive(Clone, Debug)]
 pub struct Store {
     layout: Arc<Layout>,
-    background: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    background: Arc<Background>,
 }
 
 /// What [`Store::remove`] did.
@@ -43,18 +43,33 @@ pub struct Removed {
 }
 
 impl Store {
-    /// Opens the store at `root`, making it if needed, and clears away what dead processes left half-made.
+    /// Opens the store at `root` as [`StoreOptions::default`] says.
     pub fn open(root: &Path) -> Result<Store, Error> {
-        let layout = Layout::create(root)?;
-        {
+        Store::open_with(root, StoreOptions::default())
+    }
+
+    /// Opens the store at `root`, making it if needed, and clears away what dead processes left half-made.
+    ///
+    /// Refuses a store that belongs to another user or that was made in a format that this program does not know.
+    pub fn open_with(root: &Path, options: StoreOptions) -> Result<Store, Error> {
+        let layout = Layout::create(root, options)?;
+        if workspace::any_dead(&layout)? {
             let store = Lock::wait(&layout.store_lock(), Mode::Exclusive)?;
             workspace::reap(&layout, &store)?;
         }
         let store = Store { layout: Arc::new(layout), background: Arc::default() };
         if !store.layout.list("trash")?.is_empty() {
-            store.in_background(|layout| drop(layout.empty_trash()));
+            store.empty_trash_later();
+        }
+        if settle::is_expected(&store.layout) && store.options().durability != Durability::None {
+            store.settle_later();
         }
         Ok(store)
+    }
+
+    /// How the store is operated.
+    pub fn options(&self) -> &StoreOptions {
+        self.layout.options()
     }
 
     /// Where the store is.
@@ -70,7 +85,7 @@ impl Store {
         progress: &dyn Fn(PullEvent),
     ) -> Result<Image, Error> {
         let digest = pull::pull(&self.layout, reference, options, progress)?;
-        self.in_background(|layout| drop(settle(layout)));
+        self.stored()?;
         self.image(&digest)?.ok_or_else(|| Error::UnknownImage { name: reference.familiar() })
     }
 
@@ -97,7 +112,7 @@ impl Store {
     }
 
     fn imported(&self, digests: &[Digest]) -> Result<Vec<Image>, Error> {
-        self.in_background(|layout| drop(settle(layout)));
+        self.stored()?;
         let images = digests.iter().map(|digest| {
             self.image(digest)?.ok_or_else(|| Error::UnknownImage { name: digest.to_string() })
         });
@@ -182,7 +197,7 @@ impl Store {
     /// Removes layers and documents that no image, snapshot or running operation needs. Images stay, named or not.
     pub fn gc(&self) -> Result<Collected, Error> {
         let collected = gc::collect(&self.layout)?;
-        self.in_background(|layout| drop(layout.empty_trash()));
+        self.empty_trash_later();
         Ok(collected)
     }
 
@@ -204,70 +219,49 @@ impl Store {
     /// Removes a snapshot with everything written to it; it must not be mounted. Returns whether there was one.
     pub fn remove_snapshot(&self, key: &str) -> Result<bool, Error> {
         let existed = snapshot::remove(&self.layout, key)?;
-        self.in_background(|layout| drop(layout.empty_trash()));
+        self.empty_trash_later();
         Ok(existed)
+    }
+
+    /// Looks whether what is stored is still what was pulled or imported. What is damaged is discarded, so that the next pull
+    /// or import heals it. Reads all of it, and takes as long.
+    pub fn verify(&self, options: &VerifyOptions) -> Result<Verified, Error> {
+        let verified = verify::verify(&self.layout, options)?;
+        self.empty_trash_later();
+        Ok(verified)
     }
 
     /// Waits until everything stored would survive a loss of power and everything removed has left the disk. Done in the
     /// background otherwise; a process that ends earlier leaves it to the next.
     pub fn settle(&self) -> Result<(), Error> {
-        for job in self.jobs().drain(..).collect::<Vec<_>>() {
-            // A job that panicked left its work undone, which is then done here.
-            drop(job.join());
+        self.background.finish();
+        if settle::is_expected(&self.layout) {
+            settle::settle(&self.layout)?;
         }
-        settle(&self.layout)?;
         self.layout.empty_trash()
     }
 
-    fn in_background(&self, job: impl FnOnce(&Layout) + Send + 'static) {
+    /// Something came in: it is made durable as the options say, and makes room for itself.
+    fn stored(&self) -> Result<(), Error> {
+        settle::expect(&self.layout)?;
+        match self.options().durability {
+            Durability::Sync => settle::settle(&self.layout),
+            Durability::Deferred => {
+                self.settle_later();
+                Ok(())
+            }
+            Durability::None => Ok(()),
+        }
+    }
+
+    fn settle_later(&self) {
         let layout = Arc::clone(&self.layout);
-        let thread = thread::Builder::new().name("cofferdam-store".to_owned()).spawn(move || job(&layout));
-        let mut jobs = self.jobs();
-        jobs.retain(|job| !job.is_finished());
-        // Without a thread the work is left to the next opening of the store, as after a crash.
-        jobs.extend(thread.ok());
+        // What cannot be made durable now stays marked, and is tried again by whoever opens the store next.
+        self.background.start_soon(move || drop(settle::settle(&layout)));
     }
 
-    fn jobs(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.background.lock().unwrap_or_else(PoisonError::into_inner)
+    fn empty_trash_later(&self) {
+        let layout = Arc::clone(&self.layout);
+        self.background.start(move || drop(layout.empty_trash()));
     }
-}
-
-/// Makes layers durable that were published without fsync: one syncfs for all, then their records say so.
-fn settle(layout: &Layout) -> Result<(), Error> {
-    let mut layers: Vec<(PathBuf, LayerRecord)> = Vec::new();
-    for name in layout.list("layers")? {
-        let path = layout.at("layers").join(&name).join("layer.json");
-        layers.extend(record::load::<LayerRecord>(&path)?.filter(|r| !r.fence.durable).map(|r| (path, r)));
-    }
-    let mut fixups: Vec<(PathBuf, FixupRecord)> = Vec::new();
-    for name in layout.list("fixups")? {
-        let path = layout.at("fixups").join(&name).join("fixup.json");
-        fixups.extend(record::load::<FixupRecord>(&path)?.filter(|r| !r.fence.durable).map(|r| (path, r)));
-    }
-    if layers.is_empty() && fixups.is_empty() {
-        return Ok(());
-    }
-    let workspace = Workspace::create(layout)?;
-    let root = std::fs::File::open(layout.root()).map_err(Error::io("open", layout.root()))?;
-    rustix::fs::syncfs(&root).map_err(Error::io("sync", layout.root()))?;
-    for (path, mut record) in layers {
-        if !path.exists() {
-            continue;
-        }
-        let lock = layout.lock(&layout::layer(&record.diff_id).replace('/', "-"));
-        // Somebody is about to rewrite this record; the next settling finds it.
-        let Some(_held) = Lock::try_exclusive(&lock)? else { continue };
-        if record.fence.holds() && path.exists() {
-            record.fence.durable = true;
-            record::store(&path, workspace.path(), &record, Durable::Now)?;
-        }
-    }
-    for (path, mut record) in fixups {
-        if record.fence.holds() && path.exists() {
-            record.fence.durable = true;
-            record::store(&path, workspace.path(), &record, Durable::Now)?;
-        }
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@ use tar_core::parse::{Limits as TarLimits, ParseError, ParseEvent, Parser};
 use crate::entry::Entry;
 use crate::error::LayerError;
 use crate::limits::{Limits, METADATA_LIMIT_BYTES, PATH_LIMIT_BYTES, SPARSE_REGION_LIMIT};
+use crate::recipe::{Rest, is_in_tree};
 use crate::ring::{HEADROOM_BYTES, Supply};
 
 /// The largest header with everything that belongs to it: PAX records, two long names, a sparse map, and their blocks.
@@ -35,6 +36,12 @@ pub(crate) struct TarReader<S: Supply> {
     padding: u64,
     entries: u64,
     position: u64,
+    /// Where everything goes that is not the data of a file in the tree.
+    rest: Rest,
+    /// The current entry's data belongs to it too.
+    is_rest: bool,
+    /// The stream holds nothing else.
+    is_without_data: bool,
 }
 
 impl<S: Supply> TarReader<S> {
@@ -61,7 +68,24 @@ impl<S: Supply> TarReader<S> {
             padding: 0,
             entries: 0,
             position: 0,
+            rest: Rest::Dropped,
+            is_rest: false,
+            is_without_data: false,
         }
+    }
+
+    /// Has the archive's recipe written as it is read.
+    pub(crate) fn recording(self, rest: Rest) -> TarReader<S> {
+        TarReader { rest, ..self }
+    }
+
+    /// Reads a recipe: an archive without the data of the files in the tree.
+    pub(crate) fn without_data(self, rest: Rest) -> TarReader<S> {
+        TarReader { rest, is_without_data: true, ..self }
+    }
+
+    pub(crate) fn rest(&mut self) -> &mut Rest {
+        &mut self.rest
     }
 
     /// The next entry; `None` at the end of the archive. What was not read of the last entry's data is passed over.
@@ -93,17 +117,24 @@ impl<S: Supply> TarReader<S> {
         let piece = self.start..self.start + count;
         self.start += count;
         self.data -= count as u64;
+        if self.is_rest {
+            self.rest.add(&self.buffer[piece.clone()])?;
+        }
         Ok(&self.buffer[piece])
     }
 
     /// Reads what follows the archive's end, and gives the tar's digest and size in bytes.
     pub(crate) fn finish(mut self) -> Result<(Digest, u64), LayerError> {
-        loop {
-            self.start = self.end;
-            if !self.fill(1)? {
-                return Ok((self.hasher.finish(), self.position));
-            }
-        }
+        while self.pass()? {}
+        self.rest.finish()?;
+        Ok((self.hasher.finish(), self.position))
+    }
+
+    /// Passes over what is at hand, whatever it is; false at the end of the stream.
+    pub(crate) fn pass(&mut self) -> Result<bool, LayerError> {
+        self.rest.add(&self.buffer[self.start..self.end])?;
+        self.start = self.end;
+        self.fill(1)
     }
 
     fn parse(&mut self) -> Result<Step, LayerError> {
@@ -124,6 +155,7 @@ impl<S: Supply> TarReader<S> {
             ParseEvent::GlobalExtensions { consumed, .. } => (consumed, Step::Again),
             ParseEvent::End { consumed } => (consumed, Step::End),
         };
+        self.rest.add(&self.buffer[self.start..self.start + consumed])?;
         self.start += consumed;
         Ok(step)
     }
@@ -133,7 +165,8 @@ impl<S: Supply> TarReader<S> {
         if self.entries > self.limits.entries {
             return Err(LayerError::Limit { what: "the number of entries", limit: self.limits.entries });
         }
-        self.data = entry.size;
+        self.is_rest = !is_in_tree(&entry);
+        self.data = if self.is_without_data && !self.is_rest { 0 } else { entry.size };
         self.padding = entry.size.next_multiple_of(BLOCK_BYTES) - entry.size;
         Ok(entry)
     }
@@ -143,6 +176,7 @@ impl<S: Supply> TarReader<S> {
         if self.end - self.start < padding && !self.fill(padding)? {
             return Err(self.corrupt("it ends in the middle of a file's padding"));
         }
+        self.rest.add(&self.buffer[self.start..self.start + padding])?;
         self.start += padding;
         Ok(())
     }

@@ -20,6 +20,7 @@ use crate::decode::TarStream;
 use crate::error::{Error, LayerError};
 use crate::extract::Extracted;
 use crate::limits::Limits;
+use crate::recipe::Rest;
 use crate::ring::{RingReader, ring};
 use crate::tar::TarReader;
 
@@ -36,22 +37,27 @@ pub(crate) struct Unpacked {
 /// Makes the sink on the confined thread, where `folder` is all that there is.
 pub(crate) type OpenSink = fn(OwnedFd) -> Result<Box<dyn Sink>, LayerError>;
 
-/// Unpacks `stream` into a sink that keeps what it makes in `folder`. The blob's digest and size are compared; the tar's are
-/// the caller's to.
+/// Unpacks `stream` into a sink that keeps what it makes in `folder`, and writes what the tree lacks of the tar to `recipe`.
+/// The blob's digest and size are compared; the tar's are the caller's to.
 pub(crate) fn unpack<R: Read>(
     mut stream: TarStream<R>,
     folder: &Path,
     open_sink: OpenSink,
+    recipe: &Path,
     algorithm: Algorithm,
     limits: Limits,
 ) -> Result<Unpacked, LayerError> {
     let (writer, reader) = ring();
-    let (fed, made) = thread::scope(|scope| {
-        let work = move |root| make(open_sink(root)?, reader, algorithm, limits);
+    let (rest, recipe_writer) = Rest::sent();
+    let (fed, made, written) = thread::scope(|scope| {
+        let written = scope.spawn(move || recipe_writer.write(recipe));
+        let work =
+            move |root| make(open_sink(root)?, TarReader::new(reader, algorithm, limits).recording(rest));
         let thread = confined::spawn(scope, "cofferdam-unpack", folder, work);
         let fed = stream.feed(writer);
-        (fed, thread.map(thread::ScopedJoinHandle::join))
+        (fed, thread.map(thread::ScopedJoinHandle::join), written.join())
     });
+    written.unwrap_or(Err(Error::Cancelled))?;
     let made = match made.map_err(Error::io("start a thread for", folder))? {
         Ok(made) => made.map_err(Error::io("confine the thread for", folder))?,
         Err(_) => Err(LayerError::Read(std::io::Error::other("the unpacking thread panicked"))),
@@ -69,13 +75,7 @@ pub(crate) fn unpack<R: Read>(
 
 type Made = (Extracted, Digest, u64);
 
-fn make(
-    mut sink: Box<dyn Sink>,
-    supply: RingReader,
-    algorithm: Algorithm,
-    limits: Limits,
-) -> Result<Made, LayerError> {
-    let mut tar = TarReader::new(supply, algorithm, limits);
+fn make(mut sink: Box<dyn Sink>, mut tar: TarReader<RingReader>) -> Result<Made, LayerError> {
     while let Some(entry) = tar.next()? {
         sink.add(entry, &mut tar)?;
     }

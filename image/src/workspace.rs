@@ -60,6 +60,12 @@ impl Drop for Workspace {
     }
 }
 
+/// Whether there is a workspace whose owner is dead; or one that is only being made, which [`reap`] then tells apart.
+pub(crate) fn any_dead(layout: &Layout) -> Result<bool, Error> {
+    let names = layout.list("tmp")?;
+    Ok(names.iter().any(|name| !Lock::is_held(&layout.tmp().join(name).join("lock"))))
+}
+
 /// Discards the workspaces of dead owners and returns what the living ones lease. The caller holds the store's lock
 /// exclusively.
 pub(crate) fn reap(layout: &Layout, _store: &Lock) -> Result<BTreeSet<String>, Error> {
