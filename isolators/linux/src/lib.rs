@@ -27,6 +27,7 @@ pub mod sealed;
 pub mod seccomp;
 pub mod sibling;
 pub mod signal;
+pub mod spawn;
 pub mod tap;
 pub mod terminal;
 pub mod wait;

@@ -17,28 +17,28 @@ pub struct Child {
 /// `struct clone_args` of clone3(2), version 2 (Linux 5.7).
 #[repr(C)]
 #[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
+pub(crate) struct CloneArgs {
+    pub(crate) flags: u64,
+    pub(crate) pidfd: u64,
+    pub(crate) child_tid: u64,
+    pub(crate) parent_tid: u64,
+    pub(crate) exit_signal: u64,
+    pub(crate) stack: u64,
+    pub(crate) stack_size: u64,
+    pub(crate) tls: u64,
+    pub(crate) set_tid: u64,
+    pub(crate) set_tid_size: u64,
+    pub(crate) cgroup: u64,
 }
 
 /// The child becomes the caller's sibling, clone(2).
 pub const CLONE_PARENT: u64 = 0x8000;
-const CLONE_PIDFD: u64 = 0x1000;
+pub(crate) const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_PARENT_SETTID: u64 = 0x0010_0000;
-const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+pub(crate) const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_NEWUSER: u64 = 0x1000_0000;
 const CLONE_NEWPID: u64 = 0x2000_0000;
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+pub(crate) const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Clones a child with the namespaces in `flags` (`CLONE_NEW*`), straight into the v2 cgroup `cgroup` when given, and
 /// runs `body` in it; what `body` returns is the child's exit status. The child starts with every signal blocked and no
@@ -167,6 +167,23 @@ fn last_errno() -> Errno {
 /// Turns the result of a libc call into ours. *Child-safe* (the child owns its copy of `errno`).
 pub(crate) fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
     if result < 0 { Err(last_errno()) } else { Ok(result) }
+}
+
+/// As [`check`] for a call whose result is the kernel's own: a negative number is the error.
+pub(crate) fn check_raw(result: isize) -> Result<isize, Errno> {
+    if result < 0 { Err(Errno::from_raw_os_error(-(result as i32))) } else { Ok(result) }
+}
+
+/// A copy of a descriptor, by number, with a number of at least `least`. *Child-safe.*
+pub(crate) fn duplicate_from(descriptor: i32, least: i32) -> Result<i32, Errno> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_fcntl, descriptor, libc::F_DUPFD, least) }).map(|fd| fd as i32)
+}
+
+/// Makes `target` a copy of another descriptor, by number, that exec leaves open. *Child-safe.*
+pub(crate) fn duplicate_onto(descriptor: i32, target: i32) -> Result<(), Errno> {
+    // SAFETY: integers only; called in the child, where no value owns `target`.
+    check(unsafe { libc::syscall(libc::SYS_dup3, descriptor, target, 0) }).map(drop)
 }
 
 /// Joins the namespaces in `flags` that `fd` names: a namespace file, or a pidfd (Linux 5.8). *Child-safe.*
