@@ -2,16 +2,19 @@
 
 use std::time::Instant;
 
-use crate::call::{Answer, Extra, Operation, Resolved, Subject, input};
-use crate::caller::{Attachment, Caller, NetnsFate};
+use crate::call::{Answer, Extra, Operation, Subject, input};
+use crate::caller::{Attachment, Caller, NetnsFate, Undeclared};
 use crate::config::NetworkList;
 use crate::error::{Error, Failure, Verb};
 use crate::lock::{Lock, Sharing};
 use crate::name::ContainerId;
 use crate::object::Object;
 use crate::plugin::Code;
-use crate::record::{Durable, Record, RecordState};
+use crate::record::{Record, RecordState};
+use crate::resolve::Resolved;
 use crate::result::AddResult;
+use crate::store::Durable;
+use crate::tree::Tree;
 
 impl Caller {
     /// Attaches a container to a network and returns what the whole chain achieved.
@@ -19,35 +22,35 @@ impl Caller {
     /// An attachment that a crash left half done is undone first. On failure everything done is undone, and the record is
     /// removed; if that fails too, the record stays and [`Caller::detach`] can be called again.
     pub fn attach(&self, list: &NetworkList, attachment: &Attachment) -> Result<AddResult, Error> {
-        check_request(list, attachment)?;
+        self.check_request(list, attachment)?;
         let _network = self.lock_network(list.name.as_str(), Sharing::Shared)?;
-        let _container = self.lock_container(&attachment.container)?;
-        self.clear_the_way(list, attachment)?;
+        let held = self.lock_container(&attachment.container)?;
+        self.clear_the_way(list, attachment, &held.tree)?;
 
         let mut plugins = Vec::with_capacity(list.plugins.len());
         for plugin in &list.plugins {
             plugins.push(self.resolve(&plugin.kind, &plugin.object, &list.name)?);
         }
+        let list = &*self.agree(list, &plugins)?;
         let implementations = plugins.iter().map(Resolved::implementation).collect();
         let mut record = Record::new(list, attachment, implementations);
         self.store.write(&record, Durable::Name)?;
 
-        match self.add_chain(list, attachment, &plugins, &mut record) {
+        match self.add_chain(list, attachment, &plugins, &mut record, &held.tree) {
             Ok(result) => {
                 record.set_added();
                 self.store.write(&record, Durable::Content).map(|()| result).or_else(|error| {
-                    self.delete_chain(&record, list, NetnsFate::Stays)?;
+                    self.delete_chain(&record, list, NetnsFate::Stays, &held.tree)?;
                     Err(error)
                 })
             }
-            Err(failure) => Err(self.undo(&record, list, failure)),
+            Err(failure) => Err(self.undo(&record, list, failure, &held.tree)),
         }
     }
 
-    fn clear_the_way(&self, list: &NetworkList, attachment: &Attachment) -> Result<(), Error> {
-        let Some(record) = self.store.find(&list.name, &attachment.container, &attachment.if_name)? else {
-            return Ok(());
-        };
+    fn clear_the_way(&self, list: &NetworkList, attachment: &Attachment, tree: &Tree) -> Result<(), Error> {
+        let otherwise = Record::new(list, attachment, Vec::new());
+        let Some(record) = self.store.find_any(&otherwise)? else { return Ok(()) };
         if record.state() == RecordState::Added && !record.is_from_another_boot() {
             return Err(Error::Attached {
                 container: attachment.container.clone(),
@@ -56,7 +59,7 @@ impl Caller {
             });
         }
         let stored = record.network_list()?;
-        self.delete_chain(&record, &stored, NetnsFate::Stays)
+        self.delete_chain(&record, &stored, NetnsFate::Stays, tree)
     }
 
     fn add_chain(
@@ -65,6 +68,7 @@ impl Caller {
         attachment: &Attachment,
         plugins: &[Resolved],
         record: &mut Record,
+        tree: &Tree,
     ) -> Result<AddResult, AddFailure> {
         let operation = Operation {
             caller: self,
@@ -78,6 +82,7 @@ impl Caller {
                 fate: NetnsFate::Stays,
                 args: &attachment.args,
             }),
+            tree,
             deadline: Instant::now() + self.options.deadlines.add,
         };
         let capabilities = attachment.capabilities.to_object();
@@ -102,12 +107,12 @@ impl Caller {
     }
 
     /// The specification wants DEL after a failed ADD, of the whole list.
-    fn undo(&self, record: &Record, list: &NetworkList, failure: AddFailure) -> Error {
+    fn undo(&self, record: &Record, list: &NetworkList, failure: AddFailure, tree: &Tree) -> Error {
         let undone = match &failure {
             AddFailure::Plugin { first: true, failure } if failure.code == Some(Code::UNKNOWN_CONTAINER) => {
                 self.store.remove(record.network(), record.container(), record.if_name())
             }
-            _ => self.delete_chain(record, list, NetnsFate::Stays),
+            _ => self.delete_chain(record, list, NetnsFate::Stays, tree),
         };
         match (failure, undone) {
             (AddFailure::Plugin { failure, .. }, Ok(())) => Error::Plugin(failure),
@@ -124,30 +129,49 @@ impl Caller {
         Lock::take(&path, sharing, self.options.deadlines.lock, &format!("network {network}"))
     }
 
-    pub(crate) fn lock_container(&self, container: &ContainerId) -> Result<Lock, Error> {
+    pub(crate) fn lock_container(&self, container: &ContainerId) -> Result<Held, Error> {
         let path = self.store.lock_path("container", container.as_str());
         let what = format!("the networks of container {container}");
-        Ok(Lock::take(&path, Sharing::Exclusive, self.options.deadlines.lock, &what)?.removing(&path))
+        let lock = Lock::take(&path, Sharing::Exclusive, self.options.deadlines.lock, &what)?.removing(&path);
+        Ok(Held { tree: self.store.tree("container", container.as_str()), _lock: lock })
     }
+
+    /// Refuses what can be refused before anything was touched.
+    fn check_request(&self, list: &NetworkList, attachment: &Attachment) -> Result<(), Error> {
+        for (key, value) in &attachment.args {
+            if key.is_empty() || [key, value].iter().any(|text| text.contains([';', '=', '\0'])) {
+                return Err(Error::Argument { key: key.clone(), value: value.clone() });
+            }
+        }
+        if attachment.if_name.as_str() == "lo" && list.plugins.iter().any(|plugin| plugin.kind != "loopback")
+        {
+            return Err(Error::Loopback { network: list.name.clone() });
+        }
+        self.check_capabilities(list, attachment)?;
+        cofferdam_linux::namespace::open_netns(&attachment.netns)
+            .map(drop)
+            .map_err(|errno| Error::Netns { path: attachment.netns.clone(), errno })
+    }
+
+    fn check_capabilities(&self, list: &NetworkList, attachment: &Attachment) -> Result<(), Error> {
+        for (capability, missed) in attachment.capabilities.undeclared(|name| list.declares(name)) {
+            let error = Error::Undeclared { network: list.name.clone(), capability };
+            if missed && attachment.undeclared == Undeclared::Refuse {
+                return Err(error);
+            }
+            self.warn(&error.to_string());
+        }
+        Ok(())
+    }
+}
+
+/// A container that nobody else works on, and where the programs run that do. The programs are ended first.
+pub(crate) struct Held {
+    pub(crate) tree: Tree,
+    _lock: Lock,
 }
 
 enum AddFailure {
     Plugin { first: bool, failure: Box<Failure> },
     Own(Error),
-}
-
-/// Refuses what can be refused before anything was touched.
-fn check_request(list: &NetworkList, attachment: &Attachment) -> Result<(), Error> {
-    for (key, value) in &attachment.args {
-        if key.is_empty() || [key, value].iter().any(|text| text.contains([';', '=', '\0'])) {
-            return Err(Error::Argument { key: key.clone(), value: value.clone() });
-        }
-    }
-    let undeclared = attachment.capabilities.first_undeclared(|capability| list.declares(capability));
-    if let Some(capability) = undeclared {
-        return Err(Error::Undeclared { network: list.name.clone(), capability });
-    }
-    cofferdam_linux::namespace::open_netns(&attachment.netns)
-        .map(drop)
-        .map_err(|errno| Error::Netns { path: attachment.netns.clone(), errno })
 }

@@ -1,28 +1,29 @@
 //! One call of one plugin: its input, its environment, who does it, and what it answered.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::caller::{Caller, NetnsFate, Prefer};
+use crate::caller::{Caller, NetnsFate};
 use crate::config::{NetworkList, PluginConfig};
-use crate::error::{Error, Failure, Kind, Verb};
+use crate::error::{Failure, Kind, Verb};
 use crate::exec::{self, ExecError};
 use crate::name::{ContainerId, IfName, NetworkName};
 use crate::object::Object;
+use crate::observe::Call;
 use crate::plugin::{Code, Delegate, Plugin, PluginError, Request};
-use crate::record::Implementation;
-use crate::result::AddResult;
+use crate::resolve::Resolved;
+use crate::result::{AddResult, ResultError};
+use crate::tree::Tree;
 use crate::version::Version;
 
-/// Variables of our environment that every plugin may see.
-const PASSED: [&str; 13] = [
+/// Variables of our environment that every plugin may see; beside them those that begin with `LC_`.
+const PASSED: [&str; 12] = [
     "HOME",
     "TZ",
     "LANG",
-    "LC_ALL",
     "http_proxy",
     "https_proxy",
     "no_proxy",
@@ -48,22 +49,6 @@ pub(crate) struct Subject<'a> {
     pub(crate) args: &'a [(String, String)],
 }
 
-/// Who does a call.
-#[derive(Clone)]
-pub(crate) enum Resolved {
-    Builtin(&'static dyn Plugin),
-    External(PathBuf),
-}
-
-impl Resolved {
-    pub(crate) fn implementation(&self) -> Implementation {
-        match self {
-            Self::Builtin(_) => Implementation::Builtin,
-            Self::External(path) => Implementation::Path(path.clone()),
-        }
-    }
-}
-
 /// What a plugin answered: its own bytes, and what we read in them.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -79,6 +64,8 @@ pub(crate) struct Operation<'a> {
     pub(crate) verb: Verb,
     /// Absent for GC and STATUS.
     pub(crate) subject: Option<Subject<'a>>,
+    /// Where the programs run that do it.
+    pub(crate) tree: &'a Tree,
     pub(crate) deadline: Instant,
 }
 
@@ -121,82 +108,6 @@ pub(crate) fn input(
     Ok(object)
 }
 
-impl Caller {
-    /// Decides who does the calls of a plugin.
-    pub(crate) fn resolve(
-        &self,
-        kind: &str,
-        config: &Object,
-        network: &NetworkName,
-    ) -> Result<Resolved, Error> {
-        let builtin = self.options.builtins.iter().copied().find(|plugin| plugin.kind() == kind);
-        let external = || find_program(&self.options.plugin_path, kind);
-        let chosen = match (self.options.prefer, builtin) {
-            (Prefer::Builtin, Some(builtin)) => Some(Resolved::Builtin(builtin)),
-            (Prefer::Auto, Some(builtin)) if builtin.supports(config).is_ok() => {
-                Some(Resolved::Builtin(builtin))
-            }
-            _ => external().program.map(Resolved::External),
-        };
-        // Better our own plugin with its own error than no plugin.
-        chosen.or_else(|| builtin.map(Resolved::Builtin)).ok_or_else(|| Error::PluginMissing {
-            plugin: kind.into(),
-            network: network.clone(),
-            searched: self.options.plugin_path.clone(),
-            note: external().note,
-        })
-    }
-
-    /// Decides who does the calls of a plugin whose ADD is on record.
-    pub(crate) fn resolve_again(
-        &self,
-        recorded: Option<&Implementation>,
-        plugin: &PluginConfig,
-        network: &NetworkName,
-    ) -> Result<Resolved, Error> {
-        match recorded {
-            Some(Implementation::Builtin) => {
-                let builtin =
-                    self.options.builtins.iter().copied().find(|builtin| builtin.kind() == plugin.kind);
-                if let Some(builtin) = builtin {
-                    return Ok(Resolved::Builtin(builtin));
-                }
-            }
-            Some(Implementation::Path(path)) if is_program(path) => {
-                return Ok(Resolved::External(path.clone()));
-            }
-            _ => {}
-        }
-        self.resolve(&plugin.kind, &plugin.object, network)
-    }
-}
-
-struct Found {
-    program: Option<PathBuf>,
-    note: String,
-}
-
-/// The first executable file of that name; what is there but not executable is noted.
-fn find_program(path: &[PathBuf], kind: &str) -> Found {
-    let mut note = String::new();
-    for candidate in
-        path.iter().filter(|directory| directory.is_absolute()).map(|directory| directory.join(kind))
-    {
-        if is_program(&candidate) {
-            return Found { program: Some(candidate), note };
-        }
-        if candidate.exists() {
-            note = format!("; {} is there but is not an executable file", candidate.display());
-        }
-    }
-    Found { program: None, note }
-}
-
-fn is_program(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
-
 impl Operation<'_> {
     /// Calls a plugin; an ADD that answers "try again later" is repeated until the deadline.
     pub(crate) fn call(&self, kind: &str, who: &Resolved, input: &Object) -> Result<Answer, Box<Failure>> {
@@ -230,16 +141,52 @@ impl Operation<'_> {
     ) -> Result<Answer, Box<Failure>> {
         let started = Instant::now();
         match who {
-            Resolved::Builtin(plugin) => self.call_builtin(*plugin, input, verb).map_err(|error| {
-                let mut failure = self.failure(kind, verb, error.message);
-                failure.code = Some(error.code);
-                failure.details = error.details;
-                failure.kind = error.code.kind();
-                failure.elapsed = started.elapsed();
-                failure
-            }),
+            Resolved::Builtin(plugin) => {
+                let answer = self.call_builtin(*plugin, input, verb);
+                let told = match &answer {
+                    Ok(answer) => answer.raw.as_deref().map_or("", RawValue::get).to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                self.tell(kind, who, verb, &input.to_text(), &told, "", started.elapsed());
+                answer.map_err(|error| {
+                    let mut failure = self.failure(kind, verb, error.message);
+                    failure.code = Some(error.code);
+                    failure.details = error.details;
+                    failure.kind = error.code.kind();
+                    failure.elapsed = started.elapsed();
+                    failure
+                })
+            }
             Resolved::External(path) => self.call_external(kind, path, input, verb, started),
         }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one value that is made here alone")]
+    fn tell(
+        &self,
+        plugin: &str,
+        who: &Resolved,
+        verb: Verb,
+        input: &str,
+        output: &str,
+        stderr_tail: &str,
+        elapsed: Duration,
+    ) {
+        let Some(observer) = &self.caller.options.observer else { return };
+        let container = self.subject.map(|subject| subject.container);
+        let implementation = &who.implementation();
+        let network = self.network;
+        observer.called(&Call {
+            plugin,
+            verb,
+            network,
+            container,
+            implementation,
+            input,
+            output,
+            stderr_tail,
+            elapsed,
+        });
     }
 
     fn call_builtin(&self, plugin: &dyn Plugin, input: &Object, verb: Verb) -> Result<Answer, PluginError> {
@@ -286,18 +233,23 @@ impl Operation<'_> {
         started: Instant,
     ) -> Result<Answer, Box<Failure>> {
         let left = self.deadline.saturating_duration_since(started).max(Duration::from_millis(1));
-        let run = exec::run(path, &self.environment(verb), input.to_text().as_bytes(), left);
-        let output = run.map_err(|error| {
+        let text = input.to_text();
+        let run = exec::run(path, &self.environment(verb), text.as_bytes(), left, self.tree);
+        let (stdout, tail) = match &run {
+            Ok(output) => (String::from_utf8_lossy(&output.stdout), output.stderr_tail.as_str()),
+            Err(error) => ("".into(), error.stderr_tail()),
+        };
+        let who = Resolved::External(path.into());
+        self.tell(kind, &who, verb, &text, &stdout, tail, started.elapsed());
+        let output = run.as_ref().map_err(|error| {
             let interrupted = matches!(error, ExecError::Deadline(..));
             let mut failure = self.failure(kind, verb, error.to_string());
-            if let ExecError::Deadline(_, tail) = error {
-                failure.stderr_tail = tail;
-            }
+            failure.stderr_tail = error.stderr_tail().into();
             failure.elapsed = started.elapsed();
             failure.kind = if interrupted { Kind::Interrupted } else { Kind::Internal };
             failure
         })?;
-        self.read_output(kind, verb, &output)
+        self.read_output(kind, verb, output)
     }
 
     fn read_output(&self, kind: &str, verb: Verb, output: &exec::Output) -> Result<Answer, Box<Failure>> {
@@ -322,18 +274,12 @@ impl Operation<'_> {
         if verb != Verb::Add {
             return Ok(Answer { raw: None, result: AddResult::default() });
         }
-        let result = AddResult::parse(&stdout, self.version)
+        let (raw, result) = accept(&stdout, self.version)
             .map_err(|error| fail(format!("its answer cannot be used: {error}{}", excerpt(&stdout))))?;
-        let same_version = stdout.contains(&format!("\"{}\"", self.version));
-        let raw = match serde_json::from_str::<Box<RawValue>>(stdout.trim()) {
-            Ok(raw) if same_version && raw.get() != "null" => Ok(raw),
-            _ => print(&result, self.version),
-        };
-        let raw = raw.map_err(|error| fail(error.message))?;
         Ok(Answer { raw: Some(raw), result })
     }
 
-    fn failure(&self, kind: &str, verb: Verb, message: String) -> Box<Failure> {
+    pub(crate) fn failure(&self, kind: &str, verb: Verb, message: String) -> Box<Failure> {
         Box::new(Failure {
             plugin: kind.into(),
             verb,
@@ -348,11 +294,18 @@ impl Operation<'_> {
         })
     }
 
-    fn environment(&self, verb: Verb) -> Vec<(String, String)> {
+    pub(crate) fn environment(&self, verb: Verb) -> Vec<(String, String)> {
         let options = &self.caller.options;
         let mut variables = vec![("PATH".to_owned(), PATH.to_owned())];
-        let passed = PASSED.into_iter().chain(options.pass_environment.iter().map(String::as_str));
-        variables.extend(passed.filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))));
+        let passed = |name: &str| {
+            PASSED.contains(&name)
+                || name.starts_with("LC_")
+                || options.pass_environment.iter().any(|passed| passed == name)
+        };
+        let text = |value: std::ffi::OsString| value.into_string().ok();
+        let ours = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
+        variables
+            .extend(ours.filter(|(name, _)| passed(name) && name != "PATH" && !name.starts_with("CNI_")));
         let plugin_path: Vec<_> = options.plugin_path.iter().map(|path| path.display().to_string()).collect();
         let subject = self.subject;
         let text = |value: Option<String>| value.unwrap_or_default();
@@ -404,6 +357,30 @@ impl Delegate for Delegation<'_> {
     }
 }
 
+/// What a result holds by the specification; everything else is a plugin's own.
+const RESULT_KEYS: [&str; 7] = ["cniVersion", "interfaces", "ips", "routes", "dns", "ip4", "ip6"];
+
+/// Reads a result, and puts it into the network's version; what nobody knows in it stays.
+pub(crate) fn accept(text: &str, version: Version) -> Result<(Box<RawValue>, AddResult), ResultError> {
+    let result = AddResult::parse(text, version)?;
+    let text = text.trim();
+    let mut object: Object =
+        if matches!(text, "" | "null") { Object::new() } else { serde_json::from_str(text)? };
+    let said = object.get::<String>("cniVersion")?.and_then(|said| Version::parse(&said));
+    if said.is_none_or(|said| said == version) {
+        object.set("cniVersion", &version.to_string())?;
+        return Ok((RawValue::from_string(object.to_text())?, result));
+    }
+    let mut converted: Object = serde_json::from_str(&result.to_text(version)?)?;
+    object.remove_keys(|key| RESULT_KEYS.contains(&key));
+    for key in object.keys() {
+        if let Some(value) = object.raw(key) {
+            converted.set_raw(key, value.to_owned());
+        }
+    }
+    Ok((RawValue::from_string(converted.to_text())?, result))
+}
+
 fn print(result: &AddResult, version: Version) -> Result<Box<RawValue>, PluginError> {
     let text = result.to_text(version).map_err(|error| PluginError::new(Code::DECODE, error.to_string()))?;
     RawValue::from_string(text).map_err(|error| PluginError::new(Code::DECODE, error.to_string()))
@@ -421,9 +398,9 @@ pub(crate) struct SaidError {
 
 /// The error among the JSON values of the output, whatever the exit status: some plugins print a result before it.
 pub(crate) fn said_error(stdout: &str) -> Option<SaidError> {
-    let values = serde_json::Deserializer::from_str(stdout).into_iter::<serde_json::Value>();
-    let values = values.map_while(Result::ok).filter(|value| value.get("code").is_some());
-    values.filter_map(|value| SaidError::deserialize(value).ok()).find(|error| error.code != 0)
+    let values = serde_json::Deserializer::from_str(stdout).into_iter::<&RawValue>();
+    let mut said = values.map_while(Result::ok).filter_map(|value| serde_json::from_str(value.get()).ok());
+    said.find(|error: &SaidError| error.code != 0)
 }
 
 /// The beginning of an answer that makes no sense, for the message.
@@ -456,6 +433,23 @@ mod tests {
         let empty = RawValue::from_string("[]".into()).unwrap();
         let gc = derive(Extra { valid: Some(empty), ..Extra::default() });
         assert!(gc.contains(r#""cni.dev/attachments":[],"cni.dev/valid-attachments":[]"#), "{gc}");
+    }
+
+    #[test]
+    fn r2_what_nobody_knows_in_a_result_stays_whatever_its_version() {
+        let accept = |text: &str| accept(text, Version::V1_0_0).unwrap().0.get().to_owned();
+        let odd = r#"{"cniVersion":"","ips":[{"interface":-1,"address":"10.0.0.2/24"}],"vendor":{"big":12345678901234567890}}"#;
+        assert_eq!(accept(odd), odd.replace(r#""cniVersion":"""#, r#""cniVersion":"1.0.0""#));
+        assert_eq!(accept(""), r#"{"cniVersion":"1.0.0"}"#);
+        assert_eq!(accept("null"), r#"{"cniVersion":"1.0.0"}"#);
+        assert_eq!(
+            accept(
+                r#"{"cniVersion":"0.4.0","ips":[{"version":"4","address":"10.0.0.2/24","interface":7}],"dns":{},"x":1e400}"#
+            ),
+            r#"{"cniVersion":"1.0.0","ips":[{"interface":7,"address":"10.0.0.2/24"}],"x":1e400}"#
+        );
+        // The version of another value is no version of the result.
+        assert!(accept(r#"{"cniVersion":"0.4.0","x":"1.0.0"}"#).starts_with(r#"{"cniVersion":"1.0.0""#));
     }
 
     #[test]

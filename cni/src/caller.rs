@@ -1,13 +1,16 @@
 //! The caller: what an embedder configures once and calls for every attachment.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capability::Capabilities;
 use crate::error::Error;
-use crate::name::{ContainerId, IfName};
+use crate::name::{ContainerId, IfName, NetworkName};
+use crate::observe::Observer;
 use crate::plugin::Plugin;
-use crate::record::{Record, Store};
+use crate::record::Record;
+use crate::store::Store;
 
 /// Which implementation of a plugin is used if there are two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,6 +71,10 @@ pub struct Options {
     pub deadlines: Deadlines,
     /// Further variables of our environment that external plugins may see.
     pub pass_environment: Vec<String>,
+    /// Whether a network that allows several versions is spoken to in one that its plugins say they know.
+    pub probe_versions: bool,
+    /// Is told of every call, and of what is odd.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl Options {
@@ -80,6 +87,8 @@ impl Options {
             prefer: Prefer::default(),
             deadlines: Deadlines::default(),
             pass_environment: Vec::new(),
+            probe_versions: true,
+            observer: None,
         }
     }
 }
@@ -92,6 +101,16 @@ pub enum NetnsFate {
     Stays,
     /// Its last holder closes it at once: what is inside goes with it, so only the host's side is cleaned.
     Ends,
+}
+
+/// What becomes of an argument that no plugin of the network can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Undeclared {
+    /// An error for what its user would miss: ports, bandwidth, addresses, the device. A warning for the rest.
+    #[default]
+    Refuse,
+    /// A warning.
+    Warn,
 }
 
 /// One interface of one container on one network.
@@ -107,6 +126,8 @@ pub struct Attachment {
     pub args: Vec<(String, String)>,
     /// Ports, addresses and so on.
     pub capabilities: Capabilities,
+    /// What if no plugin declares one of them.
+    pub undeclared: Undeclared,
 }
 
 impl Attachment {
@@ -118,6 +139,7 @@ impl Attachment {
             if_name,
             args: Vec::new(),
             capabilities: Capabilities::default(),
+            undeclared: Undeclared::default(),
         }
     }
 }
@@ -135,6 +157,17 @@ impl Caller {
     pub fn open(options: Options) -> Result<Self, Error> {
         let store = Store::open(&options.state)?;
         Ok(Self { options, store })
+    }
+
+    /// Forgets an attachment whose DEL cannot succeed: its record goes, what its plugins made stays.
+    pub fn forget(
+        &self,
+        network: &NetworkName,
+        container: &ContainerId,
+        if_name: &IfName,
+    ) -> Result<(), Error> {
+        let _held = self.lock_container(container)?;
+        self.store.remove(network, container, if_name)
     }
 
     /// Every stored attachment, also those that a crash left half done, and for each unreadable record why.

@@ -184,10 +184,11 @@ impl Capabilities {
         serde_json::to_string(self).and_then(|text| serde_json::from_str(&text)).unwrap_or_default()
     }
 
-    /// The first argument given that `declared` does not hold for, of those that must not be dropped in silence.
-    pub(crate) fn first_undeclared(&self, declared: impl Fn(&str) -> bool) -> Option<&'static str> {
+    /// The arguments given that `declared` does not hold for, and whether their user would miss them.
+    pub(crate) fn undeclared(&self, declared: impl Fn(&str) -> bool) -> Vec<(String, bool)> {
         let given = self.to_object();
-        MUST_BE_DECLARED.into_iter().find(|name| given.raw(name).is_some() && !declared(name))
+        let missing = given.keys().filter(|name| !declared(name));
+        missing.map(|name| (name.to_owned(), MUST_BE_DECLARED.contains(&name))).collect()
     }
 }
 
@@ -196,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_spellings_of_a_port_mapping_are_read_and_one_is_written() {
+    fn s11_both_spellings_of_a_port_mapping_are_read_and_one_is_written() {
         let ours: PortMapping =
             serde_json::from_str(r#"{"hostPort":80,"containerPort":8080,"protocol":"TCP","hostIP":""}"#)
                 .unwrap();
@@ -230,8 +231,9 @@ mod tests {
     fn a_promise_that_no_plugin_declares_is_found() {
         let capabilities =
             Capabilities { aliases: vec!["a".into()], mac: Some("x".into()), ..Default::default() };
-        assert_eq!(capabilities.first_undeclared(|_| false), Some("mac"));
-        assert_eq!(capabilities.first_undeclared(|name| name == "mac"), None);
+        let undeclared = capabilities.undeclared(|_| false);
+        assert_eq!(undeclared, [("mac".to_owned(), true), ("aliases".to_owned(), false)]);
+        assert_eq!(capabilities.undeclared(|name| name == "mac"), [("aliases".to_owned(), false)]);
         assert_eq!(Capabilities::default().to_object().to_text(), "{}");
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::advice;
 use crate::name::{InvalidName, NetworkName};
 use crate::object::Object;
 use crate::version::Version;
@@ -87,6 +88,8 @@ pub struct NetworkList {
     pub name: NetworkName,
     /// The version spoken with its plugins: the highest that the file allows and we speak.
     pub version: Version,
+    /// Every version that the file allows and we speak, the highest first.
+    pub versions: Vec<Version>,
     /// CHECK succeeds without asking the plugins.
     pub disable_check: bool,
     /// GC does nothing.
@@ -95,6 +98,8 @@ pub struct NetworkList {
     pub plugins: Vec<PluginConfig>,
     /// The file it came from.
     pub source: Option<PathBuf>,
+    /// What is odd about it: keys that were dropped, that occur twice, that look like a known one.
+    pub warnings: Vec<String>,
 }
 
 /// One plugin of a list.
@@ -107,11 +112,16 @@ pub struct PluginConfig {
 }
 
 impl PluginConfig {
-    fn parse(mut object: Object, number: usize) -> Result<Self, ConfigError> {
+    fn parse(mut object: Object, number: usize, warnings: &mut Vec<String>) -> Result<Self, ConfigError> {
         let kind = value::<String>(&object, "type")?
             .filter(|kind| !kind.is_empty() && !kind.contains('/') && kind != "." && kind != "..")
             .ok_or(ConfigError::Type { number })?;
-        object.remove_keys(|key| RESERVED.contains(&key) || key.starts_with(RESERVED_PREFIX));
+        let place = format!("plugin {kind}: ");
+        advice::about(&object, &advice::PLUGIN_KEYS, &place, warnings);
+        let dropped = object.remove_keys(|key| RESERVED.contains(&key) || key.starts_with(RESERVED_PREFIX));
+        let dropped =
+            dropped.iter().map(|key| format!("{place}{key:?} is the caller's to write; it is left out"));
+        warnings.extend(dropped);
         Ok(Self { kind, object })
     }
 
@@ -126,6 +136,8 @@ impl NetworkList {
     /// Reads a configuration list. Drop-ins are looked for in `folder/<name>/` if a folder is given.
     pub fn parse(text: &str, folder: Option<&Path>) -> Result<Self, ConfigError> {
         let object: Object = serde_json::from_str(text)?;
+        let mut warnings = Vec::new();
+        advice::about(&object, &advice::LIST_KEYS, "", &mut warnings);
         let name = name_of(&object)?;
         let only_inlined = flag(&object, "loadOnlyInlinedPlugins")?;
         let inlined = value::<Vec<Object>>(&object, "plugins")?;
@@ -137,35 +149,41 @@ impl NetworkList {
         }
         let mut plugins = Vec::new();
         for (at, plugin) in inlined.unwrap_or_default().into_iter().enumerate() {
-            plugins.push(PluginConfig::parse(plugin, at + 1)?);
+            plugins.push(PluginConfig::parse(plugin, at + 1, &mut warnings)?);
         }
         let folder = folder.map(|folder| folder.join(name.as_str()));
         if let Some(folder) = folder.as_deref().filter(|_| !only_inlined) {
-            plugins.extend(drop_ins(folder)?);
+            plugins.extend(drop_ins(folder, &mut warnings)?);
         }
         if plugins.is_empty() {
             return Err(ConfigError::NoPlugins { folder: folder.unwrap_or_default() });
         }
+        let versions = negotiate(&object)?;
         Ok(Self {
             name,
-            version: negotiate(&object)?,
+            version: versions[0],
+            versions,
             disable_check: flag(&object, "disableCheck")?,
             disable_gc: flag(&object, "disableGC")?,
             plugins,
             source: None,
+            warnings,
         })
     }
 
     /// Reads the configuration of a single plugin and wraps it into a list with the same name and version.
     pub fn parse_single(text: &str) -> Result<Self, ConfigError> {
         let object: Object = serde_json::from_str(text)?;
+        let (versions, mut warnings) = (negotiate(&object)?, Vec::new());
         Ok(Self {
             name: name_of(&object)?,
-            version: negotiate(&object)?,
+            version: versions[0],
+            versions,
             disable_check: false,
             disable_gc: false,
-            plugins: vec![PluginConfig::parse(object, 1)?],
+            plugins: vec![PluginConfig::parse(object, 1, &mut warnings)?],
             source: None,
+            warnings,
         })
     }
 
@@ -181,6 +199,18 @@ impl NetworkList {
 
     /// The list as JSON, drop-ins included; what [`Self::parse`] reads back without a folder.
     pub fn to_text(&self) -> String {
+        self.to_object().to_text()
+    }
+
+    /// The same with every version that the file allows, for the copy of a file that was good once.
+    pub(crate) fn to_text_of_file(&self) -> String {
+        let mut list = self.to_object();
+        let versions: Vec<_> = self.versions.iter().map(ToString::to_string).collect();
+        let _ = list.set("cniVersions", &versions);
+        list.to_text()
+    }
+
+    fn to_object(&self) -> Object {
         let mut list = Object::new();
         let plugins: Vec<&Object> = self.plugins.iter().map(|plugin| &plugin.object).collect();
         // Strings, booleans and raw values always serialise.
@@ -193,7 +223,7 @@ impl NetworkList {
             let _ = list.set("disableGC", &true);
         }
         let _ = list.set("plugins", &plugins);
-        list.to_text()
+        list
     }
 
     /// Whether some plugin of the list declares the capability.
@@ -207,17 +237,19 @@ fn name_of(object: &Object) -> Result<NetworkName, ConfigError> {
     Ok(NetworkName::parse(&name)?)
 }
 
-/// The highest version the file allows that we speak.
-fn negotiate(object: &Object) -> Result<Version, ConfigError> {
+/// The versions the file allows that we speak, the highest first; never empty.
+fn negotiate(object: &Object) -> Result<Vec<Version>, ConfigError> {
     let mut wanted = value::<Vec<String>>(object, "cniVersions")?.unwrap_or_default();
     wanted.extend(value::<String>(object, "cniVersion")?);
     wanted.retain(|version| !version.is_empty());
     if wanted.is_empty() {
-        return Ok(Version::OLDEST);
+        return Ok(vec![Version::OLDEST]);
     }
-    let spoken =
-        wanted.iter().filter_map(|text| Version::parse(text)).filter(|version| version.is_supported());
-    spoken.max().ok_or_else(|| ConfigError::Version { wanted: wanted.join(", ") })
+    let mut spoken: Vec<Version> = wanted.iter().filter_map(|text| Version::parse(text)).collect();
+    spoken.retain(|version| version.is_supported());
+    spoken.sort_by(|one, other| other.cmp(one));
+    spoken.dedup();
+    if spoken.is_empty() { Err(ConfigError::Version { wanted: wanted.join(", ") }) } else { Ok(spoken) }
 }
 
 /// A boolean, or a text that says one, as libcni reads it.
@@ -241,7 +273,7 @@ fn value<'de, T: Deserialize<'de>>(object: &'de Object, key: &str) -> Result<Opt
 }
 
 /// The plugins of `folder/*.conf` by name; a missing folder has none.
-fn drop_ins(folder: &Path) -> Result<Vec<PluginConfig>, ConfigError> {
+fn drop_ins(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<PluginConfig>, ConfigError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -250,14 +282,14 @@ fn drop_ins(folder: &Path) -> Result<Vec<PluginConfig>, ConfigError> {
         }
     }
     files.sort();
-    files.into_iter().map(drop_in).collect()
+    files.into_iter().map(|path| drop_in(path, warnings)).collect()
 }
 
-fn drop_in(path: PathBuf) -> Result<PluginConfig, ConfigError> {
-    let read = || {
+fn drop_in(path: PathBuf, warnings: &mut Vec<String>) -> Result<PluginConfig, ConfigError> {
+    let mut read = || {
         let text = std::fs::read_to_string(&path)
             .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        PluginConfig::parse(serde_json::from_str(&text)?, 1)
+        PluginConfig::parse(serde_json::from_str(&text)?, 1, warnings)
     };
     read().map_err(|source| ConfigError::DropIn { path: path.clone(), source: Box::new(source) })
 }

@@ -5,8 +5,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::config::{ConfigError, NetworkList};
+use crate::kept::Kept;
 
-/// A file that gave no network, or gave one that does not count.
+/// A file that gave no network, or gave one that does not count, or that is odd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The file.
@@ -34,18 +35,49 @@ impl Networks {
     /// A bad file is reported in [`Self::problems`] and costs no other network. Of two networks with one name the first
     /// counts. A missing directory has no networks.
     pub fn load<P: AsRef<Path>>(directories: &[P]) -> Self {
+        Self::read(directories, None)
+    }
+
+    /// The same, but a file that cannot be read stands for what it said when it could: somebody may be writing it at this
+    /// moment, and a mistake in it must not take a network from those who use it.
+    ///
+    /// What files said is kept in `directory` (made if missing), so that it is known to every process, and after a restart.
+    /// Call this at each use: a change of a file or of a whole directory counts from the next call on.
+    pub fn load_keeping<P: AsRef<Path>>(directories: &[P], directory: &Path) -> Self {
+        let kept = Kept::new(directory);
+        let networks = Self::read(directories, Some(&kept));
+        kept.forget_all_but_seen();
+        networks
+    }
+
+    fn read<P: AsRef<Path>>(directories: &[P], kept: Option<&Kept>) -> Self {
         let mut networks = Self::default();
         for directory in directories {
-            networks.load_directory(directory.as_ref());
+            for path in files(directory.as_ref(), &mut networks.problems) {
+                networks.load_file(path, kept);
+            }
         }
         networks
     }
 
-    fn load_directory(&mut self, directory: &Path) {
-        for path in files(directory, &mut self.problems) {
-            match NetworkList::load(&path) {
-                Ok(list) => self.add(list, path),
-                Err(error) => self.problems.push(Problem { path, message: describe(&error) }),
+    fn load_file(&mut self, path: PathBuf, kept: Option<&Kept>) {
+        match NetworkList::load(&path) {
+            Ok(list) => {
+                if let Some(kept) = kept {
+                    kept.keep(&path, &list);
+                }
+                self.add(list, path);
+            }
+            Err(error) => {
+                let good = kept.and_then(|kept| kept.last_good(&path));
+                let mut message = describe(&error);
+                if good.is_some() {
+                    message.push_str("; what it said before is used");
+                }
+                self.problems.push(Problem { path: path.clone(), message });
+                if let Some(list) = good {
+                    self.add(list, path);
+                }
             }
         }
     }
@@ -59,6 +91,8 @@ impl Networks {
             );
             self.problems.push(Problem { path, message });
         } else {
+            let odd = list.warnings.iter().map(|text| Problem { path: path.clone(), message: text.clone() });
+            self.problems.extend(odd);
             self.lists.push(list);
         }
     }
@@ -80,7 +114,7 @@ impl Networks {
         self.lists.iter()
     }
 
-    /// What could not be used, and why.
+    /// What could not be used and why, and what is odd about what is used.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }

@@ -169,7 +169,25 @@ pub enum Error {
         /// The network.
         network: NetworkName,
         /// The capability.
-        capability: &'static str,
+        capability: String,
+    },
+    /// An interface of this name is the namespace's own.
+    #[error("network {network}: an interface \"lo\" can only be the loopback plugin's")]
+    Loopback {
+        /// The network.
+        network: NetworkName,
+    },
+    /// The network and its plugins speak no version in common.
+    #[error("network {network} allows the CNI versions {wanted}; plugin {plugin} knows {known}")]
+    NoCommonVersion {
+        /// The network.
+        network: NetworkName,
+        /// What the network allows.
+        wanted: String,
+        /// The plugin that leaves nothing.
+        plugin: String,
+        /// What the plugin knows.
+        known: String,
     },
     /// A verb that the network's version does not have.
     #[error("network {network}: {verb} needs CNI version {needed}, the network speaks {version}")]
@@ -244,10 +262,14 @@ impl Error {
             Self::Plugin(failure) | Self::Undo { add: failure, .. } => failure.kind,
             Self::PluginMissing { .. } | Self::NotAttached { .. } => Kind::NotFound,
             Self::Attached { .. } => Kind::AlreadyExists,
-            Self::Undeclared { .. } | Self::VerbUnsupported { .. } => Kind::Unsupported,
-            Self::Argument { .. } | Self::Netns { .. } | Self::Name(_) | Self::Config(_) => {
-                Kind::InvalidInput
+            Self::Undeclared { .. } | Self::VerbUnsupported { .. } | Self::NoCommonVersion { .. } => {
+                Kind::Unsupported
             }
+            Self::Argument { .. }
+            | Self::Loopback { .. }
+            | Self::Netns { .. }
+            | Self::Name(_)
+            | Self::Config(_) => Kind::InvalidInput,
             Self::Locked { .. } => Kind::Interrupted,
             Self::State { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Kind::Denied

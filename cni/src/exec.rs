@@ -1,24 +1,31 @@
-//! Runs an external plugin: input and output at the same time, a deadline that ends the whole process group, bounded output.
+//! Runs an external plugin: input and output at the same time, a deadline that ends the whole process tree, bounded output.
 //!
 //! ```text
-//! spawn ──▶ poll { stdin writable, stdout, stderr, pidfd } ──▶ exited ──▶ drain what is there ──▶ group killed, reaped
-//!                                └── deadline ──▶ SIGTERM to the group ──▶ grace ──▶ SIGKILL to the group
+//! spawn ──▶ poll { stdin writable, stdout, stderr, pidfd } ──▶ exited ──▶ drain what is there ──▶ reaped
+//!                                └── deadline ──▶ SIGTERM to the group ──▶ grace ──▶ SIGKILL to the tree
 //! ```
 //!
-//! The child starts from a clean state: its own process group, `/` as working directory, only the environment given,
-//! default signal dispositions and an empty mask (the standard library sees to the last two).
+//! The child starts from a clean state ([`cofferdam_linux::spawn`]): its own process group, `/` as working directory, only
+//! the environment given, default signal dispositions and an empty mask, no descriptor but its three streams; and the
+//! start costs the same whatever the caller's memory.
 
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::ffi::{CString, OsStr};
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use cofferdam_linux::process::{Child, Vector};
+use cofferdam_linux::spawn::{Program, spawn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+use crate::tree::Tree;
 
 /// A result longer than this is none: plugins answer in kilobytes.
 const STDOUT_LIMIT_BYTES: usize = 4 * 1024 * 1024;
@@ -31,6 +38,8 @@ const DRAIN: Duration = Duration::from_millis(100);
 /// How long a program that is being replaced (`ETXTBSY`) is tried again.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// Reads of 16 KiB that empty a pipe.
+const READS_AT_ONCE: usize = 4;
 
 /// What a plugin did.
 #[derive(Debug)]
@@ -49,59 +58,90 @@ pub(crate) enum ExecError {
     #[error("did not finish within {} ms and was killed", .0.as_millis())]
     Deadline(Duration, String),
     #[error("wrote more than {STDOUT_LIMIT_BYTES} bytes to its standard output and was killed")]
-    TooMuch,
+    TooMuch(String),
     #[error("cannot talk to it: {0}")]
     Talk(Errno),
 }
 
-/// Runs `program` to its end, at the latest `limit` from now.
+impl ExecError {
+    /// The end of what it wrote to its standard error.
+    pub(crate) fn stderr_tail(&self) -> &str {
+        match self {
+            Self::Deadline(_, tail) | Self::TooMuch(tail) => tail,
+            _ => "",
+        }
+    }
+}
+
+/// Runs `program` to its end, at the latest `limit` from now, in the cgroup of `tree`.
 pub(crate) fn run(
     program: &Path,
     environment: &[(String, String)],
     input: &[u8],
     limit: Duration,
+    tree: &Tree,
 ) -> Result<Output, ExecError> {
     let started = Instant::now();
-    let child = start(program, environment, started + limit.min(BUSY_LIMIT))?;
-    let mut talk = Talk::new(child, input).map_err(ExecError::Talk)?;
+    let (child, streams) = start(program, environment, started + limit.min(BUSY_LIMIT), tree)?;
+    let mut talk = Talk::new(child, streams, input, tree).map_err(ExecError::Talk)?;
     let outcome = talk.until(started + limit);
     let exited = matches!(outcome, Ok(Outcome::Exited));
     if !exited {
         talk.end();
     }
-    let status = talk
-        .reap(exited)
-        .map_err(|error| ExecError::Start { path: program.display().to_string(), source: error })?;
+    let status = talk.reap(exited).map_err(ExecError::Talk)?;
     let stderr_tail = String::from_utf8_lossy(&talk.stderr).into_owned();
     match outcome.map_err(ExecError::Talk)? {
         Outcome::Exited => {
             Ok(Output { status, stdout: talk.stdout, stderr_tail, elapsed: started.elapsed() })
         }
         Outcome::Deadline => Err(ExecError::Deadline(limit, stderr_tail)),
-        Outcome::TooMuch => Err(ExecError::TooMuch),
+        Outcome::TooMuch => Err(ExecError::TooMuch(stderr_tail)),
     }
 }
 
-/// Starts the program; one that is open for writing is tried again, each time with a new command.
-fn start(program: &Path, environment: &[(String, String)], busy_until: Instant) -> Result<Child, ExecError> {
+/// Our ends of a plugin's streams.
+struct Streams {
+    stdin: PipeWriter,
+    stdout: PipeReader,
+    stderr: PipeReader,
+}
+
+/// Starts the program; one that is open for writing is tried again.
+fn start(
+    program: &Path,
+    environment: &[(String, String)],
+    busy_until: Instant,
+    tree: &Tree,
+) -> Result<(Child, Streams), ExecError> {
+    let failed = |source: io::Error| ExecError::Start { path: program.display().to_string(), source };
+    let text = |bytes: &OsStr| CString::new(bytes.as_bytes()).map_err(|error| failed(error.into()));
+    let path = text(program.as_os_str())?;
+    let variables = environment.iter().map(|(key, value)| text(format!("{key}={value}").as_ref()));
+    let variables = variables.collect::<Result<Vec<_>, _>>()?;
+    let arguments = Vector::new([path.as_c_str()]);
+    let environment = Vector::new(variables.iter().map(CString::as_c_str));
+    let pipes = || -> io::Result<_> { Ok((io::pipe()?, io::pipe()?, io::pipe()?)) };
+    let ((stdin_theirs, stdin), (stdout, stdout_theirs), (stderr, stderr_theirs)) =
+        pipes().map_err(failed)?;
+    let mut cgroup = tree.directory();
     loop {
-        let spawned = Command::new(program)
-            .env_clear()
-            .envs(environment.iter().map(|(key, value)| (key, value)))
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn();
+        let spawned = spawn(&Program {
+            path: &path,
+            arguments: &arguments,
+            environment: &environment,
+            directory: c"/",
+            streams: [stdin_theirs.as_fd(), stdout_theirs.as_fd(), stderr_theirs.as_fd()],
+            cgroup: cgroup.as_ref().map(AsFd::as_fd),
+        });
         match spawned {
-            Ok(child) => return Ok(child),
-            Err(error)
-                if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < busy_until =>
-            {
-                std::thread::sleep(BUSY_PAUSE);
+            Ok(child) => return Ok((child, Streams { stdin, stdout, stderr })),
+            Err(Errno::TXTBSY) if Instant::now() < busy_until => std::thread::sleep(BUSY_PAUSE),
+            // The cgroup may be one that we can make and not enter; the program itself says so once more if it is not that.
+            Err(Errno::BUSY | Errno::OPNOTSUPP | Errno::ACCESS | Errno::NODEV) if cgroup.is_some() => {
+                cgroup = None;
             }
-            Err(source) => return Err(ExecError::Start { path: program.display().to_string(), source }),
+            Err(errno) => return Err(failed(errno.into())),
         }
     }
 }
@@ -114,9 +154,9 @@ enum Outcome {
 
 /// The conversation with one child. Descriptors are closed (`None`) when their side is done.
 struct Talk<'a> {
-    child: Child,
     pid: Pid,
     pidfd: OwnedFd,
+    tree: &'a Tree,
     input: &'a [u8],
     stdin: Option<OwnedFd>,
     stdout_pipe: Option<OwnedFd>,
@@ -126,20 +166,15 @@ struct Talk<'a> {
 }
 
 impl<'a> Talk<'a> {
-    fn new(mut child: Child, input: &'a [u8]) -> Result<Self, Errno> {
-        let pid = Pid::from_child(&child);
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        let pipes = [
-            child.stdin.take().map(OwnedFd::from),
-            child.stdout.take().map(OwnedFd::from),
-            child.stderr.take().map(OwnedFd::from),
-        ];
-        for pipe in pipes.iter().flatten() {
+    fn new(child: Child, streams: Streams, input: &'a [u8], tree: &'a Tree) -> Result<Self, Errno> {
+        let pid = Pid::from_raw(child.pid).ok_or(Errno::CHILD)?;
+        let pipes: [OwnedFd; 3] = [streams.stdin.into(), streams.stdout.into(), streams.stderr.into()];
+        for pipe in &pipes {
             fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
         }
-        let [stdin, stdout_pipe, stderr_pipe] = pipes;
+        let [stdin, stdout_pipe, stderr_pipe] = pipes.map(Some);
         let (stdout, stderr) = (Vec::new(), Vec::new());
-        Ok(Self { child, pid, pidfd, input, stdin, stdout_pipe, stderr_pipe, stdout, stderr })
+        Ok(Self { pid, pidfd: child.pidfd, tree, input, stdin, stdout_pipe, stderr_pipe, stdout, stderr })
     }
 
     /// Feeds and drains until the child has exited and its output is read, or time is up.
@@ -160,9 +195,15 @@ impl<'a> Talk<'a> {
                 deadline = deadline.min(Instant::now() + DRAIN);
             }
             self.feed();
-            drain(&mut self.stdout_pipe, |bytes| self.stdout.extend(bytes));
+            let mut too_much = false;
+            drain(&mut self.stdout_pipe, |bytes| {
+                too_much |= self.stdout.len() + bytes.len() > STDOUT_LIMIT_BYTES;
+                if !too_much {
+                    self.stdout.extend(bytes);
+                }
+            });
             drain(&mut self.stderr_pipe, |bytes| keep_tail(&mut self.stderr, bytes));
-            if self.stdout.len() > STDOUT_LIMIT_BYTES {
+            if too_much {
                 return Ok(Outcome::TooMuch);
             }
         }
@@ -212,20 +253,32 @@ impl<'a> Talk<'a> {
         drain(&mut self.stderr_pipe, |bytes| keep_tail(&mut self.stderr, bytes));
     }
 
-    /// Kills what is left of the group and collects the child's status.
-    fn reap(&mut self, exited: bool) -> io::Result<ExitStatus> {
+    /// Kills the tree if the plugin did not end by itself, or left somebody who holds its output; collects its status.
+    fn reap(&mut self, exited: bool) -> Result<ExitStatus, Errno> {
         let held = self.stdout_pipe.is_some() || self.stderr_pipe.is_some();
         if held || !exited {
-            let _ = kill_process_group(self.pid, Signal::KILL);
+            self.tree.kill(self.pid);
         }
-        self.child.wait()
+        loop {
+            match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+                Ok(status) => {
+                    let status = status.ok_or(Errno::CHILD)?;
+                    let code = status.exit_status().unwrap_or_default() << 8;
+                    return Ok(ExitStatus::from_raw(status.terminating_signal().unwrap_or(code)));
+                }
+            }
+        }
     }
 }
 
 /// Reads what is there; closes the pipe at its end.
 fn drain(pipe: &mut Option<OwnedFd>, mut take: impl FnMut(&[u8])) {
     let mut buffer = [0; 16 * 1024];
-    while let Some(fd) = pipe.as_ref() {
+    // No more than a pipe holds at once: a plugin that writes without end must not keep us from looking at the clock.
+    for _ in 0..READS_AT_ONCE {
+        let Some(fd) = pipe.as_ref() else { return };
         match rustix::io::read(fd, &mut buffer) {
             Ok(0) => *pipe = None,
             Ok(count) => {
@@ -259,6 +312,17 @@ mod tests {
         std::fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         (dir, path)
+    }
+
+    fn run(
+        program: &Path,
+        environment: &[(String, String)],
+        input: &[u8],
+        limit: Duration,
+    ) -> Result<Output, ExecError> {
+        // The name is the path of a throw-away directory's.
+        let name = program.display().to_string().replace('/', "-");
+        super::run(program, environment, input, limit, &Tree::new(name.trim_start_matches('-')))
     }
 
     fn environment() -> Vec<(String, String)> {
@@ -325,7 +389,7 @@ mod tests {
     fn a_plugin_that_writes_without_end_is_stopped() {
         let (_dir, path) = script("exec cat /dev/zero");
         let error = run(&path, &environment(), b"", Duration::from_secs(20)).unwrap_err();
-        assert!(matches!(error, ExecError::TooMuch), "{error:?}");
+        assert!(matches!(error, ExecError::TooMuch(_)), "{error:?}");
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! GC and STATUS over a list.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::call::{Extra, Operation, input};
-use crate::caller::{Caller, NetnsFate};
-use crate::config::NetworkList;
+use crate::caller::{Attachment, Caller, NetnsFate};
+use crate::config::{NetworkList, PluginConfig};
 use crate::detach::several;
 use crate::error::{Error, Verb};
-use crate::lock::Sharing;
+use crate::lock::{Lock, Sharing};
 use crate::name::{ContainerId, IfName};
+use crate::plugin::Code;
 use crate::record::Record;
+use crate::tree::Tree;
 use crate::version::Version;
 
 /// The attachments of a network that are in use.
@@ -24,11 +26,9 @@ pub enum Valid {
 }
 
 impl Valid {
-    fn holds(&self, record: &Record) -> bool {
+    fn holds(&self, container: &ContainerId, if_name: &IfName) -> bool {
         match self {
-            Self::Only(valid) => {
-                valid.iter().any(|(id, name)| (id, name) == (record.container(), record.if_name()))
-            }
+            Self::Only(valid) => valid.iter().any(|(id, name)| (id, name) == (container, if_name)),
             Self::Nothing => false,
         }
     }
@@ -57,11 +57,14 @@ impl Caller {
         let _network = self.lock_network(list.name.as_str(), Sharing::Exclusive)?;
         let mut failures = Vec::new();
         for record in self.records()?.0.iter().filter(|record| *record.network() == list.name) {
-            if !valid.holds(record) {
-                let deleted = record
-                    .network_list()
-                    .and_then(|stored| self.delete_chain(record, &stored, NetnsFate::Stays));
-                failures.extend(deleted.err());
+            if !valid.holds(record.container(), record.if_name()) {
+                failures.extend(self.delete_stored(record, NetnsFate::Stays).err());
+            }
+        }
+        for (_, container, if_name) in self.store.torn(None, Some(&list.name)) {
+            if !valid.holds(&container, &if_name) {
+                let otherwise = Record::new(list, &Attachment::new(container, "", if_name), Vec::new());
+                failures.extend(self.delete_stored(&otherwise, NetnsFate::Stays).err());
             }
         }
         if list.version >= Version::V1_1_0 {
@@ -69,40 +72,61 @@ impl Caller {
             let raw = raw.map_err(|error| {
                 Error::state("write the valid attachments", &self.options.state)(error.into())
             })?;
-            failures.extend(self.each_plugin(list, Verb::Gc, Some(raw)));
+            let tree = self.store.tree("network", list.name.as_str());
+            let operation = self.operation(list, Verb::Gc, &tree, self.options.deadlines.gc);
+            for plugin in &list.plugins {
+                failures.extend(self.ask(&operation, list, plugin, Some(raw.clone())).err());
+            }
         }
         several(failures)
     }
 
-    /// Whether the plugins of a network say that they could serve ADD now; the first that does not is the error.
+    /// Whether the plugins of a network say that they could serve ADD now; the first that does not is the error. A plugin that
+    /// is not there cannot (code 50).
     pub fn status(&self, list: &NetworkList) -> Result<(), Error> {
         if list.version < Version::V1_1_0 {
             return Ok(());
         }
-        self.each_plugin(list, Verb::Status, None).into_iter().next().map_or(Ok(()), Err)
+        let path = self.store.lock_path("status", list.name.as_str());
+        let what = format!("the status of network {}", list.name);
+        let limit = self.options.deadlines.lock;
+        let _lock = Lock::take(&path, Sharing::Exclusive, limit, &what)?.removing(&path);
+        let tree = self.store.tree("status", list.name.as_str());
+        let operation = self.operation(list, Verb::Status, &tree, self.options.deadlines.status);
+        list.plugins.iter().try_for_each(|plugin| match self.ask(&operation, list, plugin, None) {
+            Err(missing @ Error::PluginMissing { .. }) => {
+                let mut failure = operation.failure(&plugin.kind, Verb::Status, missing.to_string());
+                failure.code = Some(Code::NOT_AVAILABLE);
+                failure.kind = Code::NOT_AVAILABLE.kind();
+                Err(Error::Plugin(failure))
+            }
+            asked => asked,
+        })
     }
 
-    fn each_plugin(&self, list: &NetworkList, verb: Verb, valid: Option<Box<RawValue>>) -> Vec<Error> {
-        let deadlines = self.options.deadlines;
-        let limit = if verb == Verb::Gc { deadlines.gc } else { deadlines.status };
-        let operation = Operation {
-            caller: self,
-            network: &list.name,
-            version: list.version,
-            verb,
-            subject: None,
-            deadline: Instant::now() + limit,
-        };
-        let mut failures = Vec::new();
-        for plugin in &list.plugins {
-            let called = self.resolve(&plugin.kind, &plugin.object, &list.name).and_then(|who| {
-                let input = input(list, plugin, Extra { valid: valid.clone(), ..Extra::default() }).map_err(
-                    |error| Error::state("derive the input of a plugin", &self.options.state)(error.into()),
-                )?;
-                operation.call(&plugin.kind, &who, &input).map_err(Error::Plugin)
-            });
-            failures.extend(called.err());
-        }
-        failures
+    fn operation<'a>(
+        &'a self,
+        list: &'a NetworkList,
+        verb: Verb,
+        tree: &'a Tree,
+        limit: Duration,
+    ) -> Operation<'a> {
+        let deadline = Instant::now() + limit;
+        let (network, version) = (&list.name, list.version);
+        Operation { caller: self, network, version, verb, subject: None, tree, deadline }
+    }
+
+    fn ask(
+        &self,
+        operation: &Operation<'_>,
+        list: &NetworkList,
+        plugin: &PluginConfig,
+        valid: Option<Box<RawValue>>,
+    ) -> Result<(), Error> {
+        let who = self.resolve(&plugin.kind, &plugin.object, &list.name)?;
+        let input = input(list, plugin, Extra { valid, ..Extra::default() }).map_err(|error| {
+            Error::state("derive the input of a plugin", &self.options.state)(error.into())
+        })?;
+        operation.call(&plugin.kind, &who, &input).map(drop).map_err(Error::Plugin)
     }
 }

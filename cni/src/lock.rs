@@ -4,7 +4,6 @@
 //! a locker therefore checks that what it locked is still what the name leads to.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -72,7 +71,7 @@ impl Drop for Lock {
 }
 
 fn try_lock(path: &Path, sharing: Sharing) -> std::io::Result<Option<File>> {
-    let mut file =
+    let file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     let operation = match sharing {
         Sharing::Exclusive => FlockOperation::NonBlockingLockExclusive,
@@ -88,22 +87,28 @@ fn try_lock(path: &Path, sharing: Sharing) -> std::io::Result<Option<File>> {
     if !there.is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino())) {
         return Ok(None);
     }
-    if sharing == Sharing::Exclusive {
-        note_holder(&mut file)?;
-    }
     Ok(Some(file))
 }
 
-fn note_holder(file: &mut File) -> std::io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    write!(file, "{}", std::process::id())
+/// The processes that hold the lock, by what the kernel lists of it.
+fn holder(path: &Path) -> String {
+    let Ok(meta) = std::fs::metadata(path) else { return "(unknown)".into() };
+    let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let found = holders(&text, meta.ino());
+    if found.is_empty() { "(unknown)".into() } else { found.join(", ") }
 }
 
-fn holder(path: &Path) -> String {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(20).read_to_string(&mut text));
-    if read.is_ok() && !text.is_empty() { text } else { "(unknown)".into() }
+/// Lines of proc_locks(5) are `1: FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF`; of one that waits, the second word is `->`.
+/// Only the inode is compared: overlays and btrfs show another device than stat(2). Two files of one inode number with
+/// somebody waiting for one of them cost no more than a wrong name in a message.
+fn holders(locks: &str, inode: u64) -> Vec<String> {
+    let holds = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, place, ..] = words[..] else { return None };
+        let (_, found) = place.rsplit_once(':')?;
+        (found.parse() == Ok(inode)).then(|| pid.to_owned())
+    };
+    locks.lines().filter_map(holds).collect()
 }
 
 #[cfg(test)]
@@ -124,6 +129,14 @@ mod tests {
         let _two = Lock::take(&path, Sharing::Shared, short, "a").unwrap();
         assert!(Lock::take(&path, Sharing::Exclusive, short, "a").is_err());
         drop(one);
+    }
+
+    #[test]
+    fn who_holds_a_lock_is_read_from_the_kernels_list() {
+        let text = "1: FLOCK  ADVISORY  READ 12 fd:01:77 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 13 fd:01:77 0 EOF\n\
+                    2: FLOCK  ADVISORY  READ 14 fd:01:77 0 EOF\n3: POSIX  ADVISORY  WRITE 15 fd:01:77 0 EOF\n";
+        assert_eq!(holders(text, 77), ["12", "14"]);
+        assert!(holders(text, 78).is_empty());
     }
 
     #[test]

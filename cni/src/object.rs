@@ -1,15 +1,19 @@
 //! A JSON object whose values stay the bytes they were: the order of keys, long integers and escapes reach a plugin as written.
 
+use std::cell::RefCell;
 use std::fmt;
 
-use serde::de::{MapAccess, Visitor};
+use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// An ordered JSON object of unparsed values. Of a key that occurs twice the last value counts.
 #[derive(Debug, Clone, Default)]
-pub struct Object(Vec<(String, Box<RawValue>)>);
+pub struct Object {
+    entries: Vec<(String, Box<RawValue>)>,
+    repeated: Vec<String>,
+}
 
 impl Object {
     /// An object without keys.
@@ -19,7 +23,7 @@ impl Object {
 
     /// The unparsed value of a key.
     pub fn raw(&self, key: &str) -> Option<&RawValue> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| &**value)
+        self.entries.iter().find(|(name, _)| name == key).map(|(_, value)| &**value)
     }
 
     /// The value of a key as a `T`; `null` counts as absent.
@@ -33,15 +37,35 @@ impl Object {
 
     /// The keys in order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(key, _)| key.as_str())
+        self.entries.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// The keys that occurred more than once in the text this was read from.
+    pub fn repeated(&self) -> &[String] {
+        &self.repeated
+    }
+
+    /// Reads what is whole of a text that may break off anywhere: the values before the first that is not.
+    pub(crate) fn salvage(text: &str) -> Self {
+        let found = RefCell::new(Self::new());
+        // The error says where it broke off, which is no news.
+        let _ = Salvage(&found).deserialize(&mut serde_json::Deserializer::from_str(text));
+        found.into_inner()
     }
 
     /// Sets a key to bytes that are JSON already; a new key goes last.
     pub fn set_raw(&mut self, key: &str, value: Box<RawValue>) {
-        match self.0.iter_mut().find(|(name, _)| name == key) {
+        match self.entries.iter_mut().find(|(name, _)| name == key) {
             Some((_, old)) => *old = value,
-            None => self.0.push((key.into(), value)),
+            None => self.entries.push((key.into(), value)),
         }
+    }
+
+    fn take(&mut self, key: String, value: Box<RawValue>) {
+        if self.raw(&key).is_some() {
+            self.repeated.push(key.clone());
+        }
+        self.set_raw(&key, value);
     }
 
     /// Sets a key; a new key goes last.
@@ -52,8 +76,8 @@ impl Object {
 
     /// Removes the keys for which `unwanted` holds and returns them.
     pub fn remove_keys(&mut self, unwanted: impl Fn(&str) -> bool) -> Vec<String> {
-        let (gone, kept) = std::mem::take(&mut self.0).into_iter().partition(|(key, _)| unwanted(key));
-        self.0 = kept;
+        let (gone, kept) = std::mem::take(&mut self.entries).into_iter().partition(|(key, _)| unwanted(key));
+        self.entries = kept;
         let gone: Vec<(String, Box<RawValue>)> = gone;
         gone.into_iter().map(|(key, _)| key).collect()
     }
@@ -61,7 +85,7 @@ impl Object {
     /// The object as JSON text.
     pub fn to_text(&self) -> String {
         let mut text = String::from("{");
-        for (at, (key, value)) in self.0.iter().enumerate() {
+        for (at, (key, value)) in self.entries.iter().enumerate() {
             if at > 0 {
                 text.push(',');
             }
@@ -88,7 +112,7 @@ impl<'de> Deserialize<'de> for Object {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
                 let mut object = Object::new();
                 while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
-                    object.set_raw(&key, value);
+                    object.take(key, value);
                 }
                 Ok(object)
             }
@@ -98,10 +122,36 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
+/// Reads an object into a place that outlives the error.
+struct Salvage<'a>(&'a RefCell<Object>);
+
+impl<'de> DeserializeSeed<'de> for Salvage<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Salvage<'_> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
+            self.0.borrow_mut().take(key, value);
+        }
+        Ok(())
+    }
+}
+
 impl Serialize for Object {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (key, value) in &self.0 {
+        let mut map = serializer.serialize_map(Some(self.entries.len()))?;
+        for (key, value) in &self.entries {
             map.serialize_entry(key, value)?;
         }
         map.end()
@@ -126,5 +176,17 @@ mod tests {
         assert_eq!(object.get::<u8>("a").unwrap(), Some(2));
         assert_eq!(object.get::<u8>("b").unwrap(), None);
         assert_eq!(object.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(object.repeated(), ["a"]);
+    }
+
+    #[test]
+    fn what_is_whole_of_a_text_that_breaks_off_is_kept() {
+        let text = r#"{"a":{"b":[1,2]},"c":"d","e":1}"#;
+        let whole = |length: usize| Object::salvage(&text[..length]).keys().collect::<Vec<_>>().join("");
+        assert_eq!(whole(0), "");
+        assert_eq!(whole(15), "");
+        assert_eq!(whole(text.len() - 6), "ac");
+        assert_eq!(whole(text.len()), "ace");
+        assert!(Object::salvage("junk").keys().next().is_none());
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{AddResult, Dns, IpConfig, Prefix, ResultError, Route};
+use crate::object::Object;
 use crate::version::Version;
 
 /// The result of versions below 0.3.0.
@@ -41,20 +42,19 @@ impl AddResult {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        let value: Value = serde_json::from_str(text)?;
-        if value.is_null() {
-            return Ok(Self::default());
-        }
-        let version = match value.get("cniVersion").and_then(Value::as_str) {
+        // Through our own object: of a key that occurs twice the last counts, and a plugin's own numbers may be of any size.
+        let Some(object) = serde_json::from_str::<Option<Object>>(text)? else { return Ok(Self::default()) };
+        let version = match object.get::<String>("cniVersion")?.as_deref() {
             None | Some("") => assumed,
             Some(text) => Version::parse(text)
                 .filter(|version| version.is_supported())
                 .ok_or_else(|| ResultError::Version(text.into()))?,
         };
+        let text = object.to_text();
         if version < Version::V0_3_0 {
-            return Ok(Legacy::deserialize(&value)?.into());
+            return Ok(serde_json::from_str::<Legacy>(&text)?.into());
         }
-        Ok(Self::deserialize(&value)?)
+        Ok(serde_json::from_str(&text)?)
     }
 
     /// Prints the result in a version.

@@ -103,7 +103,7 @@ fn b17_both_host_locals_share_one_directory() {
         // Each is freed by the other: drop the record's word on who did it.
         for (at, container) in containers.iter().enumerate() {
             let caller = if at % 2 == 0 { &theirs } else { &ours };
-            caller.detach_without_record(&network, &container.attachment(), NetnsFate::Stays).unwrap();
+            caller.detach_with(&network, &container.attachment(), NetnsFate::Stays).unwrap();
         }
         bed.assert_clean("shared");
     });
