@@ -227,7 +227,7 @@ pub(crate) fn disconnect(request: &Request<'_>) -> Result<(), PluginError> {
     let (link, rest) = std::thread::scope(|scope| {
         let link = scope.spawn(|| veth::remove(&name, fate));
         let ipam = Ipam::of(request).and_then(|ipam| ipam.call(request, Verb::Del).map(drop));
-        let rest = [ipam, Ruleset::open().and_then(|mut ruleset| Ok(ruleset.remove_of(request)?))];
+        let rest = [ipam, Ruleset::remove_of(request)];
         let link = link.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (link, rest)
     });

@@ -9,7 +9,10 @@
 //! |---|---|---|
 //! | `open` | reach it | reach it |
 //! | `same-bridge` | only by a mapped port | reach it |
-//! | `isolated` | only by a mapped port | only by a mapped port: its port of the bridge is isolated from other such ports |
+//! | `isolated` | only by a mapped port | do not reach it: its port of the bridge is isolated from other such ports |
+//!
+//! Where br_netfilter is on, a mapped port is translated inside the bridge, so an isolated container does not reach itself
+//! or its neighbours by one either.
 
 use std::net::IpAddr;
 
@@ -55,7 +58,8 @@ impl Plugin for Firewall {
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let owner = request.owner();
-        remove(|found| found == owner)
+        Ruleset::remove_of(request)?;
+        remove_from_foreign_chains(|found| found == owner)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
@@ -82,7 +86,8 @@ impl Plugin for Firewall {
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        remove(unwanted(request)?)
+        Ruleset::collect(request)?;
+        remove_from_foreign_chains(unwanted(request)?)
     }
 
     fn status(&self, _request: &Request<'_>) -> Result<(), PluginError> {
@@ -203,8 +208,7 @@ fn conntrack_match() -> Vec<u8> {
     data
 }
 
-fn remove(unwanted: impl Fn(&str) -> bool) -> Result<(), PluginError> {
-    Ruleset::open()?.remove(&unwanted)?;
+fn remove_from_foreign_chains(unwanted: impl Fn(&str) -> bool) -> Result<(), PluginError> {
     let mut socket = Socket::netfilter()?;
     for family in [Family::Ipv4, Family::Ipv6] {
         remove_from_foreign_chain(&mut socket, family, &unwanted)?;

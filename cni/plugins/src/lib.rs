@@ -72,6 +72,7 @@ mod sbr;
 mod static_addresses;
 mod sysctl;
 mod tap;
+mod together;
 mod tuning;
 mod veth;
 mod vlan;

@@ -3,13 +3,11 @@
 //! The name is for DEL, which finds the link without a result, without a namespace and after any crash. The alias is for GC,
 //! which finds the links of attachments that nobody remembers. Both are there from the first moment, or the link is not.
 
-use std::collections::HashMap;
-use std::sync::{Condvar, Mutex, PoisonError};
-
-use cofferdam_cni::{Code, PluginError, Request};
-use cofferdam_linux::namespace::current_netns;
+use cofferdam_cni::{PluginError, Request};
 use cofferdam_linux::netlink::{Error, LinkChange, Socket};
 use rustix::io::Errno;
+
+use crate::together::{self, Together};
 
 /// The name of a link: a prefix of four bytes at most, and 44 bits of a hash (FNV-1a) of the attachment's mark.
 pub(crate) fn name(prefix: &str, mark: &str) -> String {
@@ -28,59 +26,12 @@ pub(crate) fn collect(request: &Request<'_>) -> Result<(), PluginError> {
     delete_together(&names).into_iter().collect()
 }
 
-/// What threads that delete at the same time tell one another.
-#[derive(Default)]
-struct Turn {
-    waiting: Vec<(u64, String)>,
-    done: HashMap<u64, Result<(), PluginError>>,
-    is_served: bool,
-}
-
-/// One a network namespace, by its inode.
-static TURNS: Mutex<Option<HashMap<u64, Turn>>> = Mutex::new(None);
-static TURN_OVER: Condvar = Condvar::new();
-static TICKET: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+/// The kernel waits for RCU, 11 to 50 ms, as long for many links as for one.
+static DELETIONS: Together<String> = Together::new(delete_together);
 
 /// Deletes a link; a missing one is fine.
-///
-/// The kernel waits for RCU, 11 to 50 ms, as long for many links as for one: whoever comes while it waits is served by the
-/// next request, together with all others who came.
 pub(crate) fn delete(name: &str) -> Result<(), PluginError> {
-    let place = place()?;
-    let ticket = TICKET.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let mut all = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
-    all.get_or_insert_default().entry(place).or_default().waiting.push((ticket, name.to_owned()));
-    loop {
-        let turns = all.get_or_insert_default();
-        let turn = turns.entry(place).or_default();
-        if let Some(result) = turn.done.remove(&ticket) {
-            if turn.done.is_empty() && turn.waiting.is_empty() && !turn.is_served {
-                turns.remove(&place);
-            }
-            return result;
-        }
-        if turn.is_served {
-            all = TURN_OVER.wait(all).unwrap_or_else(PoisonError::into_inner);
-            continue;
-        }
-        turn.is_served = true;
-        let (tickets, names): (Vec<u64>, Vec<String>) = std::mem::take(&mut turn.waiting).into_iter().unzip();
-        drop(all);
-        let results = delete_together(&names);
-        all = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = all.get_or_insert_default().entry(place).or_default();
-        turn.is_served = false;
-        turn.done.extend(tickets.into_iter().zip(results));
-        TURN_OVER.notify_all();
-    }
-}
-
-/// Which network namespace the calling thread is in.
-fn place() -> Result<u64, PluginError> {
-    let inode = current_netns().and_then(rustix::fs::fstat).map(|stat| stat.st_ino);
-    inode.map_err(|errno| {
-        PluginError::new(Code::INVALID_NETNS, format!("cannot look at the namespace: {errno}"))
-    })
+    DELETIONS.ask(name.to_owned())
 }
 
 /// Deletes links by one request; what became of each. Missing ones are fine.
@@ -88,13 +39,10 @@ fn delete_together(names: &[String]) -> Vec<Result<(), PluginError>> {
     let one = |socket: &mut Socket, name: &str| gone(socket.delete_link(name));
     let mut socket = match Socket::route() {
         Ok(socket) => socket,
-        Err(error) => {
-            let error = PluginError::from(error);
-            return names.iter().map(|_| Err(error.clone())).collect();
-        }
+        Err(error) => return together::all(names, &Err(error.into())),
     };
     if names.len() > 1 && by_group(&mut socket, names).is_ok() {
-        return names.iter().map(|_| Ok(())).collect();
+        return together::all(names, &Ok(()));
     }
     // Each for itself, so that each gets its own error.
     names.iter().map(|name| one(&mut socket, name)).collect()

@@ -64,7 +64,7 @@ impl Plugin for Portmap {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        Ok(Ruleset::open()?.remove_of(request)?)
+        Ruleset::remove_of(request)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
@@ -201,14 +201,19 @@ fn attachment_text(owner: &str) -> String {
     }
 }
 
-/// Protocol and port of a key, which ends with them, each padded to four bytes.
+/// A key as a user would write it: it ends with protocol and port, each padded to four bytes, and may begin with an address.
 fn port_text(element: &Element) -> String {
     let at = element.key.len().saturating_sub(8);
     let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
         .into_iter()
         .find(|protocol| element.key.get(at) == Some(&protocol.number()));
-    let port = element.key.get(at + 4..at + 6).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
-    protocol.map_or_else(|| port.to_string(), |protocol| format!("{port}/{protocol}"))
+    let host_port =
+        element.key.get(at + 4..at + 6).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+    let address = &element.key[..at];
+    let v4 = <[u8; 4]>::try_from(address).ok().map(IpAddr::from);
+    let host_ip = v4.or_else(|| <[u8; 16]>::try_from(address).ok().map(IpAddr::from));
+    let mapping = |protocol| PortMapping { host_port, container_port: 0, protocol, host_ip };
+    protocol.map_or_else(|| host_port.to_string(), |protocol| mapping(protocol).to_string())
 }
 
 /// Whether a program of the host holds the port. Asked by trying: there is no list that is not out of date.

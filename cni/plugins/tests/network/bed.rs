@@ -241,12 +241,21 @@ pub(crate) fn serve(netns: &OwnedFd, address: &str) {
     });
 }
 
+/// Whether nobody answers, for which it waits less long than for an answer that is expected.
+pub(crate) fn is_cut_off(netns: &OwnedFd, address: &str) -> bool {
+    ask_for(netns, address, Duration::from_secs(1)).is_err()
+}
+
 /// Calls from a namespace and returns the address that the server saw.
 pub(crate) fn ask(netns: &OwnedFd, address: &str) -> Result<IpAddr, String> {
+    ask_for(netns, address, PATIENCE)
+}
+
+fn ask_for(netns: &OwnedFd, address: &str, patience: Duration) -> Result<IpAddr, String> {
     let address: SocketAddr = address.parse().unwrap();
     with_netns(netns.as_fd(), || {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| error.to_string())?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = TcpStream::connect_timeout(&address, patience).map_err(|error| error.to_string())?;
+        stream.set_read_timeout(Some(patience)).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).map_err(|error| error.to_string())?;
         text.parse().map_err(|_| format!("{text:?}"))

@@ -4,8 +4,10 @@
 
 mod bandwidth;
 mod bed;
+mod chain;
 mod kinds;
 mod peers;
+mod policy;
 mod ports;
 mod tamper;
 mod timing;
