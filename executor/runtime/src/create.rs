@@ -9,6 +9,7 @@ use std::time::Duration;
 use cofferdam_apply::{Attendant, Fault, Inputs, Progress, StepTime, apply};
 use cofferdam_isolators::compile::{CONSOLE, STDIO};
 use cofferdam_isolators::{CgroupManager, Container, Gate, Rootfs, compile};
+use cofferdam_linux::cgroup::{Cgroup, Error as CgroupError};
 use cofferdam_linux::process::Child;
 use cofferdam_linux::wait::readable;
 use cofferdam_plan::op::{HookPoint, UnitProperty};
@@ -312,6 +313,10 @@ struct Hooks<'a> {
 }
 
 impl Attendant for Hooks<'_> {
+    fn claim(&mut self, cgroup: &Cgroup) -> Result<(), CgroupError> {
+        self.runtime.claim(cgroup, self.directory, self.record)
+    }
+
     fn cloned(&mut self, child: &Child) -> Result<(), String> {
         self.record.pid = child.pid;
         self.record.start_time = stat(child.pid).map_or(0, |(_, start)| start);

@@ -5,6 +5,7 @@ use cofferdam_plan::ContainerId;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use crate::error::Error;
 use crate::runtime::Runtime;
@@ -38,14 +39,33 @@ pub(crate) fn signal_all(cgroup: &Cgroup, signal: i32) -> Result<(), Error> {
     Ok(())
 }
 
+/// The record of the container in a state folder, be it below this state root or another, if the cgroup is its.
+fn holder(directory: &Path, cgroup: Option<&str>) -> Option<Record> {
+    let id = directory.file_name()?.to_str()?;
+    Record::load(directory, id).ok().filter(|record| record.cgroup.as_deref() == cgroup)
+}
+
 impl Runtime {
+    /// Claims a cgroup for the container in `directory`. One that a stopped container has left empty is taken over.
+    pub(crate) fn claim(&self, cgroup: &Cgroup, directory: &Path, record: &Record) -> Result<(), CgroupError> {
+        let path = record.cgroup.as_deref();
+        cgroup.claim(directory, |other| {
+            let holder = holder(other, path);
+            holder.is_none_or(|record| record.status(other, &self.cgroups) == Status::Stopped)
+        })
+    }
+
     /// The cgroup of a container, where there is one and it is still this container's. An empty one may be taken over by
-    /// another container; when the first process is gone (`alive` is false) and somebody is in it, the other containers
-    /// are asked. What a stopped container leaves in its own cgroup without a pid namespace is rare.
+    /// another container; when the first process is gone (`alive` is false) and somebody is in it, its last owner and the
+    /// other containers are asked. What a stopped container leaves in its own cgroup without a pid namespace is rare.
     pub(crate) fn own_cgroup(&self, id: &str, path: &str, alive: bool) -> Result<Option<Cgroup>, Error> {
         let Some(cgroup) = existing(&self.cgroups, path)? else { return Ok(None) };
         if alive || cgroup.processes().map_err(failed)?.is_empty() {
             return Ok(Some(cgroup));
+        }
+        let other = cgroup.owner().filter(|owner| *owner != self.root().join(id));
+        if other.is_some_and(|other| holder(&other, Some(path)).is_some()) {
+            return Ok(None);
         }
         let mut others = self.ids()?.into_iter().filter(|other| other.as_str() != id);
         let note = |other: ContainerId| crate::state::noted_cgroup(&self.directory(&other));

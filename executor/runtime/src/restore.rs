@@ -76,7 +76,7 @@ impl Runtime {
         if let Some(cgroup) = &record.cgroup {
             note_cgroup(directory, cgroup)?;
         }
-        let restored = self.limit(plan).and_then(|()| self.bring_back(locked, plan, &mut record, &restore));
+        let restored = self.limit(plan, directory, &record).and_then(|()| self.bring_back(locked, plan, &mut record, &restore));
         let finished = restored.and_then(|pidfd| {
             record.store(directory)?;
             restore.create.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, record.pid))?;
@@ -92,15 +92,19 @@ impl Runtime {
     }
 
     /// The cgroup and its limits come from the configuration, as for any container; CRIU moves the processes there.
-    fn limit(&self, plan: &Plan) -> Result<(), Error> {
+    fn limit(&self, plan: &Plan, directory: &Path, record: &Record) -> Result<(), Error> {
         let mut cgroup = None;
         for step in &plan.steps {
             match (&step.op, &cgroup) {
                 (Op::CreateCgroup { path, delegated: true }, _) => {
-                    cgroup = Some(Cgroup::create_in(&self.cgroups.delegated(), path)?);
+                    let made = Cgroup::create_in(&self.cgroups.delegated(), path)?;
+                    self.claim(&made, directory, record)?;
+                    cgroup = Some(made);
                 }
                 (Op::CreateCgroup { path, delegated: false }, _) => {
-                    cgroup = Some(Cgroup::create_in(&self.cgroups, path)?);
+                    let made = Cgroup::create_in(&self.cgroups, path)?;
+                    self.claim(&made, directory, record)?;
+                    cgroup = Some(made);
                 }
                 (Op::WriteCgroup(write), Some(cgroup)) => {
                     cgroup.write(&write.controller, &write.file, &write.value, write.optional)?;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cofferdam_linux::cgroup::{Cgroup, Layout};
+use cofferdam_linux::cgroup::{Cgroup, Error as CgroupError, Layout};
 use cofferdam_linux::process::{
     Child, affinity, clone_noted, clone_noted_inside, restore_affinity, set_affinity, set_namespace,
 };
@@ -33,6 +33,11 @@ pub trait Attendant {
 
     /// Has the service manager end a unit and forget it; one that is gone is well.
     fn stop_unit(&mut self, _unit: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Claims the cgroup that was made, or found empty, before anybody is in it.
+    fn claim(&mut self, _cgroup: &Cgroup) -> Result<(), CgroupError> {
         Ok(())
     }
 

@@ -31,10 +31,14 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
             run.table.set(*into, namespace);
         }
         Op::CreateCgroup { path, delegated: true } => {
-            run.cgroup = Some(Cgroup::create_in(&run.cgroups.delegated(), path).map_err(cgroup_words)?);
+            let cgroup = Cgroup::create_in(&run.cgroups.delegated(), path).map_err(cgroup_words)?;
+            run.attendant.claim(&cgroup).map_err(cgroup_words)?;
+            run.cgroup = Some(cgroup);
         }
         Op::CreateCgroup { path, delegated: false } => {
-            run.cgroup = Some(Cgroup::create_in(run.cgroups, path).map_err(cgroup_words)?);
+            let cgroup = Cgroup::create_in(run.cgroups, path).map_err(cgroup_words)?;
+            run.attendant.claim(&cgroup).map_err(cgroup_words)?;
+            run.cgroup = Some(cgroup);
         }
         Op::OpenCgroup { path, below } => {
             run.cgroup = Some(Cgroup::open_below(run.cgroups, path, below).map_err(cgroup_words)?);

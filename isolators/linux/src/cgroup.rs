@@ -16,6 +16,7 @@
 mod layout;
 mod lifecycle;
 mod oom;
+mod owner;
 mod place;
 mod statistics;
 
@@ -83,6 +84,14 @@ pub enum Error {
         /// The cgroup.
         path: PathBuf,
     },
+    /// A cgroup that is to be made is another container's.
+    #[error("cgroup {path} is that of the container in {owner}: delete it first, or choose another cgroup", path = path.display(), owner = owner.display())]
+    Owned {
+        /// The cgroup.
+        path: PathBuf,
+        /// The container's state folder.
+        owner: PathBuf,
+    },
     /// The mount point is not of the file system that mountinfo says.
     #[error("{path} is not a cgroup file system", path = path.display())]
     NotCgroup {
@@ -142,7 +151,7 @@ impl Error {
         match self {
             Self::Call { errno, .. } | Self::Write { errno, .. } => *errno,
             Self::NoController { .. } => Errno::OPNOTSUPP,
-            Self::NotEmpty { .. } | Self::Frozen { .. } => Errno::BUSY,
+            Self::NotEmpty { .. } | Self::Frozen { .. } | Self::Owned { .. } => Errno::BUSY,
             Self::NotCgroup { .. } | Self::Path { .. } => Errno::INVAL,
             Self::Timeout { .. } => Errno::TIMEDOUT,
             Self::None => Errno::NODEV,

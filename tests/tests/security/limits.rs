@@ -40,6 +40,46 @@ fn cg_05_a_cgroup_that_was_taken_over_is_not_the_stopped_container_s_to_kill() {
     });
 }
 
+/// State roots do not know of one another, but their containers may be given the same cgroup.
+#[test]
+fn cg_05_a_cgroup_of_another_state_root_s_container_is_refused_or_taken_over_when_it_is_free() {
+    attack(|runtime, files| {
+        let other = Runtime::ours(&files.join("other-root"));
+        std::fs::create_dir_all(other.root().parent().unwrap()).unwrap();
+        let first = bundle(files, "first", "read line", |_| {});
+        let path = configuration(&first)["linux"]["cgroupsPath"].clone();
+        let second = sleeper(files, "second", |config| config["linux"]["cgroupsPath"] = path.clone());
+        let refused = |case: &str| {
+            let outcome = other.call(&["create", "--bundle", second.path().to_str().unwrap(), "second"]).unwrap();
+            assert_refused(&outcome, case);
+            assert!(outcome.stderr.contains("cgroup"), "{case}: {outcome:?}");
+            assert_eq!(other.call(&["list", "-q"]).unwrap().stdout, "", "{case}: left behind");
+        };
+        runtime.create("first", first.path()).unwrap();
+        refused("created");
+        // Somebody moved the process out: what holds then is whose the cgroup is.
+        let folder = cgroup_folder(path.as_str().unwrap());
+        let pid = runtime.state("first").unwrap()["pid"].to_string();
+        std::fs::write(folder.parent().unwrap().join("cgroup.procs"), pid).unwrap();
+        refused("created, and elsewhere");
+        runtime.succeed(&["start", "first"]).unwrap();
+        runtime.wait("first", "stopped").unwrap();
+        start(&other, "second", &second);
+        runtime.succeed(&["delete", "--force", "first"]).unwrap();
+        assert_eq!(other.state("second").unwrap()["status"], "running");
+        other.succeed(&["delete", "--force", "second"]).unwrap();
+        assert!(!folder.exists(), "left behind");
+        cofferdam_tests::process::reap();
+    });
+}
+
+/// The cgroup in the hierarchy that lists processes first.
+fn cgroup_folder(path: &str) -> std::path::PathBuf {
+    let base = Path::new("/sys/fs/cgroup");
+    let unified = base.join("unified");
+    (if unified.exists() { unified.as_path() } else { base }).join(&path[1..])
+}
+
 /// Whoever enters a frozen cgroup stops for good: it is refused, and left as it was found.
 #[test]
 fn cg_05_a_frozen_cgroup_is_refused_and_not_left_with_anybody_in_it() {
