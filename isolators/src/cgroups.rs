@@ -322,6 +322,7 @@ pub fn plan_joining(
     let hidden = Membership::of(joining.spec)?.has(Namespace::User);
     oom_score(scored, hidden, host, builder);
     let mut waits = builder.contains(|op| matches!(op, Op::AdjustOomScore { .. }));
+    waits |= crate::intel_rdt::plan_joining(joining, host, builder)?;
     if let Some(path) = joining.cgroup {
         let below = joining.below.iter().map(|below| one_below(below)).collect::<Result<_, _>>()?;
         let stage = if host.cgroups.is_v2() { Stage::Host } else { Stage::Attach };

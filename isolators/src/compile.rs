@@ -73,8 +73,8 @@ pub type Isolator = (&'static str, fn(&Context<'_>, &mut Builder) -> Result<(), 
 /// Every isolator, in order. Within a stage, steps run in this order.
 pub const ISOLATORS: &[Isolator] = &[
     ("version", version),
-    ("intel rdt", intel_rdt::plan),
     ("namespaces", namespaces::plan),
+    ("intel rdt", intel_rdt::plan),
     ("network devices", net_devices::plan),
     ("cgroups", cgroups::plan),
     ("identity", identity::plan),

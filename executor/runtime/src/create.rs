@@ -13,7 +13,7 @@ use cofferdam_linux::cgroup::{Cgroup, Error as CgroupError};
 use cofferdam_linux::process::Child;
 use cofferdam_linux::wait::readable;
 use cofferdam_plan::op::{HookPoint, UnitProperty};
-use cofferdam_plan::{ContainerId, HostFeatures, HostPath, Namespace, Op, Plan, Slot, Stage};
+use cofferdam_plan::{ContainerId, HostFeatures, HostPath, Namespace, Op, Plan, Slot, Stage, Step, Undo};
 use oci_spec::runtime::Spec;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
@@ -127,7 +127,7 @@ impl Runtime {
     /// The plan of a container, touching nothing.
     pub fn plan(&self, create: &Create) -> Result<Plan, Error> {
         let (host, _) = self.with_systemd()?;
-        self.plan_on(create, &host)
+        self.plan_on(create, &with_resctrl(host, &create.spec))
     }
 
     /// The host, and the service manager where it is to make the cgroup.
@@ -167,7 +167,7 @@ impl Runtime {
     /// there and the error says why.
     pub fn create(&self, create: Create) -> Result<Created, Error> {
         let (host, systemd) = self.with_systemd()?;
-        let plan = self.plan_on(&create, &host)?;
+        let plan = self.plan_on(&create, &with_resctrl(host, &create.spec))?;
         let directory = self.directory(&create.id);
         make_directory(&directory, &create.id)?;
         let locked = Locked::open(&directory, create.id.as_str(), self.options.limits.lock)?;
@@ -246,6 +246,7 @@ impl Runtime {
     fn abandon(&self, directory: &Path, record: &Record, child: &Child) {
         let cgroup = kill_all(self, directory, record);
         let _ = cofferdam_apply::kill(child);
+        let _ = crate::delete::remove_folders(record);
         let _ = crate::systemd::end(record);
         let _ = cgroup.map(|cgroup| cgroup.map(|cgroup| cgroup.remove()));
     }
@@ -281,12 +282,30 @@ impl Runtime {
             cgroup_paths: cgroup.iter().flat_map(|path| self.cgroups.directories(path)).collect(),
             cgroup,
             unit,
+            folders: plan.steps.iter().filter_map(folder).collect(),
             tracers: false,
             late_steps: late.map(|(index, step)| (index, plan.describe(&step.op))).collect(),
             program: program_name(plan).unwrap_or_default(),
             spec: create.spec.clone(),
         })
     }
+}
+
+/// The directory that a step makes and `delete` must remove.
+fn folder(step: &Step) -> Option<PathBuf> {
+    match step.op.undo() {
+        Undo::RemoveDirectory(path) => Some(path.as_path().to_owned()),
+        _ => None,
+    }
+}
+
+/// The host with what is known of resctrl, where the configuration asks for it.
+pub(crate) fn with_resctrl(host: Arc<HostFeatures>, spec: &Spec) -> Arc<HostFeatures> {
+    let asked = spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some());
+    if !asked || host.resctrl.is_some() {
+        return host;
+    }
+    Arc::new(HostFeatures { resctrl: cofferdam_apply::probe::resctrl(), ..HostFeatures::clone(&host) })
 }
 
 fn absolute(bundle: &Path) -> Result<PathBuf, Error> {

@@ -12,7 +12,7 @@ use crate::hooks;
 use crate::kill::kill_all;
 use crate::lock::Locked;
 use crate::runtime::Runtime;
-use crate::state::{Record, Status, has_process_note, noted_cgroup, noted_process};
+use crate::state::{Record, Status, file_error, has_process_note, noted_cgroup, noted_process};
 
 impl Runtime {
     /// Deletes a stopped or created container; with `force` also a running one, and one whose lock another operation does
@@ -46,6 +46,7 @@ impl Runtime {
         if let Some(cgroup) = kill_all(self, &locked.directory, &record)? {
             cgroup.remove()?;
         }
+        remove_folders(&record)?;
         // An empty scope ends by itself: that nobody could be told is no reason to keep the container.
         let unit = crate::systemd::end(&record).err().map(|problem| problem.to_string());
         let hooks = hooks::run_all(self, &record, HookPoint::Poststop, Status::Stopped);
@@ -104,4 +105,14 @@ impl Runtime {
         }
         Ok(path.is_some() || has_process_note(directory))
     }
+}
+
+/// Removes the groups of resctrl that are the container's own.
+pub(crate) fn remove_folders(record: &Record) -> Result<(), Error> {
+    record.folders.iter().rev().try_for_each(|folder| match std::fs::remove_dir(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(file_error("removing", folder, &error))
+        }
+        _ => Ok(()),
+    })
 }

@@ -11,7 +11,7 @@ use cofferdam_linux::process::Child;
 use cofferdam_plan::ContainerId;
 use oci_spec::runtime::Process;
 
-use crate::create::{Console, Stdio, descriptors, receive, write_pid};
+use crate::create::{Console, Stdio, descriptors, receive, with_resctrl, write_pid};
 use crate::error::Error;
 use crate::runtime::Runtime;
 use crate::state::{Record, Status};
@@ -122,7 +122,8 @@ impl Runtime {
             tracers: record.tracers,
             below: &exec.cgroups,
         };
-        let plan = compile_joining(&joining, &self.host)?;
+        let host = with_resctrl(self.host.clone(), &record.spec);
+        let plan = compile_joining(&joining, &host)?;
         record.in_its_namespaces()?;
         let limits = self.options.limits;
         let (mut filled, console) = descriptors(exec.stdio, exec.console, limits.console)?;

@@ -47,7 +47,12 @@ fn holder(directory: &Path, cgroup: Option<&str>) -> Option<Record> {
 
 impl Runtime {
     /// Claims a cgroup for the container in `directory`. One that a stopped container has left empty is taken over.
-    pub(crate) fn claim(&self, cgroup: &Cgroup, directory: &Path, record: &Record) -> Result<(), CgroupError> {
+    pub(crate) fn claim(
+        &self,
+        cgroup: &Cgroup,
+        directory: &Path,
+        record: &Record,
+    ) -> Result<(), CgroupError> {
         let path = record.cgroup.as_deref();
         cgroup.claim(directory, |other| {
             let holder = holder(other, path);

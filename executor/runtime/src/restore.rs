@@ -59,6 +59,10 @@ impl Runtime {
             let words = "cannot restore into a scope of systemd: CRIU makes the processes, in a cgroup that is there before";
             return Err(Error::Conflict(words.into()));
         }
+        if plan.find(|op| matches!(op, Op::AttachClass { .. }).then_some(())).is_some() {
+            let words = "cannot restore into a class of service (linux.intelRdt): CRIU makes the processes, outside it";
+            return Err(Error::Conflict(words.into()));
+        }
         let directory = self.directory(&restore.create.id);
         make_directory(&directory, &restore.create.id)?;
         let locked = Locked::open(&directory, restore.create.id.as_str(), self.options.limits.lock)?;
@@ -76,7 +80,9 @@ impl Runtime {
         if let Some(cgroup) = &record.cgroup {
             note_cgroup(directory, cgroup)?;
         }
-        let restored = self.limit(plan, directory, &record).and_then(|()| self.bring_back(locked, plan, &mut record, &restore));
+        let restored = self
+            .limit(plan, directory, &record)
+            .and_then(|()| self.bring_back(locked, plan, &mut record, &restore));
         let finished = restored.and_then(|pidfd| {
             record.store(directory)?;
             restore.create.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, record.pid))?;

@@ -110,6 +110,9 @@ pub struct Record {
     /// The scope that systemd makes for it; `delete` must stop it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
+    /// Directories of resctrl that are the container's own, in the order in which they were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub folders: Vec<PathBuf>,
     /// Whether a process was let in that may trace, which the container's own may not: those who join after it hide.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tracers: bool,

@@ -22,6 +22,7 @@ pub(crate) fn run(run: &mut Run<'_>, child: &Child, op: &Op) -> Outcome {
             map_ids(child, GROUPS, gids, *gid_mapper)?;
             map_ids(child, USERS, uids, *uid_mapper)
         }
+        Op::AttachClass { root, groups } => crate::resctrl::attach(root, groups, child.pid),
         Op::AttachCgroup => {
             let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
             cgroup.attach(child.pid).map_err(cgroup_words)

@@ -65,6 +65,10 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
             let socket = listen_gate(path)?;
             run.table.set(*into, socket);
         }
+        Op::EnterClass { root, class, own, make, schemata } => {
+            crate::resctrl::enter_class(root, class, *own, *make, schemata)?;
+        }
+        Op::MakeMonitor { group } => crate::resctrl::make_monitor(group)?,
         Op::BeginOn { cpus } => run.begin_on = Some(cpus.clone()),
         Op::MakeUserNamespace { uids, gids, into } => {
             let (uids, gids) = (crate::attach::lines(uids), crate::attach::lines(gids));

@@ -24,6 +24,7 @@ mod error;
 mod helper;
 mod host;
 pub mod probe;
+mod resctrl;
 mod undo;
 
 pub use applied::{Applied, Attendant, Fault, Inputs, Progress, StepTime, apply};

@@ -37,9 +37,20 @@ pub fn host(cgroups: &Layout) -> HostFeatures {
         online_cpus: read("/sys/devices/system/cpu/online").trim().to_owned(),
         online_nodes: read("/sys/devices/system/node/online").trim().to_owned(),
         memory_bytes: field(&memory, "MemTotal:").and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024,
+        resctrl: None,
         apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
         selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
     }
+}
+
+/// Where resctrl is mounted, if it is.
+pub fn resctrl() -> Option<String> {
+    // ID PARENT MAJOR:MINOR ROOT POINT OPTIONS … - TYPE SOURCE OPTIONS, proc_pid_mountinfo(5)
+    let point = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        (after.split(' ').next() == Some("resctrl")).then(|| before.split(' ').nth(4).map(str::to_owned))?
+    };
+    read("/proc/thread-self/mountinfo").lines().find_map(point)
 }
 
 fn read(path: &str) -> String {

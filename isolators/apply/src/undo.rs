@@ -34,6 +34,10 @@ pub(crate) fn undo(
             Undo::RemoveCgroup => {
                 cgroup.map_or(Ok(()), Cgroup::remove).map_err(|error| format!("the cgroup: {error}"))
             }
+            Undo::RemoveDirectory(path) => match rustix::fs::rmdir(path.as_c_str()) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(error) => Err(format!("{path}: {error}")),
+            },
             Undo::RemoveFile(path) => match rustix::fs::unlink(path.as_c_str()) {
                 Ok(()) | Err(Errno::NOENT) => Ok(()),
                 Err(error) => Err(format!("{path}: {error}")),

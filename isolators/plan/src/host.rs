@@ -162,6 +162,8 @@ pub struct HostFeatures {
     pub online_nodes: String,
     /// Physical memory in bytes.
     pub memory_bytes: u64,
+    /// Where resctrl is mounted, where it was asked for.
+    pub resctrl: Option<String>,
     /// Whether AppArmor is enabled.
     pub apparmor: bool,
     /// Whether SELinux is enabled.
@@ -193,6 +195,7 @@ impl HostFeatures {
             online_cpus: "0-1".into(),
             online_nodes: "0".into(),
             memory_bytes: 8 << 30,
+            resctrl: Some("/sys/fs/resctrl".into()),
             apparmor: false,
             selinux: false,
         }

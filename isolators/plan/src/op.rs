@@ -68,6 +68,8 @@ impl Namespace {
 pub enum Barrier {
     /// The parent has written the id maps.
     Mapped,
+    /// The parent has put the child into its class of service.
+    Allocated,
     /// The parent has attached the child to its cgroups.
     Attached,
     /// The child has built the mount tree, not yet pivoted.
@@ -81,6 +83,7 @@ impl Barrier {
     pub const fn token(self) -> u8 {
         match self {
             Self::Mapped => b'm',
+            Self::Allocated => b'r',
             Self::Attached => b'a',
             Self::Mounted => b't',
             Self::Hooked => b'h',
@@ -422,6 +425,11 @@ pub enum Op {
     ReplaceDevices(DeviceChange),
     /// Have systemd make a transient scope with the child in it, and wait until it is there. D-Bus, `StartTransientUnit`
     StartUnit { unit: String, properties: Vec<UnitProperty> },
+    /// Make a class of service of resctrl with these limits, unless it is there: then the limits must be its own, except for
+    /// the container's `own` class. Without `make` it must be there. `mkdir`, `write(schemata)`
+    EnterClass { root: HostPath, class: HostPath, own: bool, make: bool, schemata: Vec<Text> },
+    /// Make a monitoring group of resctrl. `mkdir`
+    MakeMonitor { group: HostPath },
     /// Attach the device program to the v2 cgroup. `bpf(BPF_PROG_LOAD)`, `bpf(BPF_PROG_ATTACH)`
     FilterDevices { program: Vec<u64> },
     /// Connect to whoever supervises the container's system calls. `socket`, `connect`
@@ -455,6 +463,8 @@ pub enum Op {
     MapIds { uids: Vec<IdMapping>, uid_mapper: Mapper, gids: Vec<IdMapping>, gid_mapper: Mapper },
     /// Attach the child to the container's version 1 cgroups; it was cloned into the version 2 one. `write(cgroup.procs)`
     AttachCgroup,
+    /// Put the child into groups of resctrl. `write(tasks)`
+    AttachClass { root: HostPath, groups: Vec<HostPath> },
     /// Write the child's `oom_score_adj`.
     AdjustOomScore { value: i32 },
     /// Move a network device of ours into the child's network namespace, or the one joined, under this name and with its
@@ -656,9 +666,15 @@ impl Op {
             ReplaceDevices(change) => Undo::ReplaceDevices(change.reversed()),
             ListenGate { path, .. } => Undo::RemoveFile(path.clone()),
             Clone { .. } => Undo::KillChild,
-            MapIds { .. } | AttachCgroup | AdjustOomScore { .. } | Release(_) | Await(_) => {
-                Undo::Nothing("goes with the child")
-            }
+            EnterClass { class, own: true, .. } => Undo::RemoveDirectory(class.clone()),
+            EnterClass { .. } => Undo::Nothing("a class with a name of its own is for others too"),
+            MakeMonitor { group } => Undo::RemoveDirectory(group.clone()),
+            MapIds { .. }
+            | AttachClass { .. }
+            | AttachCgroup
+            | AdjustOomScore { .. }
+            | Release(_)
+            | Await(_) => Undo::Nothing("goes with the child"),
             RunHooks { .. } => {
                 Undo::Nothing("the specification gives hooks no undo; poststop hooks run on delete")
             }

@@ -60,6 +60,12 @@ impl Plan {
                 let line = |w: &CgroupWrite| format!("{} {:?}", w.file, w.value);
                 format!("replace-devices [{}]", now.iter().map(line).collect::<Vec<_>>().join(", "))
             }
+            EnterClass { root: _, class, own, make, schemata } => {
+                let words = flag(*own, " own").to_owned() + flag(*make, " make");
+                format!("enter-class {class}{words} [{}]", list(schemata))
+            }
+            MakeMonitor { group } => format!("make-monitor {group}"),
+            AttachClass { root: _, groups } => format!("attach-class {}", list(groups)),
             FilterDevices { program } => format!("filter-devices {} instructions", program.len()),
             DelegateCgroup { uid, gid } => format!("delegate-cgroup to {uid}:{gid}"),
             ListenGate { path, into } => format!("listen-gate {} <- {path}", n(into)),

@@ -67,6 +67,8 @@ pub enum Undo {
     RemoveCgroup,
     /// Remove a file that the step made.
     RemoveFile(HostPath),
+    /// Remove a directory that the step made.
+    RemoveDirectory(HostPath),
     /// Have systemd end a unit and forget it.
     StopUnit(String),
     /// Write what the file held before.

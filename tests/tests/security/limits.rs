@@ -50,7 +50,8 @@ fn cg_05_a_cgroup_of_another_state_root_s_container_is_refused_or_taken_over_whe
         let path = configuration(&first)["linux"]["cgroupsPath"].clone();
         let second = sleeper(files, "second", |config| config["linux"]["cgroupsPath"] = path.clone());
         let refused = |case: &str| {
-            let outcome = other.call(&["create", "--bundle", second.path().to_str().unwrap(), "second"]).unwrap();
+            let outcome =
+                other.call(&["create", "--bundle", second.path().to_str().unwrap(), "second"]).unwrap();
             assert_refused(&outcome, case);
             assert!(outcome.stderr.contains("cgroup"), "{case}: {outcome:?}");
             assert_eq!(other.call(&["list", "-q"]).unwrap().stdout, "", "{case}: left behind");
