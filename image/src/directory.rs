@@ -276,7 +276,7 @@ pub(crate) fn join(parent: &[u8], base: &[u8]) -> Vec<u8> {
 }
 
 /// Removes a directory and what is in it, by descriptors only.
-fn remove_tree(parent: &OwnedFd, base: &[u8]) -> rustix::io::Result<()> {
+pub(crate) fn remove_tree(parent: &OwnedFd, base: &[u8]) -> rustix::io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(parent, base, flags, Mode::empty())?;
     loop {

@@ -20,6 +20,11 @@ const DEVICE_LIMIT: (u32, u32) = (1 << 12, 1 << 20);
 /// The highest id; 2^32 - 1 means "leave it" to chown(2), so a file that asks for it would stay root's.
 const ID_LIMIT: u64 = u32::MAX as u64 - 1;
 
+/// overlayfs's own attributes.
+const OVERLAY: &[u8] = b"trusted.overlay.";
+/// What overlayfs shows as attributes of that name (Linux 6.7, Documentation/filesystems/overlayfs.rst, "Nested mounts").
+pub(crate) const ESCAPED_OVERLAY: &[u8] = b"trusted.overlay.overlay.";
+
 /// Who owns it, who may use it, when it was changed, and what is attached to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attributes {
@@ -156,13 +161,19 @@ impl Entry {
         Ok(())
     }
 
-    /// An allow-list. `trusted.*` would speak to overlayfs itself, `user.overlay.*` and the container tools' names to other
-    /// stores' mounts, and `security.ima`, `evm` and `selinux` hold what was true of the machine that built the image.
-    fn add_xattr(&mut self, name: Vec<u8>, value: Vec<u8>) {
+    /// An allow-list. `trusted.overlay.*` would speak to overlayfs itself: it is escaped as overlayfs escapes it, so that a
+    /// mount shows it and never acts on it (older kernels than 6.7 show nothing). `user.overlay.*` and the container tools'
+    /// names speak to other stores' mounts, and `security.ima`, `evm` and `selinux` hold what was true of the machine that
+    /// built the image.
+    fn add_xattr(&mut self, mut name: Vec<u8>, value: Vec<u8>) {
+        if let Some(rest) = name.strip_prefix(OVERLAY) {
+            name = [ESCAPED_OVERLAY, rest].concat();
+        }
         const REFUSED: [&[u8]; 3] = [b"user.overlay.", b"user.containers.", b"user.fuseoverlayfs."];
         const NAMED: [&[u8]; 3] =
             [b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"];
         let allowed = NAMED.contains(&name.as_slice())
+            || (name.starts_with(ESCAPED_OVERLAY) && name.len() <= COMPONENT_LIMIT_BYTES)
             || (name.starts_with(b"user.") && !REFUSED.iter().any(|prefix| name.starts_with(prefix)));
         if !allowed {
             self.dropped.push(String::from_utf8_lossy(&name).into_owned());

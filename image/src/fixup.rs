@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::copy::{self, Original};
 use crate::directory::open_beneath;
 use crate::entry::Attributes;
 use crate::error::{Error, LayerError};
@@ -22,7 +23,7 @@ use crate::layout::{self, Layout, make_private};
 use crate::lock::{Lock, Mode as LockMode};
 use crate::path::EntryPath;
 use crate::record::{self, Durable};
-use crate::stack::{Agreement, Found, Stack, from_stat, read_attributes};
+use crate::stack::{Agreement, Found, Stack};
 use crate::workspace::Workspace;
 
 /// `fixup.json`.
@@ -208,35 +209,10 @@ fn link(root: &OwnedFd, from: &[u8], to: &[u8]) -> Result<(), LayerError> {
 
 /// Copies a file of a lower layer with everything that belongs to it.
 fn copy(stack: &Stack, layer: usize, from: &[u8], root: &OwnedFd, to: &[u8]) -> Result<(), LayerError> {
-    let failed = |operation| LayerError::entry_io(to, operation);
     let Found::Node(folder, base, stat) = stack.find(layer, from)? else {
         return Err(LayerError::entry(to, "its target vanished"));
     };
     let (parent, name) = split(to);
-    let parent = open_beneath(root, parent, OFlags::PATH).map_err(failed("open"))?;
-    let attributes = from_stat(&stat);
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let source =
-                rustix::fs::openat(&folder, base.as_slice(), flags, Mode::empty()).map_err(failed("open"))?;
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let target = rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR)
-                .map_err(failed("create"))?;
-            let attributes = read_attributes(&source, from)?;
-            let (mut source, mut target) = (fs::File::from(source), fs::File::from(target));
-            std::io::copy(&mut source, &mut target).map_err(LayerError::entry_io(to, "copy"))?;
-            return apply(&target, to, &attributes);
-        }
-        FileType::Symlink => {
-            let target =
-                rustix::fs::readlinkat(&folder, base.as_slice(), Vec::new()).map_err(failed("read"))?;
-            rustix::fs::symlinkat(target, &parent, name).map_err(failed("create"))?;
-        }
-        kind => rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(attributes.mode), stat.st_rdev)
-            .map_err(failed("create"))?,
-    }
-    let (uid, gid) = (rustix::fs::Uid::from_raw(attributes.uid), rustix::fs::Gid::from_raw(attributes.gid));
-    rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(failed("set the owner of"))
+    let parent = open_beneath(root, parent, OFlags::PATH).map_err(LayerError::entry_io(to, "open"))?;
+    copy::copy(&Original { folder: &folder, base: &base, stat: &stat }, &parent, name, to)
 }

@@ -60,6 +60,9 @@ pub(crate) struct ImageRecord {
     pub(crate) layers: Vec<ImageLayer>,
     /// The fix-up layer, relative to the store.
     pub(crate) fixup: Option<String>,
+    /// What the lowest layers were merged into, relative to the store, if there are more than overlayfs stacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) merged: Option<String>,
     pub(crate) stored_at: u64,
 }
 
@@ -77,7 +80,7 @@ impl ImageRecord {
     pub(crate) fn keeps(&self) -> Vec<String> {
         let layers = self.layers.iter().map(|layer| layout::layer(&layer.diff_id));
         let documents = [layout::blob(&self.manifest), layout::blob(&self.config)];
-        layers.chain(documents).chain(self.fixup.clone()).collect()
+        layers.chain(documents).chain(self.fixup.clone()).chain(self.merged.clone()).collect()
     }
 
     pub(crate) fn store(&self, layout: &Layout, workspace: &Workspace) -> Result<(), Error> {

@@ -22,6 +22,7 @@ use crate::image::{ImageLayer, ImageRecord, NameRecord};
 use crate::layer::{self, LayerContext, LayerPlan, LayerRecord};
 use crate::layout::{self, Layout};
 use crate::limits::Limits;
+use crate::merge;
 use crate::record::{self, Durable};
 use crate::workspace::Workspace;
 
@@ -84,6 +85,12 @@ impl Ingest<'_> {
         self.store_document(&self.config_digest, self.config)?;
         let fixup =
             fixup::ensure(self.layout, self.workspace, &records).map_err(|blame| self.fixup_error(blame))?;
+        let merged = merge::relative(&records);
+        if let Some(merged) = &merged {
+            self.workspace.lease(self.layout, self.keeps().into_iter().chain([merged.clone()]))?;
+            merge::ensure(self.layout, self.workspace, &records, merged)
+                .map_err(|error| self.layer_error("merged", error))?;
+        }
         let layers = self.layers.iter().zip(&records).map(|(plan, record)| ImageLayer {
             diff_id: plan.diff_id.clone(),
             blob: plan.blob.clone(),
@@ -96,6 +103,7 @@ impl Ingest<'_> {
             platform,
             layers: layers.collect(),
             fixup,
+            merged,
             stored_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
         };
         record.store(self.layout, self.workspace)?;

@@ -14,9 +14,8 @@ use crate::layer::{self, LayerRecord};
 use crate::layout::{self, Layout, make_private};
 use crate::pull::intact;
 use crate::record::{self, Durable};
-use crate::stack::visible;
 use crate::workspace::Workspace;
-use crate::{fixup, image};
+use crate::{fixup, image, merge};
 
 /// The directories of an overlay mount. All are absolute and within the store; nothing is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,9 +108,8 @@ fn lower(
     layers: &[LayerRecord],
     stage: &std::path::Path,
 ) -> Result<Vec<String>, Error> {
-    let trees = visible(layers).rev().map(|layer| layout::layer(&layer.diff_id));
-    let mut lower: Vec<String> =
-        fixup.iter().cloned().chain(trees).map(|folder| format!("{folder}/diff")).collect();
+    let mut lower: Vec<String> = fixup.iter().map(|folder| format!("{folder}/diff")).collect();
+    lower.extend(merge::lower(layers));
     if lower.is_empty() {
         make_private(&stage.join("empty"))?;
         lower.push(format!("{relative}/empty"));

@@ -6,7 +6,7 @@ use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::directory::open_beneath;
-use crate::entry::Attributes;
+use crate::entry::{Attributes, ESCAPED_OVERLAY};
 use crate::error::{Error, LayerError};
 use crate::layer::{self, LayerRecord};
 use crate::layout::Layout;
@@ -148,7 +148,8 @@ pub(crate) enum Agreement {
     Differs,
 }
 
-fn is_opaque(directory: &OwnedFd) -> bool {
+/// Whether overlayfs hides what lower layers have in a directory.
+pub(crate) fn is_opaque(directory: &OwnedFd) -> bool {
     let mut value = [0; 2];
     rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value[..])
         .is_ok_and(|length| &value[..length] == b"y")
@@ -174,7 +175,8 @@ pub(crate) fn from_stat(stat: &Stat) -> Attributes {
 }
 
 fn read_xattrs(file: &impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let size = match rustix::fs::flistxattr(file, &mut [0u8; 0][..]) {
+    // With an empty buffer, rustix's plain calls report no length.
+    let size = match rustix::fs::flistxattr_query(file) {
         Err(Errno::OPNOTSUPP) | Ok(0) => return Ok(Vec::new()),
         other => other?,
     };
@@ -182,10 +184,11 @@ fn read_xattrs(file: &impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> 
     let length = rustix::fs::flistxattr(file, &mut names[..])?;
     let mut xattrs = Vec::new();
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        if name.starts_with(b"trusted.") {
+        // overlayfs's own; what an image means to show of that name is stored escaped.
+        if name.starts_with(b"trusted.") && !name.starts_with(ESCAPED_OVERLAY) {
             continue;
         }
-        let mut value = vec![0; rustix::fs::fgetxattr(file, name, &mut [0u8; 0][..])?];
+        let mut value = vec![0; rustix::fs::fgetxattr_query(file, name)?];
         let length = if value.is_empty() { 0 } else { rustix::fs::fgetxattr(file, name, &mut value[..])? };
         value.truncate(length);
         xattrs.push((name.to_vec(), value));

@@ -171,3 +171,133 @@ fn docker_registry_with_a_password_takes_it_from_an_auth_file() {
         test.store.pull(&ImageRef::parse(&registry.name("a/b:1")).unwrap(), &options, &|_| {}).unwrap();
     }
 }
+
+/// The folder to be listed by [`child_that_lists`].
+const LIST: &str = "COFFERDAM_TEST_LIST";
+
+/// Not a test of its own: lists a tree from inside of another mount namespace.
+#[test]
+fn child_that_lists() {
+    let Ok(folder) = std::env::var(LIST) else { return };
+    for line in matrix::show(Path::new(&folder)) {
+        println!("\nline {}", line.replace('\n', " "));
+    }
+}
+
+/// What every peer makes of the images in `rows/*`, one answer a file: `ok` and the tree, or `error` and the reason.
+const DRIVE_PEERS: &str = r#"
+cd "$FOLDER"
+list() { COFFERDAM_TEST_LIST="$2" "$SELF" --exact child_that_lists --nocapture 2>&1 | sed -n 's/^line //p' > "$1.tree"; echo ok > "$1"; }
+fail() { echo "error $(tail -n 1 "$1.log" | cut -c 1-200)" > "$1"; }
+containerd --config containerd.toml > containerd.log 2>&1 &
+daemon=$!
+for try in $(seq 200); do ctr --address sock version > /dev/null 2>&1 && break; sleep 0.05; done
+for row in rows/*; do
+    if umoci unpack --image "$row/oci:latest" "$row/bundle" > "$row/umoci.log" 2>&1
+    then list "$row/umoci" "$row/bundle/rootfs"; else fail "$row/umoci"; fi
+
+    podman="podman --root podman --runroot podman-run --storage-driver overlay"
+    if id=$($podman pull -q "oci:$row/oci:latest" 2> "$row/podman.log") \
+        && mounted=$($podman image mount "$id" 2>> "$row/podman.log")
+    then list "$row/podman" "$mounted"; $podman image umount "$id" > /dev/null 2>&1; else fail "$row/podman"; fi
+
+    name="matrix/${row#rows/}"
+    mkdir "$row/mount"
+    tar -C "$row/oci" -cf "$row/oci.tar" .
+    if ctr --address sock images import --base-name "$name" "$row/oci.tar" > "$row/containerd.log" 2>&1 \
+        && ctr --address sock images mount "$name:latest" "$row/mount" >> "$row/containerd.log" 2>&1
+    then list "$row/containerd" "$row/mount"; umount "$row/mount"; else fail "$row/containerd"; fi
+done
+kill $daemon
+wait $daemon
+"#;
+
+const PEERS: [&str; 3] = ["umoci", "podman", "containerd"];
+
+/// An OCI layout in a folder, with whatever lies the row tells.
+fn write_layout(row: &matrix::Row, folder: &Path) {
+    let documents = row.documents();
+    let blobs = folder.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    for bytes in [&documents.config, &documents.manifest] {
+        std::fs::write(blobs.join(cofferdam_image::Digest::of(bytes).hex()), bytes).unwrap();
+    }
+    for (digest, bytes) in &documents.blobs {
+        std::fs::write(blobs.join(digest.hex()), bytes).unwrap();
+    }
+    let mut manifest = descriptor(OCI_MANIFEST, &documents.manifest);
+    manifest.truncate(manifest.len() - 1);
+    let name = r#""annotations":{"org.opencontainers.image.ref.name":"latest"}"#;
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{manifest},{name}}}]}}"#);
+    std::fs::write(folder.join("index.json"), index).unwrap();
+    std::fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
+#[test]
+fn a31_the_peers_differ_where_cofferdam_does_what_it_must() {
+    if !is_root() || !["umoci", "podman", "containerd", "ctr"].iter().all(|name| has_program(name)) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let rows = matrix::rows();
+    for (number, row) in rows.iter().enumerate() {
+        write_layout(row, &folder.path().join(format!("rows/{number:02}/oci")));
+    }
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let unwanted = "\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"";
+    let config = format!(
+        "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [{unwanted}]\n[grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
+        at("containerd"),
+        at("containerd-state"),
+        at("sock"),
+        at("sock.ttrpc"),
+    );
+    std::fs::write(folder.path().join("containerd.toml"), config).unwrap();
+    // Whatever is mounted goes with the namespace.
+    let driver = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", DRIVE_PEERS])
+        .env("FOLDER", folder.path())
+        .env("SELF", std::env::current_exe().unwrap())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(driver.status.success(), "{}", String::from_utf8_lossy(&driver.stderr));
+
+    let mut met = [0; 3];
+    println!("{:34} {:10} {:10} {:10} {:10}", "case", "cofferdam", "umoci", "podman", "containerd");
+    for (number, row) in rows.iter().enumerate() {
+        let (own, _) = row.pull();
+        assert!(row.is_met(&own), "{}: {own:?}", row.case);
+        let answers = PEERS.map(|peer| {
+            let path = folder.path().join(format!("rows/{number:02}/{peer}"));
+            let answer = std::fs::read_to_string(&path).unwrap_or_else(|_| "error no answer".to_owned());
+            match answer.trim().strip_prefix("error ") {
+                Some(reason) => Err(reason.to_owned()),
+                None => {
+                    let tree = std::fs::read_to_string(path.with_extension("tree")).unwrap_or_default();
+                    Ok(tree.lines().map(str::to_owned).collect())
+                }
+            }
+        });
+        let word = |answer: &Result<Vec<String>, String>| match (row.is_met(answer), answer) {
+            (true, _) => "as it must",
+            (false, Ok(_)) => "other tree",
+            (false, Err(_)) => "refuses",
+        };
+        let [umoci, podman, containerd] = [0, 1, 2].map(|peer| word(&answers[peer]));
+        println!("{:34} {:10} {umoci:10} {podman:10} {containerd:10}", row.case, "as it must");
+        for (peer, answer) in answers.iter().enumerate() {
+            met[peer] += usize::from(row.is_met(answer));
+            if !row.is_met(answer) {
+                println!("    {}: {answer:?}", PEERS[peer]);
+            }
+        }
+        // A case in which every peer does otherwise is suspect, unless it is known to be theirs to mend.
+        let agreed = answers.iter().any(|answer| row.is_met(answer));
+        assert!(agreed || row.alone, "{}: no peer agrees: {answers:?}", row.case);
+    }
+    for (peer, count) in PEERS.iter().zip(met) {
+        assert!(count >= rows.len() / 3, "{peer} was not driven well: it agrees in {count} cases only");
+        assert!(count < rows.len(), "{peer} has caught up: say so in the table");
+    }
+}

@@ -32,8 +32,9 @@ pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
-/// The most layers of an image: overlayfs stacks 500 lower layers, one of which is ours.
-pub const LAYER_LIMIT: usize = 499;
+/// Layers of one image. overlayfs stacks 500; a store that has more merges the lowest. A layer costs a descriptor while an
+/// image is put together, and a process may have a thousand and some.
+pub const LAYER_LIMIT: usize = 1000;
 /// The most descriptors that an index may list.
 const DESCRIPTOR_LIMIT: usize = 1000;
 

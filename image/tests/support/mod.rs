@@ -10,6 +10,8 @@
 #[path = "../../registry/tests/fake/mod.rs"]
 pub mod fake;
 
+pub mod matrix;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -152,10 +154,41 @@ impl Tar {
         self
     }
 
+    /// The same archive with every name below `folder`. Names and links must be short and without extensions.
+    pub fn beneath(mut self, folder: &str) -> Tar {
+        for at in header_offsets(&self.bytes) {
+            let header = &mut self.bytes[at..at + 512];
+            let length = header[..100].iter().position(|byte| *byte == 0).unwrap_or(100);
+            let name = [folder.as_bytes(), b"/", &header[..length]].concat();
+            header[..100].fill(0);
+            header[..name.len()].copy_from_slice(&name);
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+            header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        self
+    }
+
+    pub fn append(mut self, other: Tar) -> Tar {
+        self.bytes.extend(other.bytes);
+        self
+    }
+
     pub fn end(mut self) -> Vec<u8> {
         self.bytes.extend_from_slice(&[0; 1024]);
         self.bytes
     }
+}
+
+/// Where the headers of an archive are.
+fn header_offsets(bytes: &[u8]) -> Vec<usize> {
+    let (mut offsets, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        offsets.push(at);
+        let size = std::str::from_utf8(&bytes[at + 124..at + 135]).unwrap();
+        at += 512 + usize::from_str_radix(size, 8).unwrap().next_multiple_of(512);
+    }
+    offsets
 }
 
 fn number<const N: usize>(value: i64) -> [u8; N] {
@@ -260,7 +293,15 @@ pub struct TestStore {
 
 impl TestStore {
     pub fn new() -> TestStore {
-        let folder = temporary_folder();
+        TestStore::below(temporary_folder())
+    }
+
+    /// For attributes that a file system in memory may not have.
+    pub fn on_disk() -> TestStore {
+        TestStore::below(tempfile::tempdir().unwrap())
+    }
+
+    fn below(folder: tempfile::TempDir) -> TestStore {
         let store = Store::open(&folder.path().join("store")).unwrap();
         TestStore { folder, store }
     }
@@ -302,16 +343,7 @@ impl Mount {
         let target = temporary_folder();
         let key = target.path().to_string_lossy().into_owned();
         let snapshot = store.prepare(&key, image).unwrap();
-        let lower: Vec<String> = snapshot.lower.iter().map(|path| path.display().to_string()).collect();
-        let data = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            lower.join(":"),
-            snapshot.upper.display(),
-            snapshot.work.display()
-        );
-        let data = std::ffi::CString::new(data).unwrap();
-        rustix::mount::mount("overlay", target.path(), "overlay", rustix::mount::MountFlags::empty(), &*data)
-            .unwrap();
+        mount_overlay(&snapshot.lower, &snapshot.upper, &snapshot.work, target.path());
         Mount { target, key, store: store.clone() }
     }
 
@@ -323,6 +355,29 @@ impl Mount {
     pub fn tree(&self) -> Vec<String> {
         list_tree(self.target.path())
     }
+}
+
+/// Layer by layer where the kernel takes them so (6.7); older ones want one string, of a page at most.
+fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) {
+    use rustix::mount::*;
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    if fsconfig_set_string(&context, "lowerdir+", &lower[0]).is_err() {
+        let lower: Vec<String> = lower.iter().map(|path| path.display().to_string()).collect();
+        let (lower, upper, work) = (lower.join(":"), upper.display(), work.display());
+        let data = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let data = std::ffi::CString::new(data).unwrap();
+        mount("overlay", target, "overlay", MountFlags::empty(), &*data).unwrap();
+        return;
+    }
+    for path in &lower[1..] {
+        fsconfig_set_string(&context, "lowerdir+", path).unwrap();
+    }
+    fsconfig_set_string(&context, "upperdir", upper).unwrap();
+    fsconfig_set_string(&context, "workdir", work).unwrap();
+    fsconfig_create(&context).unwrap();
+    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap();
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&mounted, "", rustix::fs::CWD, target, flags).unwrap();
 }
 
 impl Drop for Mount {
@@ -339,7 +394,11 @@ pub fn list_tree(root: &Path) -> Vec<String> {
     while let Some(folder) = pending.pop() {
         for entry in std::fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
-            let metadata = path.symlink_metadata().unwrap();
+            let Ok(metadata) = path.symlink_metadata() else {
+                // Listed, and not there.
+                lines.push(format!("{} phantom", path.strip_prefix(root).unwrap().display()));
+                continue;
+            };
             let kind = metadata.file_type();
             let what = if kind.is_dir() {
                 pending.push(path.clone());

@@ -140,6 +140,8 @@ fn header(mut answer: Answer, name: &str, value: &str) -> Answer {
 }
 
 fn serve(stream: &TcpStream, address: SocketAddr, state: &Mutex<State>) -> std::io::Result<()> {
+    // Head and body are written apart: without this the second waits for the first one's acknowledgement, 40 ms.
+    stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
