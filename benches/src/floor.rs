@@ -8,15 +8,12 @@ pub(crate) mod cgroup;
 mod child;
 
 use std::ffi::CString;
-use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cofferdam_linux::process::{Child, clone_child};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::contestant::{Launcher, next_id};
@@ -50,28 +47,15 @@ impl Floor {
 impl Launcher for Floor {
     fn launch(&mut self) -> Result<()> {
         let cgroup = self.world.create(&next_id())?;
-        let (gate, mut key) =
-            pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (File::from(read), File::from(write)))?;
         let prepared = &self.child;
-        let child = clone_child(NAMESPACES, cgroup.directory(), || prepared.run(&mut PassOnce(&gate)))
+        let child = clone_child(NAMESPACES, cgroup.directory(), || prepared.run(cgroup.doors()))
             .context("cloning the child")?;
-        cgroup.attach(child.pid)?;
-        key.write_all(b"g").context("letting the child go on")?;
         let status = wait(&child)?;
         cgroup.remove()?;
         if status != 0 {
             bail!("the child ended with {status}");
         }
         Ok(())
-    }
-}
-
-/// The child's end of the gate: readable once it is in its cgroups.
-struct PassOnce<'a>(&'a File);
-
-impl PassOnce<'_> {
-    fn pass(&mut self) -> std::io::Result<()> {
-        self.0.read_exact(&mut [0])
     }
 }
 

@@ -3,12 +3,13 @@
 //!
 //! On version 2 it is made before the process, which is cloned straight into it. On version 1 one is made in each of a dozen
 //! hierarchies, which takes as long as the mounts do: there the parent makes and limits them while the child, which is still
-//! ours, builds its mounts, and the child waits for them before its cgroup namespace. A container without that namespace that
-//! is shown its cgroup gets copies of the directories, so there they are made first as well.
+//! ours, builds its mounts. Before its cgroup namespace the child waits for them and moves itself into each, since moving
+//! somebody else makes the kernel wait for all processors. A container without that namespace that is shown its cgroup gets
+//! copies of the directories, so there they are made first as well.
 
 use cofferdam_plan::{
-    Barrier, Builder, CgroupLayout, ContainerId, HostFeatures, HostPath, IdMapping, Namespace, Op, Refusal,
-    Stage, Standing,
+    Barrier, Builder, CgroupLayout, ContainerId, Hierarchies, HostFeatures, HostPath, IdMapping, Namespace,
+    Op, Refusal, Stage, Standing,
 };
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
@@ -36,10 +37,15 @@ pub struct Home {
 }
 
 impl Home {
-    /// Whether the child is moved into it, and has to wait for that: only one that is there before it, and in one hierarchy
-    /// alone, can be cloned into. A scope is made with the process in it.
+    /// Whether the child moves into it, and has to wait for that: only one that is there before it, and in the version 2
+    /// hierarchy alone, can be cloned into. A scope is made with the process in it.
     pub fn is_attached(&self) -> bool {
         !self.layout.is_v2() || self.scope.is_some()
+    }
+
+    /// Whether the child is cloned into what of it is in the version 2 hierarchy.
+    pub fn is_cloned_into(&self) -> bool {
+        self.scope.is_none() && self.layout.has_v2()
     }
 
     /// When it is made and written to.
@@ -116,7 +122,13 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     let shown = context.spec().mounts().iter().flatten().any(mounts::is_cgroup);
     let bound = shown && !context.membership.has(Namespace::Cgroup);
     let made = if bound { Stage::Host } else { home.stage() };
-    builder.step(made, "/linux/cgroupsPath", Op::CreateCgroup { path, delegated });
+    let split = made == Stage::Attach && home.is_cloned_into();
+    if split {
+        let first = Op::CreateCgroup { path: path.clone(), delegated, within: Hierarchies::Unified };
+        builder.step(Stage::Host, "/linux/cgroupsPath", first);
+    }
+    let within = if split { Hierarchies::Legacy } else { Hierarchies::All };
+    builder.step(made, "/linux/cgroupsPath", Op::CreateCgroup { path, delegated, within });
     let stage = match &home.scope {
         // Before the limits: it writes its own into the files first.
         Some(scope) => {
@@ -325,8 +337,7 @@ pub fn plan_joining(
     waits |= crate::intel_rdt::plan_joining(joining, host, builder)?;
     if let Some(path) = joining.cgroup {
         let below = joining.below.iter().map(|below| one_below(below)).collect::<Result<_, _>>()?;
-        let stage = if host.cgroups.is_v2() { Stage::Host } else { Stage::Attach };
-        builder.step(stage, "exec", Op::OpenCgroup { path: path.to_owned(), below });
+        builder.step(Stage::Host, "exec", Op::OpenCgroup { path: path.to_owned(), below });
         if !host.cgroups.is_v2() {
             builder.step(Stage::Attach, "exec", Op::AttachCgroup);
             waits = true;

@@ -9,6 +9,7 @@ use cofferdam_plan::{
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
 use crate::arrival::Arrival;
+use crate::cgroups::Home;
 use crate::compile::{Context, INIT};
 use crate::container::Joining;
 
@@ -122,7 +123,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     let late = [Namespace::Cgroup, Namespace::Time];
     let new =
         Namespace::ALL.into_iter().filter(|kind| members.makes(*kind) && !late.contains(kind)).collect();
-    let into_cgroup = context.home.as_ref().is_some_and(|home| !home.is_attached());
+    let into_cgroup = context.home.as_ref().is_some_and(Home::is_cloned_into);
     builder.step(
         Stage::Clone,
         "/linux/namespaces",
@@ -290,7 +291,7 @@ pub(crate) fn plan_joining(
     // Without privilege the pid namespace opens only to whoever is in the user namespace already.
     let inside = host.standing == Standing::User && members.has(Namespace::User);
     let user_namespace = inside.then_some(INIT);
-    let into_cgroup = joining.cgroup.is_some() && host.cgroups.is_v2();
+    let into_cgroup = joining.cgroup.is_some() && host.cgroups.has_v2();
     let between = user_namespace.is_some() || between(pid_namespace, host);
     let clone = Op::Clone { namespaces: Vec::new(), user_namespace, pid_namespace, between, into_cgroup };
     builder.step(Stage::Clone, "exec", clone);

@@ -28,6 +28,8 @@ pub(super) struct Cgroup {
     directories: Vec<PathBuf>,
     /// On v2: the child is cloned straight into it.
     directory: Option<OwnedFd>,
+    /// On v1: the child moves itself in through these.
+    doors: Vec<OwnedFd>,
 }
 
 /// How often a cgroup of others is tried to be removed, and how long apart: together a second.
@@ -75,14 +77,17 @@ impl World {
                 let directory = mount_point.join(name);
                 fs::create_dir(&directory)?;
                 let handle = super::handle(&directory)?;
-                Ok(Cgroup { directories: vec![directory], directory: Some(handle) })
+                Ok(Cgroup { directories: vec![directory], directory: Some(handle), doors: Vec::new() })
             }
             World::V1(hierarchies) => {
                 let mut directories = Vec::with_capacity(hierarchies.len());
+                let mut doors = Vec::with_capacity(hierarchies.len());
                 for hierarchy in hierarchies {
-                    directories.push(hierarchy.create(name)?);
+                    let directory = hierarchy.create(name)?;
+                    doors.push(fs::OpenOptions::new().write(true).open(directory.join("tasks"))?.into());
+                    directories.push(directory);
                 }
-                Ok(Cgroup { directories, directory: None })
+                Ok(Cgroup { directories, directory: None, doors })
             }
         }
     }
@@ -142,14 +147,8 @@ impl Cgroup {
         self.directory.as_ref().map(AsFd::as_fd)
     }
 
-    /// Moves the child in, where it was not born there.
-    pub(super) fn attach(&self, pid: i32) -> Result<()> {
-        if self.directory.is_none() {
-            for directory in &self.directories {
-                write(directory, "cgroup.procs", &pid.to_string())?;
-            }
-        }
-        Ok(())
+    pub(super) fn doors(&self) -> &[OwnedFd] {
+        &self.doors
     }
 
     pub(super) fn remove(&self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The floor's child: from the clone to the exec.
 
 use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
 
 use anyhow::Result;
 use cofferdam_isolators::seccomp::compile;
@@ -20,7 +21,6 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
-use super::PassOnce;
 use super::cgroup::World;
 
 const CLONE_NEWCGROUP: u64 = 0x0200_0000;
@@ -90,14 +90,14 @@ impl Prepared {
     }
 
     /// Runs in the child; gives the exit status if something failed.
-    pub(super) fn run(&self, gate: &mut PassOnce<'_>) -> i32 {
-        match self.enter(gate).and_then(|()| self.confine()) {
+    pub(super) fn run(&self, doors: &[OwnedFd]) -> i32 {
+        match self.enter(doors).and_then(|()| self.confine()) {
             Ok(()) => exec(c"/true", &self.arguments, &self.environment).raw_os_error(),
             Err(errno) => errno.raw_os_error(),
         }
     }
 
-    fn enter(&self, gate: &mut PassOnce<'_>) -> io::Result<()> {
+    fn enter(&self, doors: &[OwnedFd]) -> io::Result<()> {
         setsid()?;
         sethostname(b"bench")?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
@@ -106,7 +106,10 @@ impl Prepared {
         chdir(self.rootfs.as_c_str())?;
         self.mount_kernel_file_systems()?;
         make_devices()?;
-        gate.pass().map_err(|_| Errno::IO)?;
+        // A thread that moves itself waits for nobody.
+        for door in doors {
+            io::write(door, b"0")?;
+        }
         unshare(CLONE_NEWCGROUP)?;
         self.mount_cgroups()?;
         mask()?;

@@ -102,15 +102,15 @@ impl Runtime {
         let mut cgroup = None;
         for step in &plan.steps {
             match (&step.op, &cgroup) {
-                (Op::CreateCgroup { path, delegated: true }, _) => {
-                    let made = Cgroup::create_in(&self.cgroups.delegated(), path)?;
-                    self.claim(&made, directory, record)?;
-                    cgroup = Some(made);
-                }
-                (Op::CreateCgroup { path, delegated: false }, _) => {
-                    let made = Cgroup::create_in(&self.cgroups, path)?;
-                    self.claim(&made, directory, record)?;
-                    cgroup = Some(made);
+                (Op::CreateCgroup { path, delegated, within }, _) => {
+                    let layout = if *delegated { &self.cgroups.delegated() } else { &self.cgroups };
+                    let claim = |made: &Cgroup| self.claim(made, directory, record);
+                    cofferdam_apply::create_cgroup(
+                        &mut cgroup,
+                        &layout.of_kinds(within.kinds()),
+                        path,
+                        claim,
+                    )?;
                 }
                 (Op::WriteCgroup(write), Some(cgroup)) => {
                     cgroup.write(&write.controller, &write.file, &write.value, write.optional)?;

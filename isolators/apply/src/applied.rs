@@ -10,7 +10,7 @@ use cofferdam_linux::process::{
 };
 use cofferdam_linux::report::Report;
 use cofferdam_plan::op::{HookPoint, UnitProperty};
-use cofferdam_plan::{Namespace, Op, Plan, Slot, Stage, Step};
+use cofferdam_plan::{Barrier, Namespace, Op, Plan, Slot, Stage, Step};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -110,6 +110,10 @@ pub struct Applied {
 pub(crate) struct Run<'a> {
     pub table: Table,
     pub cgroup: Option<Cgroup>,
+    /// Whether the child was cloned into the version 2 cgroup.
+    pub born_inside: bool,
+    /// What the child moves itself into the version 1 cgroups through, until it is sent there.
+    pub doors: Vec<OwnedFd>,
     pub cgroups: &'a Layout,
     pub channel: OwnedFd,
     pub attendant: &'a mut dyn Attendant,
@@ -137,6 +141,8 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
     let mut run = Run {
         table: Table::new(plan.slots.len(), inputs.descriptors),
         cgroup: None,
+        born_inside: false,
+        doors: Vec::new(),
         cgroups: inputs.cgroups,
         channel,
         attendant: inputs.attendant,
@@ -182,7 +188,7 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
     let waited = plan.steps.get(index).is_none_or(|step| matches!(step.op, Op::Await(_)));
     let mut failure = match report.failure() {
         Some(record) if behind => {
-            let words = child_words(plan, record.step, record.errno, record.detail);
+            let words = child_words(plan, run.cgroup.as_ref(), record.step, record.errno, record.detail);
             boxed(record.step, (record.errno, words))
         }
         _ if waited && problem.0 == Errno::TIMEDOUT => {
@@ -273,6 +279,7 @@ impl Parent<'_> {
             _ => None,
         };
         let cgroup = cgroup_directory(run, into_cgroup)?;
+        run.born_inside = cgroup.is_some();
         let lent_to = half.plan.find(|op| match op {
             Op::MoveNetDevice { into, .. } => *into,
             _ => None,
@@ -365,9 +372,20 @@ fn executed(plan: &Plan, report: &Report) -> bool {
 }
 
 /// What the number in the child's record means.
-fn child_words(plan: &Plan, step: usize, errno: Errno, detail: i32) -> Option<String> {
+fn child_words(
+    plan: &Plan,
+    cgroup: Option<&Cgroup>,
+    step: usize,
+    errno: Errno,
+    detail: i32,
+) -> Option<String> {
     match &plan.steps.get(step)?.op {
         _ if detail == crate::child::INJECTED => Some("injected".into()),
+        Op::Pass(Barrier::Attached) if detail > 0 => {
+            let door = usize::try_from(detail - 1).ok()?;
+            let behind = cgroup.and_then(|cgroup| cgroup.behind(door))?;
+            Some(format!("moving itself into the cgroup {}", behind.display()))
+        }
         Op::FindProgram { name, .. } => Some(format!("looking for {name:?}")),
         Op::NewFilesystem { kind, .. } if errno == Errno::PERM => refused(&kind.to_string()),
         _ => None,

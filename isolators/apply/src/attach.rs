@@ -25,7 +25,11 @@ pub(crate) fn run(run: &mut Run<'_>, child: &Child, op: &Op) -> Outcome {
         Op::AttachClass { root, groups } => crate::resctrl::attach(root, groups, child.pid),
         Op::AttachCgroup => {
             let cgroup = run.cgroup.as_ref().ok_or((Errno::INVAL, None))?;
-            cgroup.attach(child.pid).map_err(cgroup_words)
+            if !run.born_inside {
+                cgroup.attach_unified(child.pid).map_err(cgroup_words)?;
+            }
+            run.doors = cgroup.doors().map_err(cgroup_words)?;
+            Ok(())
         }
         Op::CreateCgroup { .. }
         | Op::OpenCgroup { .. }
@@ -46,7 +50,11 @@ pub(crate) fn run(run: &mut Run<'_>, child: &Child, op: &Op) -> Outcome {
         Op::RunHooks { point } => {
             run.attendant.run_hooks(*point, child).map_err(|words| (Errno::CANCELED, Some(words)))
         }
-        Op::Release(barrier) => channel::say(run.channel.as_fd(), barrier.token()).map_err(gone),
+        Op::Release(barrier) => {
+            let doors =
+                if *barrier == Barrier::Attached { std::mem::take(&mut run.doors) } else { Vec::new() };
+            channel::release(run.channel.as_fd(), *barrier, &doors).map_err(gone)
+        }
         Op::Await(barrier) => await_child(run, *barrier),
         _ => Err((Errno::NOSYS, Some("not an operation of the attach stage".into()))),
     }

@@ -1,12 +1,18 @@
 //! The channel between parent and child: one byte a barrier, end of file for "executed" or "dead".
+//! With the byte that says "attached" come the files through which the child enters its version 1 cgroups.
 
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use cofferdam_linux::wait::readable;
 use cofferdam_plan::Barrier;
 use rustix::io::{Errno, read, write};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
 
 /// Token by which the child says that it waits at the gate.
 const CREATED: u8 = b'c';
@@ -46,7 +52,7 @@ pub(crate) const SUPERVISED: Duration = Duration::from_secs(3);
 /// Sends one token. *Child-safe.*
 pub(crate) fn say(end: BorrowedFd<'_>, token: u8) -> Result<(), Errno> {
     // MSG_NOSIGNAL: the other side's death must arrive as EPIPE, never as a signal to an agent.
-    rustix::net::send(end, &[token], rustix::net::SendFlags::NOSIGNAL).map(drop)
+    rustix::net::send(end, &[token], SendFlags::NOSIGNAL).map(drop)
 }
 
 /// Child: says that the container is created. *Child-safe.*
@@ -54,13 +60,50 @@ pub(crate) fn say_created(end: BorrowedFd<'_>) -> Result<(), Errno> {
     say(end, CREATED)
 }
 
-/// Child: waits for the parent to release `barrier`. The parent's death ends the wait. *Child-safe.*
-pub(crate) fn pass(end: BorrowedFd<'_>, barrier: Barrier) -> Result<(), Errno> {
-    match receive(end)? {
-        Some(token) if token == barrier.token() => Ok(()),
-        Some(_) => Err(Errno::PROTO),
-        None => Err(Errno::PIPE),
+/// Parent: lets the child pass a barrier, and gives it the doors to its version 1 cgroups on the way.
+pub(crate) fn release(end: BorrowedFd<'_>, barrier: Barrier, doors: &[OwnedFd]) -> Result<(), Errno> {
+    if doors.is_empty() {
+        return say(end, barrier.token());
     }
+    let doors: Vec<BorrowedFd<'_>> = doors.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); DOORS_SPACE];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&doors)) {
+        return Err(Errno::TOOMANYREFS);
+    }
+    sendmsg(end, &[IoSlice::new(&[barrier.token()])], &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// More version 1 hierarchies than the kernel has controllers and anybody has named ones.
+const DOORS_SPACE: usize = rustix::cmsg_space!(ScmRights(64));
+
+/// Child: waits for the parent to release `barrier`, and goes through every door that comes with it. The parent's death ends
+/// the wait. An error comes with the number of the door that it is about, counted from 1. *Child-safe.*
+pub(crate) fn pass(end: BorrowedFd<'_>, barrier: Barrier) -> Result<(), (Errno, i32)> {
+    let mut token = [0];
+    let mut space = [MaybeUninit::uninit(); DOORS_SPACE];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match recvmsg(end, &mut [IoSliceMut::new(&mut token)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNRESET) => break 0,
+            result => break result.map_err(|errno| (errno, 0))?.bytes,
+        }
+    };
+    match (received, token[0]) {
+        (0, _) => return Err((Errno::PIPE, 0)),
+        (_, token) if token == barrier.token() => {}
+        _ => return Err((Errno::PROTO, 0)),
+    }
+    let rights = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(doors) => Some(doors),
+        _ => None,
+    });
+    for (number, door) in (1..).zip(rights.flatten()) {
+        // The thread that writes: see `Cgroup::doors`.
+        write(&door, b"0").map_err(|errno| (errno, number))?;
+    }
+    Ok(())
 }
 
 fn receive(end: BorrowedFd<'_>) -> Result<Option<u8>, Errno> {

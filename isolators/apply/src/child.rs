@@ -178,7 +178,10 @@ impl<'a> Half<'a> {
 
     fn step(&mut self, table: &mut Table, index: usize, op: &Op) -> Result<(), Errno> {
         match op {
-            Op::Pass(barrier) => crate::channel::pass(self.channel()?, *barrier),
+            Op::Pass(barrier) => crate::channel::pass(self.channel()?, *barrier).map_err(|(errno, door)| {
+                self.detail = door;
+                errno
+            }),
             Op::Announce(barrier) => crate::channel::say(self.channel()?, barrier.token()),
             Op::CloneTree { .. }
             | Op::CopyUp { .. }

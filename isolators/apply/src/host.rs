@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use cofferdam_linux::cgroup::Cgroup;
+use cofferdam_linux::cgroup::{Cgroup, Layout};
 use cofferdam_linux::mount;
 use cofferdam_plan::{HostPath, Namespace, Op};
 use rustix::fs::{CWD, Mode, OFlags, open};
@@ -13,6 +13,22 @@ use rustix::net::{
 };
 
 use crate::applied::Run;
+
+/// Makes a cgroup in these hierarchies, beside what of it there is in others; the first of it is claimed.
+pub fn create_cgroup(
+    made: &mut Option<Cgroup>,
+    layout: &Layout,
+    path: &str,
+    claim: impl FnOnce(&Cgroup) -> Result<(), cofferdam_linux::cgroup::Error>,
+) -> Result<(), cofferdam_linux::cgroup::Error> {
+    if let Some(cgroup) = made {
+        return cgroup.extend_in(layout, path);
+    }
+    let cgroup = Cgroup::create_in(layout, path)?;
+    claim(&cgroup)?;
+    *made = Some(cgroup);
+    Ok(())
+}
 
 /// An error number, with words where a number is not enough.
 pub(crate) type Outcome = Result<(), (Errno, Option<String>)>;
@@ -30,15 +46,11 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
             }
             run.table.set(*into, namespace);
         }
-        Op::CreateCgroup { path, delegated: true } => {
-            let cgroup = Cgroup::create_in(&run.cgroups.delegated(), path).map_err(cgroup_words)?;
-            run.attendant.claim(&cgroup).map_err(cgroup_words)?;
-            run.cgroup = Some(cgroup);
-        }
-        Op::CreateCgroup { path, delegated: false } => {
-            let cgroup = Cgroup::create_in(run.cgroups, path).map_err(cgroup_words)?;
-            run.attendant.claim(&cgroup).map_err(cgroup_words)?;
-            run.cgroup = Some(cgroup);
+        Op::CreateCgroup { path, delegated, within } => {
+            let layout = if *delegated { &run.cgroups.delegated() } else { run.cgroups };
+            let claim = |made: &Cgroup| run.attendant.claim(made);
+            create_cgroup(&mut run.cgroup, &layout.of_kinds(within.kinds()), path, claim)
+                .map_err(cgroup_words)?;
         }
         Op::OpenCgroup { path, below } => {
             run.cgroup = Some(Cgroup::open_below(run.cgroups, path, below).map_err(cgroup_words)?);

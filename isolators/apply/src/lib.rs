@@ -31,4 +31,5 @@ pub use applied::{Applied, Attendant, Fault, Inputs, Progress, StepTime, apply};
 pub use change::{Changed, change};
 pub use channel::LateFailure;
 pub use error::{Failure, in_words};
+pub use host::create_cgroup;
 pub use undo::kill;

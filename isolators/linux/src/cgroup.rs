@@ -3,7 +3,7 @@
 //! | operation | version 1 | version 2 |
 //! |---|---|---|
 //! | create | mkdir in each hierarchy, cpuset inherited | mkdir, controllers switched on level by level |
-//! | attach | `cgroup.procs` in each | `cgroup.procs`, or clone3 straight into [`Cgroup::directory`] |
+//! | attach | the process itself, through [`Cgroup::doors`] | clone3 straight into [`Cgroup::directory`] |
 //! | freeze | `freezer.state` | `cgroup.freeze` |
 //! | kill | the freezer holds them, SIGKILL each, thaw | `cgroup.kill` |
 //! | devices | `devices.allow`, `devices.deny` | an eBPF program, [`Cgroup::filter_devices`] |
@@ -301,17 +301,51 @@ impl Cgroup {
         place.read(file).map_err(|errno| place.failed("read", file, errno))
     }
 
-    /// Moves a process into the cgroup, in every hierarchy. Each costs a migration, which waits for all other processors.
+    /// Makes the cgroup in the hierarchies of `layout` as well, as [`Cgroup::create_in`] does.
     ///
     /// # Errors
-    /// The first hierarchy that refuses; `ESRCH` where the process is gone.
-    pub fn attach(&self, pid: i32) -> Result<(), Error> {
-        let pid = pid.to_string();
-        self.places.iter().try_for_each(|place| {
-            place
-                .write("cgroup.procs", &pid)
-                .map_err(|errno| place.failed("attach to", "cgroup.procs", errno))
+    /// As [`Cgroup::create_in`]; what was there before stays.
+    pub fn extend_in(&mut self, layout: &Layout, path: &str) -> Result<(), Error> {
+        self.places.append(&mut Self::create_in(layout, path)?.places);
+        Ok(())
+    }
+
+    /// Moves a process into the version 2 cgroup, where there is one. That waits until every processor of the host has been
+    /// through the scheduler, up to 20 ms: a process that is cloned into the cgroup costs nothing of the kind.
+    ///
+    /// # Errors
+    /// The kernel's answer; `ESRCH` where the process is gone.
+    pub fn attach_unified(&self, pid: i32) -> Result<(), Error> {
+        self.place("").map_or(Ok(()), |place| {
+            let failed = |errno| place.failed("attach to", "cgroup.procs", errno);
+            place.write("cgroup.procs", &pid.to_string()).map_err(failed)
         })
+    }
+
+    /// The doors to the version 1 cgroups: a process of one thread that writes `0` to each has moved itself. Alone among the
+    /// ways into a cgroup this one waits for nobody: the kernel knows that a thread which moves itself neither ends nor
+    /// executes meanwhile, and does not stop all others from doing so. It may be written to by whoever holds it, whatever
+    /// rights and root directory he has by then.
+    ///
+    /// # Errors
+    /// Where one cannot be opened.
+    pub fn doors(&self) -> Result<Vec<OwnedFd>, Error> {
+        let open = |place: &Place| {
+            place
+                .open("tasks", rustix::fs::OFlags::WRONLY)
+                .map_err(|errno| place.failed("open", "tasks", errno))
+        };
+        self.legacy().map(open).collect()
+    }
+
+    /// Where the door of this number leads, for messages.
+    #[must_use]
+    pub fn behind(&self, door: usize) -> Option<PathBuf> {
+        self.legacy().nth(door).map(|place| place.path.clone())
+    }
+
+    fn legacy(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter().filter(|place| !place.unified)
     }
 
     /// The directory in the version 2 tree, for clone3 with `CLONE_INTO_CGROUP`.

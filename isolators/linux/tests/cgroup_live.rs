@@ -72,9 +72,17 @@ impl Shell {
         self.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
     }
 
+    /// A process of one thread is moved through the doors by others too, only slower.
+    fn enter(&self, cgroup: &Cgroup) {
+        for door in cgroup.doors().unwrap() {
+            std::fs::File::from(door).write_all(self.pid().to_string().as_bytes()).unwrap();
+        }
+        cgroup.attach_unified(self.pid()).unwrap();
+    }
+
     fn run_in(script: &str, cgroup: &Cgroup) -> Option<i32> {
         let mut shell = Self::start(script);
-        cgroup.attach(shell.pid()).unwrap();
+        shell.enter(cgroup);
         shell.go();
         shell.0.wait().unwrap().code()
     }
@@ -91,7 +99,7 @@ impl Drop for Shell {
 fn a_process_is_attached_counted_killed_and_the_cgroup_removed() {
     let Some(cgroup) = make("life") else { return };
     let mut shell = Shell::start("sleep 100 & sleep 100");
-    cgroup.attach(shell.pid()).unwrap();
+    shell.enter(&cgroup);
     assert_eq!(cgroup.processes().unwrap(), [shell.pid()]);
     shell.go();
     assert!(matches!(cgroup.0.remove(), Err(error) if error.errno() == Errno::BUSY));
@@ -125,7 +133,7 @@ fn a_cgroup_is_found_again_with_all_its_places() {
 fn a_cgroup_in_use_is_refused_and_left_as_it_was() {
     let Some(cgroup) = make("used") else { return };
     let shell = Shell::start("true");
-    cgroup.attach(shell.pid()).unwrap();
+    shell.enter(&cgroup);
     assert!(matches!(Cgroup::create(&path("used")), Err(Error::NotEmpty { processes: 1, .. })));
     assert_eq!(cgroup.processes().unwrap(), [shell.pid()]);
     drop(shell);
@@ -139,7 +147,7 @@ fn a_cgroup_in_use_is_refused_and_left_as_it_was() {
 fn frozen_processes_stand_still_run_again_and_die_frozen() {
     let Some(cgroup) = make("freeze") else { return };
     let mut shell = Shell::start("while :; do :; done");
-    cgroup.attach(shell.pid()).unwrap();
+    shell.enter(&cgroup);
     shell.go();
     assert!(!cgroup.is_frozen().unwrap());
     cgroup.freeze().unwrap();
@@ -160,7 +168,7 @@ fn cgroups_made_inside_are_killed_and_removed_too() {
     let Some(cgroup) = make("nest") else { return };
     let deeper = Cgroup::create(&format!("{}/a/b", path("nest"))).unwrap();
     let shell = Shell::start("true");
-    deeper.attach(shell.pid()).unwrap();
+    shell.enter(&deeper);
     assert_eq!(cgroup.processes().unwrap(), [shell.pid()]);
     cgroup.kill().unwrap();
     cgroup.remove().unwrap();

@@ -44,6 +44,11 @@ impl CgroupLayout {
         matches!(self, Self::V2 { .. })
     }
 
+    /// Whether the version 2 hierarchy is among them.
+    pub fn has_v2(&self) -> bool {
+        matches!(self, Self::V2 { .. } | Self::V1 { unified: Some(_), .. })
+    }
+
     /// Whether a hierarchy is mounted there.
     pub fn mounts(&self, point: &str) -> bool {
         match self {

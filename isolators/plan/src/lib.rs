@@ -19,8 +19,8 @@ pub mod step;
 pub use host::{CgroupLayout, HostFeatures, OverlayApi, Standing, V1Hierarchy};
 pub use id::ContainerId;
 pub use op::{
-    Barrier, Create, IdMapping, Limit, Mapper, MountAttributes, Namespace, Op, Propagation, SecurityModule,
-    Slot,
+    Barrier, Create, Hierarchies, IdMapping, Limit, Mapper, MountAttributes, Namespace, Op, Propagation,
+    SecurityModule, Slot,
 };
 pub use path::{ContainerPath, HostPath, Text};
 pub use plan::{Builder, Plan};

@@ -290,6 +290,25 @@ impl Handover {
     pub const PARTS: usize = 3;
 }
 
+/// Hierarchies of a host that has version 1 ones and perhaps a version 2 one beside them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hierarchies {
+    /// All of them.
+    All,
+    /// The version 2 one.
+    Unified,
+    /// The version 1 ones.
+    Legacy,
+}
+
+impl Hierarchies {
+    /// Which of the two kinds are among them: version 1, version 2.
+    #[must_use]
+    pub fn kinds(self) -> (bool, bool) {
+        (self != Self::Unified, self != Self::Legacy)
+    }
+}
+
 /// One write to a cgroup file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupWrite {
@@ -413,8 +432,8 @@ pub enum Op {
     /// Open a namespace file and check its kind; with `foreign`, also that it is not the one we are in. `open`,
     /// `ioctl(NS_GET_NSTYPE)`, `fstat`
     OpenNamespace { kind: Namespace, path: HostPath, foreign: bool, into: Slot },
-    /// Make the container's cgroup in every hierarchy, or only in those that are delegated to us. `mkdir`
-    CreateCgroup { path: String, delegated: bool },
+    /// Make the container's cgroup in these hierarchies, or only in those of them that are delegated to us. `mkdir`
+    CreateCgroup { path: String, delegated: bool, within: Hierarchies },
     /// Open the cgroup that a container was created in.
     OpenCgroup { path: String, below: Vec<(String, String)> },
     /// Write one cgroup file.
@@ -461,7 +480,8 @@ pub enum Op {
     // ---- attach: the parent acts on the child
     /// Write the id maps of the child's user namespace.
     MapIds { uids: Vec<IdMapping>, uid_mapper: Mapper, gids: Vec<IdMapping>, gid_mapper: Mapper },
-    /// Attach the child to the container's version 1 cgroups; it was cloned into the version 2 one. `write(cgroup.procs)`
+    /// Have the child move itself into the container's version 1 cgroups as it passes [`Barrier::Attached`], through files
+    /// that come to it with that; it was cloned into the version 2 one. `SCM_RIGHTS`, `write(tasks)`
     AttachCgroup,
     /// Put the child into groups of resctrl. `write(tasks)`
     AttachClass { root: HostPath, groups: Vec<HostPath> },

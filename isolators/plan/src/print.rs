@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::op::{CgroupWrite, DeviceChange, FilesystemOption, Op, Slot};
+use crate::op::{CgroupWrite, DeviceChange, FilesystemOption, Hierarchies, Op, Slot};
 use crate::path::{HostPath, Text};
 use crate::plan::Plan;
 
@@ -34,8 +34,13 @@ impl Plan {
                 let word = if *foreign { "foreign " } else { "" };
                 format!("open-namespace {} <- {word}{} {path}", n(into), kind.file())
             }
-            CreateCgroup { path, delegated } => {
-                format!("create-cgroup {path}{}", flag(*delegated, " where delegated"))
+            CreateCgroup { path, delegated, within } => {
+                let part = match within {
+                    Hierarchies::All => "",
+                    Hierarchies::Unified => " of version 2",
+                    Hierarchies::Legacy => " of version 1",
+                };
+                format!("create-cgroup {path}{part}{}", flag(*delegated, " where delegated"))
             }
             OpenCgroup { path, below } => {
                 let below = below.iter().map(|(controller, path)| format!(" {controller}:{path}"));

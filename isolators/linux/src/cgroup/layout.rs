@@ -145,6 +145,15 @@ impl Layout {
         }
     }
 
+    /// The hierarchies of these kinds: version 1, version 2.
+    #[must_use]
+    pub fn of_kinds(&self, (v1, v2): (bool, bool)) -> Self {
+        Self {
+            v1: if v1 { self.v1.clone() } else { Vec::new() },
+            unified: self.unified.clone().filter(|_| v2),
+        }
+    }
+
     /// Forgets what a later mount at or above its mount point hides.
     fn cover(&mut self, mount_point: &Path) {
         self.v1.retain(|hierarchy| !hierarchy.mount_point.starts_with(mount_point));
