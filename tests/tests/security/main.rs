@@ -7,7 +7,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod catalogue;
 mod cgroup;
 mod console;
 mod descriptors;
