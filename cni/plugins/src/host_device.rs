@@ -162,9 +162,9 @@ fn bring_back(request: &Request<'_>) -> Result<(), PluginError> {
         .map_err(|errno| PluginError::new(Code::INVALID_NETNS, format!("the host's namespace: {errno}")))?;
     if let Some(netns) = netns_if_there(request) {
         let mut socket = Socket::route_in(netns.as_fd())?;
-        if let Some(link) = socket.find_link(request.if_name.as_str())?
-            && let Some(name) = original_name(&link, request)
-        {
+        // By alias alone: the kernel moves a link before it renames it, so one whose new name is taken is there by the old.
+        for link in socket.links()? {
+            let Some(name) = original_name(&link, request) else { continue };
             socket.change_link(link.index, &LinkChange { up: Some(false), ..LinkChange::default() })?;
             socket.move_link(link.index, home.as_fd(), &name)?;
         }
