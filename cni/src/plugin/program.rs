@@ -165,10 +165,11 @@ impl<'a> Program<'a> {
         if call.environment.verb != Verb::Add {
             return Ok(None);
         }
-        result
-            .to_text(version)
-            .map(Some)
-            .map_err(|error| PluginError::new(Code::INCOMPATIBLE_VERSION, error.to_string()))
+        result.to_text(version).map(Some).map_err(|error| {
+            // What cannot be told must not stay. The first failure is the one worth telling.
+            let _ = call.handle(plugin, Verb::Del);
+            PluginError::new(Code::INCOMPATIBLE_VERSION, error.to_string())
+        })
     }
 }
 
