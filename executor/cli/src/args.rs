@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    attach, events, exec, images, import, inspect, kill, logs, network, plan, ps, pull, rm, rmi, run, stats,
-    stop, wait,
+    attach, cni, events, exec, images, import, inspect, kill, logs, network, plan, ps, pull, rm, rmi, run,
+    stats, stop, wait,
 };
 
 /// Run container images as isolated tasks, without a daemon.
@@ -112,4 +112,7 @@ pub(crate) enum Verb {
     /// Networks that tasks can be connected to
     #[command(subcommand)]
     Network(network::Verb),
+    /// Tools for networks and for writing their plugins
+    #[command(subcommand)]
+    Cni(cni::Verb),
 }

@@ -1,6 +1,7 @@
 //! One verb a file: its arguments and what it does.
 
 pub(crate) mod attach;
+pub(crate) mod cni;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
@@ -37,6 +38,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         // These need no engine, and work on hosts where there can be none.
         Verb::Doctor(args) => doctor::run(&args, &places),
         Verb::Plan(args) => plan::run(&args, &places),
+        Verb::Cni(verb) => cni::run(&verb, &places),
         verb => dispatch(verb, &open(&places).await?).await,
     }
 }
@@ -60,7 +62,7 @@ async fn dispatch(verb: Verb, executor: &Executor) -> Outcome {
         Verb::Import(args) => import::run(&args, executor),
         Verb::Events(args) => events::run(&args, executor).await,
         Verb::Network(verb) => network::run(&verb, executor).await,
-        Verb::Doctor(_) | Verb::Plan(_) => Ok(ExitCode::SUCCESS),
+        Verb::Cni(_) | Verb::Doctor(_) | Verb::Plan(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

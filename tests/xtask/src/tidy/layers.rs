@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("cofferdam-image", 2),
     ("cofferdam-cni", 2),
     ("cofferdam-cni-plugins", 2),
+    ("cofferdam-cni-conformance", 2),
     ("cofferdam-shim", 3),
     ("cofferdam-executor", 3),
     ("cofferdam-cri", 4),
@@ -34,6 +35,7 @@ const TOOLS: u8 = 6;
 const WITHIN_A_LAYER: &[(&str, &str)] = &[
     ("cofferdam-image", "cofferdam-registry"),
     ("cofferdam-cni-plugins", "cofferdam-cni"),
+    ("cofferdam-cni-conformance", "cofferdam-cni"),
     ("cofferdam-executor", "cofferdam-shim"),
     ("cofferdam-benches", "cofferdam-tests"),
 ];

@@ -1,0 +1,203 @@
+//! The runner on our own plugins, in which it finds nothing, and on the reference plugins of Debian, in which it finds what
+//! is wrong with them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use cofferdam_cni_conformance::{Choice, Error, Format, Profile, Report, Severity, Snapshot, Subject, run};
+
+const REFERENCE: &str = "/usr/lib/cni";
+/// Each case waits for the kernel most of the time.
+const JOBS: usize = 8;
+
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: needs root");
+    }
+    root
+}
+
+/// Our plugins, installed in a folder as an operator would.
+fn ours() -> &'static Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir_in("/tmp").unwrap();
+        let done = Command::new(program()).arg("install").arg(folder.path()).status().unwrap();
+        assert!(done.success());
+        folder
+    });
+    folder.path()
+}
+
+/// The program, built first where nobody else has.
+fn program() -> PathBuf {
+    if let Some(folder) = std::env::var_os("COFFERDAM_BIN_DIR") {
+        return PathBuf::from(folder).join("cofferdam-cni");
+    }
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let built = Command::new(cargo)
+            .args(["build", "--quiet", "--package", "cofferdam-cni-plugins", "--bins"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        assert!(built.unwrap().success(), "cofferdam-cni does not build");
+    }
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("cofferdam-cni")
+}
+
+fn test(program: &Path, only: &[&str]) -> Option<Report> {
+    let only = only.iter().map(|begin| (*begin).to_owned()).collect();
+    match run(&Subject::known(program).unwrap(), &Choice { only, jobs: JOBS }, |_| ()) {
+        Ok(report) => Some(report),
+        Err(error @ Error::Kernel { .. }) => {
+            println!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Our plugin of that name fails nothing that it must not.
+fn is_conformant(kind: &str) {
+    if !is_root() {
+        return;
+    }
+    let program = ours().join(kind);
+    if !program.exists() {
+        println!("skipped: {kind} is not among the built-in plugins");
+        return;
+    }
+    // What malformed calls come to is the skeleton's, the same for all; and figures are for readers.
+    let skeleton = ["1.", "13.", "14.", "16."];
+    let is_example = ["bridge", "portmap"].contains(&kind);
+    let groups: Vec<String> = (1..=15)
+        .map(|group| format!("{group}."))
+        .filter(|group| is_example || !skeleton.contains(&group.as_str()))
+        .collect();
+    let Some(report) = test(&program, &groups.iter().map(String::as_str).collect::<Vec<_>>()) else { return };
+    for failure in report.failures(Severity::Should) {
+        println!("{}: {:?}", failure.case.id, failure.verdict);
+    }
+    assert!(report.is_conformant(), "{}", report.print(Format::Text));
+}
+
+macro_rules! conformant {
+    ($($name:ident $kind:literal)*) => {
+        $(
+            #[test]
+            fn $name() {
+                is_conformant($kind);
+            }
+        )*
+    };
+}
+
+conformant! {
+    a4_our_bandwidth_fails_nothing_that_it_must_not "bandwidth"
+    a4_our_bridge_fails_nothing_that_it_must_not "bridge"
+    a4_our_dummy_fails_nothing_that_it_must_not "dummy"
+    a4_our_firewall_fails_nothing_that_it_must_not "firewall"
+    a4_our_host_device_fails_nothing_that_it_must_not "host-device"
+    a4_our_host_local_fails_nothing_that_it_must_not "host-local"
+    a4_our_ipvlan_fails_nothing_that_it_must_not "ipvlan"
+    a4_our_loopback_fails_nothing_that_it_must_not "loopback"
+    a4_our_macvlan_fails_nothing_that_it_must_not "macvlan"
+    a4_our_portmap_fails_nothing_that_it_must_not "portmap"
+    a4_our_ptp_fails_nothing_that_it_must_not "ptp"
+    a4_our_sbr_fails_nothing_that_it_must_not "sbr"
+    a4_our_static_fails_nothing_that_it_must_not "static"
+    a4_our_tap_fails_nothing_that_it_must_not "tap"
+    a4_our_tuning_fails_nothing_that_it_must_not "tuning"
+    a4_our_vlan_fails_nothing_that_it_must_not "vlan"
+    a4_our_vrf_fails_nothing_that_it_must_not "vrf"
+}
+
+#[test]
+fn a4_every_plugin_of_ours_has_a_profile() {
+    let links = std::fs::read_dir(ours()).unwrap().map(|entry| entry.unwrap().file_name());
+    for kind in links.filter(|name| name != "cofferdam-cni") {
+        assert!(Profile::known().contains(&kind.to_str().unwrap()), "{kind:?}");
+    }
+}
+
+/// The plugin, the case, and words of what is found.
+const KNOWN_DEFECTS: &[(&str, &str, &str)] = &[
+    // The interface stays behind when the address manager fails.
+    ("macvlan", "6.ipam", "link eth0 macvlan"),
+    ("bridge", "6.ipam", "link eth0 veth"),
+    // The masquerade rules stay behind when the namespace has gone first.
+    ("bridge", "5.netns-gone", "masquerade"),
+    // Rules are known by address alone: a late DEL takes the new holder's.
+    ("firewall", "9.late-del", "after the late DEL"),
+    // CHECK of an attachment with IPv4 alone looks for chains of IPv6.
+    ("portmap", "7.passes", "CHECK ended with 1"),
+    // Codes and checks.
+    ("bridge", "6.exhausted", "999"),
+    ("bridge", "7.tampered", "masquerade-removed"),
+];
+
+#[test]
+fn a4_the_known_defects_of_the_reference_plugins_are_found() {
+    if !is_root() {
+        return;
+    }
+    if !Path::new(REFERENCE).join("bridge").exists() || !Path::new("/usr/sbin/iptables").exists() {
+        println!("skipped: needs containernetworking-plugins and iptables");
+        return;
+    }
+    for plugin in ["macvlan", "bridge", "firewall", "portmap"] {
+        let defects: Vec<_> = KNOWN_DEFECTS.iter().filter(|(kind, ..)| *kind == plugin).collect();
+        let ids: Vec<&str> = defects.iter().map(|(_, id, _)| *id).collect();
+        let Some(report) = test(&Path::new(REFERENCE).join(plugin), &ids) else { continue };
+        for (_, id, words) in defects {
+            let found = report.failures(Severity::Quality).find(|failure| failure.case.id == *id);
+            let found = found.unwrap_or_else(|| panic!("{plugin}: {id} is not found"));
+            assert!(format!("{:?}", found.verdict).contains(words), "{plugin}: {found:?}");
+            assert!(found.replay.iter().any(|call| call.contains("CNI_COMMAND='ADD'")), "{found:?}");
+        }
+        assert!(!report.is_conformant(), "{plugin}");
+    }
+}
+
+#[test]
+fn a5_a_run_leaves_the_machine_as_it_was() {
+    if !is_root() {
+        return;
+    }
+    let folders: Vec<PathBuf> =
+        ["/etc/cni", "/run/cni", "/run/netns", "/run/cofferdam", "/var/lib/cni"].map(PathBuf::from).to_vec();
+    cofferdam_linux::namespace::with_new_netns(|| {
+        let mounts = || std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap().lines().count();
+        let before = (Snapshot::take(&folders), mounts());
+        for plugin in ["bridge", "portmap"] {
+            // In its default folder, too.
+            let mut subject = Subject::known(ours().join(plugin)).unwrap();
+            if plugin == "bridge" {
+                subject.profile.config["ipam"]["dataDir"] = "/var/lib/cni/networks".into();
+            }
+            let only = ["5.", "6.killed", "8.parallel", "11.stale"].map(str::to_owned).to_vec();
+            let report = run(&subject, &Choice { only, jobs: JOBS }, |_| ()).unwrap();
+            assert!(report.is_conformant(), "{}", report.print(Format::Text));
+        }
+        let after = (Snapshot::take(&folders), mounts());
+        assert_eq!(before.0.differences(&after.0), Vec::<String>::new());
+        assert_eq!(before.1, after.1, "mounts");
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_program_that_is_no_plugin_is_told_apart_from_one_that_fails() {
+    if !is_root() {
+        return;
+    }
+    let profile = || Profile::of_config(r#"{"type":"true"}"#, "here").unwrap();
+    let refused = run(&Subject::new("/bin/true", profile()), &Choice::default(), |_| ()).unwrap_err();
+    assert!(matches!(refused, Error::NoPlugin { .. }), "{refused}");
+    let refused = run(&Subject::new("/etc/passwd", profile()), &Choice::default(), |_| ()).unwrap_err();
+    assert!(matches!(refused, Error::NoProgram(_)), "{refused}");
+    assert!(matches!(Subject::known("/bin/true").unwrap_err(), Error::NoProfile(_)));
+}
