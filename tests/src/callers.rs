@@ -5,11 +5,13 @@
 //!
 //! - [`Ground`]: the world, one image, one cgroup parent. Read this first.
 //! - [`Script`]: steps with what is expected of each, as a table.
-//! - [`daemon`], [`podman`], [`containerd`], [`docker`], [`slurm`]: how each program is told to keep to its own folders.
+//! - [`daemon`], [`podman`], [`containerd`], [`cri`], [`docker`], [`slurm`]: how each program is told to keep to its own folders.
 
 pub mod containerd;
+pub mod cri;
 pub mod daemon;
 pub mod docker;
+pub mod grpc;
 pub mod podman;
 pub mod slurm;
 

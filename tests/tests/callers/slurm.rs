@@ -1,11 +1,18 @@
 //! Slurm's `srun --container`: oci.conf names the runtime's run, state, kill and delete.
 
+use std::process::Command;
+use std::time::{Duration, Instant};
+
 use cofferdam_tests::bundle::Bundle;
 use cofferdam_tests::callers::slurm::Slurm;
-use cofferdam_tests::callers::{step, take};
+use cofferdam_tests::callers::{Called, Caller, step, take};
 use cofferdam_tests::needs;
+use cofferdam_tests::oci::outcome;
 
 use crate::{On, with_callers};
+
+/// How long a step may take to start, and to end when it is told to.
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn slurm_runs_a_step_in_a_container() {
@@ -23,5 +30,27 @@ fn slurm_runs_a_step_in_a_container() {
             srun(&["sh", "-c", "echo $SLURM_JOB_ID"]).says("3"),
         ];
         take(&slurm, runtime, &steps).unwrap();
+        cancel(&slurm, runtime, &container);
     });
+}
+
+/// scancel ends a step whose process 1 is deaf to SIGTERM, and nothing of the container stays.
+fn cancel(slurm: &Slurm, runtime: &Called, container: &str) {
+    let mut srun = slurm.command(&["srun", container, "sleep", "1000"]).spawn().unwrap();
+    let containers = || {
+        let mut list = Command::new(&runtime.path);
+        outcome(list.arg("--root").arg(slurm.state()).args(["list", "--quiet"])).unwrap().stdout
+    };
+    let deadline = Instant::now() + LIMIT;
+    let wait = |what: &str, mut is_so: Box<dyn FnMut() -> bool + '_>| {
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}: {}", containers());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait("it does not run", Box::new(|| !containers().is_empty()));
+    let jobs = slurm.call(&["squeue", "--noheader", "--format", "%i"]).unwrap().stdout;
+    step(&["scancel", jobs.trim()]).take(slurm).unwrap();
+    wait("srun does not end", Box::new(|| srun.try_wait().unwrap().is_some()));
+    wait("the container stays", Box::new(|| containers().is_empty()));
 }
