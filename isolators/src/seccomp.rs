@@ -27,7 +27,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use cofferdam_plan::Refusal;
-use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+};
 
 pub use action::Action;
 pub use architecture::{Architecture, X32_SYSCALL_BIT};
@@ -222,19 +224,35 @@ pub fn notifies(profile: &LinuxSeccomp) -> bool {
 }
 
 /// TSYNC needs nothing: the filter is loaded by a process with one thread.
+/// The runtime-spec's flags in the order of their names, with the kernel's; nobody needs to be synchronized in a process of one
+/// thread.
+const FLAGS: [(LinuxSeccompFilterFlag, u32); 4] = [
+    (LinuxSeccompFilterFlag::SeccompFilterFlagLog, flag::LOG),
+    (LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow, flag::SPEC_ALLOW),
+    (LinuxSeccompFilterFlag::SeccompFilterFlagTsync, 0),
+    (LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv, flag::WAIT_KILLABLE_RECV),
+];
+
+/// The flags that a profile may have, by name.
+pub fn known_flags() -> impl Iterator<Item = LinuxSeccompFilterFlag> {
+    FLAGS.into_iter().map(|(flag, _)| flag)
+}
+
+/// The actions that a rule may have, by name.
+pub fn known_actions() -> impl Iterator<Item = LinuxSeccompAction> {
+    action::ACTIONS.into_iter().map(|(action, ..)| action)
+}
+
+/// The operators that a condition may have, by name.
+pub fn known_operators() -> impl Iterator<Item = LinuxSeccompOperator> {
+    rules::OPERATORS.into_iter().map(|(operator, _)| operator)
+}
+
 fn flags(profile: &LinuxSeccomp, notifies: bool) -> u32 {
-    let mut flags = if notifies { flag::NEW_LISTENER } else { 0 };
-    for asked in profile.flags().as_deref().unwrap_or_default() {
-        flags |= match asked {
-            LinuxSeccompFilterFlag::SeccompFilterFlagLog => flag::LOG,
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => flag::SPEC_ALLOW,
-            // The kernel refuses it where there is no listener to wait for.
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if !notifies => 0,
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => flag::WAIT_KILLABLE_RECV,
-        };
-    }
-    flags
+    let asked = profile.flags().as_deref().unwrap_or_default();
+    let bits = FLAGS.iter().filter(|(flag, _)| asked.contains(flag)).fold(0, |bits, (_, bit)| bits | bit);
+    // The kernel refuses to wait where there is no listener to wait for.
+    if notifies { bits | flag::NEW_LISTENER } else { bits & !flag::WAIT_KILLABLE_RECV }
 }
 
 /// Calls that the child needs between loading the filter and being rid of its own copy of the listener, and to say why it

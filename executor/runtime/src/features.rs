@@ -4,11 +4,14 @@
 //! supported when it makes a difference to a plan.
 
 use cofferdam_isolators::capabilities::CapSet;
+use cofferdam_isolators::scheduling::{self, Nodes};
 use cofferdam_isolators::seccomp::{self, Architecture};
 use cofferdam_isolators::{CgroupManager, Container, Gate, Rootfs, compile, mount_options};
 use cofferdam_plan::op::HookPoint;
 use cofferdam_plan::{ContainerId, HostFeatures, Namespace, Plan};
-use oci_spec::runtime::{LinuxSeccomp, Spec};
+use oci_spec::runtime::{
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, Spec,
+};
 use serde_json::{Value, json};
 
 /// Annotations of a configuration that change what the runtime does on the host; one that ends in a dot is a prefix.
@@ -151,56 +154,21 @@ impl Asked {
     }
 
     fn memory_policy(&self) -> Value {
-        const MODES: [&str; 7] = [
-            "MPOL_DEFAULT",
-            "MPOL_PREFERRED",
-            "MPOL_BIND",
-            "MPOL_INTERLEAVE",
-            "MPOL_LOCAL",
-            "MPOL_PREFERRED_MANY",
-            "MPOL_WEIGHTED_INTERLEAVE",
-        ];
-        const FLAGS: [&str; 3] = ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
         let matters = |policy: Value| self.matters("/linux/memoryPolicy", policy);
-        let mode = |mode: &&str| {
-            let nodes = if ["MPOL_DEFAULT", "MPOL_LOCAL"].contains(mode) { "" } else { "0" };
-            matters(json!({ "mode": mode, "nodes": nodes }))
+        let mode = |(name, _, _, _, nodes): &scheduling::MemoryMode| {
+            let nodes = if *nodes == Nodes::None { "" } else { "0" };
+            matters(json!({ "mode": name, "nodes": nodes })).then_some(*name)
         };
-        let flag = |flag: &&str| matters(json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": [flag] }));
-        let modes: Vec<_> = MODES.into_iter().filter(|word| mode(word)).collect();
-        let flags: Vec<_> = FLAGS.into_iter().filter(|word| flag(word)).collect();
+        let modes: Vec<_> = scheduling::MEMORY_MODES.iter().filter_map(mode).collect();
+        let flags = scheduling::MEMORY_FLAGS.iter().map(|(name, ..)| name);
+        let flag = |flag: &&&str| matters(json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": [flag] }));
+        let flags: Vec<_> = flags.filter(flag).collect();
         json!({ "modes": modes, "flags": flags })
     }
 }
 
 /// What the filter compiler takes.
 fn seccomp() -> Value {
-    const ACTIONS: [&str; 9] = [
-        "SCMP_ACT_ALLOW",
-        "SCMP_ACT_ERRNO",
-        "SCMP_ACT_KILL",
-        "SCMP_ACT_KILL_PROCESS",
-        "SCMP_ACT_KILL_THREAD",
-        "SCMP_ACT_LOG",
-        "SCMP_ACT_NOTIFY",
-        "SCMP_ACT_TRACE",
-        "SCMP_ACT_TRAP",
-    ];
-    const OPERATORS: [&str; 7] = [
-        "SCMP_CMP_EQ",
-        "SCMP_CMP_GE",
-        "SCMP_CMP_GT",
-        "SCMP_CMP_LE",
-        "SCMP_CMP_LT",
-        "SCMP_CMP_MASKED_EQ",
-        "SCMP_CMP_NE",
-    ];
-    const FLAGS: [&str; 4] = [
-        "SECCOMP_FILTER_FLAG_LOG",
-        "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-        "SECCOMP_FILTER_FLAG_TSYNC",
-        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
-    ];
     let compiles = |extra: Value| {
         let mut profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/listener" });
         for (key, value) in extra.as_object().into_iter().flatten() {
@@ -210,19 +178,19 @@ fn seccomp() -> Value {
             .is_ok_and(|profile| seccomp::compile(&profile).is_ok())
     };
     let rule = |rule: Value| compiles(json!({ "syscalls": [rule] }));
-    let action = |action: &&str| rule(json!({ "names": ["getcwd"], "action": action }));
-    let operator = |op: &&str| {
+    let action = |action: &LinuxSeccompAction| rule(json!({ "names": ["getcwd"], "action": action }));
+    let operator = |op: &LinuxSeccompOperator| {
         let argument = json!({ "index": 0, "value": 1, "valueTwo": 1, "op": op });
         rule(json!({ "names": ["getcwd"], "action": "SCMP_ACT_ERRNO", "args": [argument] }))
     };
-    let flags: Vec<_> = FLAGS.into_iter().filter(|flag| compiles(json!({ "flags": [flag] }))).collect();
+    let flag = |flag: &LinuxSeccompFilterFlag| compiles(json!({ "flags": [flag] }));
     json!({
         "enabled": true,
-        "actions": ACTIONS.into_iter().filter(|word| action(word)).collect::<Vec<_>>(),
-        "operators": OPERATORS.into_iter().filter(|word| operator(word)).collect::<Vec<_>>(),
+        "actions": seccomp::known_actions().filter(action).collect::<Vec<_>>(),
+        "operators": seccomp::known_operators().filter(operator).collect::<Vec<_>>(),
         "archs": Architecture::ALL.map(Architecture::to_oci),
-        "knownFlags": FLAGS,
-        "supportedFlags": flags,
+        "knownFlags": seccomp::known_flags().collect::<Vec<_>>(),
+        "supportedFlags": seccomp::known_flags().filter(flag).collect::<Vec<_>>(),
     })
 }
 

@@ -47,27 +47,33 @@ impl Action {
 const MAX_ERRNO: u32 = 4095;
 const EPERM: u16 = 1;
 
+/// The runtime-spec's actions in the order of their names, with what they are here and the largest datum that they take.
+pub(super) const ACTIONS: [(LinuxSeccompAction, Action, u32); 9] = [
+    (LinuxSeccompAction::ScmpActAllow, Action::ALLOW, 0),
+    (LinuxSeccompAction::ScmpActErrno, Action::errno(0), MAX_ERRNO),
+    (LinuxSeccompAction::ScmpActKill, Action::KILL_THREAD, 0),
+    (LinuxSeccompAction::ScmpActKillProcess, Action::KILL_PROCESS, 0),
+    (LinuxSeccompAction::ScmpActKillThread, Action::KILL_THREAD, 0),
+    (LinuxSeccompAction::ScmpActLog, Action::LOG, 0),
+    (LinuxSeccompAction::ScmpActNotify, Action::NOTIFY, 0),
+    (LinuxSeccompAction::ScmpActTrace, Action::trace(0), 0xffff),
+    (LinuxSeccompAction::ScmpActTrap, Action::TRAP, 0),
+];
+
 /// The action of the runtime-spec with its datum; an absent errnoRet means EPERM. `pointer` tells where the errnoRet stands.
 pub(super) fn parse(
     action: LinuxSeccompAction,
     errno_ret: Option<u32>,
     pointer: &dyn Fn() -> String,
 ) -> Result<Action, Error> {
-    let datum = |limit: u32| match errno_ret {
-        None => Ok(EPERM),
-        Some(number) => u16::try_from(number)
-            .ok()
-            .filter(|_| number <= limit)
-            .ok_or_else(|| Error::ErrnoRange { pointer: pointer(), value: number, limit }),
+    let known = ACTIONS.into_iter().find(|(known, ..)| *known == action);
+    // What the table lacks must not let a call pass.
+    let (_, base, limit) = known.unwrap_or((action, Action::KILL_PROCESS, 0));
+    let datum = match errno_ret {
+        _ if limit == 0 => 0,
+        None => u32::from(EPERM),
+        Some(number) if number <= limit => number,
+        Some(value) => return Err(Error::ErrnoRange { pointer: pointer(), value, limit }),
     };
-    Ok(match action {
-        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => Action::KILL_THREAD,
-        LinuxSeccompAction::ScmpActKillProcess => Action::KILL_PROCESS,
-        LinuxSeccompAction::ScmpActTrap => Action::TRAP,
-        LinuxSeccompAction::ScmpActErrno => Action::errno(datum(MAX_ERRNO)?),
-        LinuxSeccompAction::ScmpActNotify => Action::NOTIFY,
-        LinuxSeccompAction::ScmpActTrace => Action::trace(datum(u32::from(u16::MAX))?),
-        LinuxSeccompAction::ScmpActLog => Action::LOG,
-        LinuxSeccompAction::ScmpActAllow => Action::ALLOW,
-    })
+    Ok(Action(base.0 | datum))
 }

@@ -196,22 +196,25 @@ fn conditions(args: &[LinuxSeccompArg], rule: usize) -> Result<Vec<Vec<Condition
     Ok(if repeated { parsed.into_iter().map(|one| vec![one]).collect() } else { vec![parsed] })
 }
 
+/// What an operator makes of `value` and `valueTwo`.
+type Compare = fn(u64, u64) -> Comparison;
+
+/// The runtime-spec's operators, in the order of their names.
+pub(super) const OPERATORS: [(LinuxSeccompOperator, Compare); 7] = [
+    (LinuxSeccompOperator::ScmpCmpEq, |value, _| Comparison::Equal(value)),
+    (LinuxSeccompOperator::ScmpCmpGe, |value, _| Comparison::GreaterOrEqual(value)),
+    (LinuxSeccompOperator::ScmpCmpGt, |value, _| Comparison::Greater(value)),
+    (LinuxSeccompOperator::ScmpCmpLe, |value, _| Comparison::LessOrEqual(value)),
+    (LinuxSeccompOperator::ScmpCmpLt, |value, _| Comparison::Less(value)),
+    (LinuxSeccompOperator::ScmpCmpMaskedEq, |mask, value| Comparison::MaskedEqual { mask, value }),
+    (LinuxSeccompOperator::ScmpCmpNe, |value, _| Comparison::NotEqual(value)),
+];
+
 fn condition(arg: &LinuxSeccompArg) -> Option<Condition> {
     let argument = u8::try_from(arg.index()).ok().filter(|index| usize::from(*index) < ARGUMENTS)?;
-    let value = arg.value();
-    let comparison = match arg.op() {
-        LinuxSeccompOperator::ScmpCmpNe => Comparison::NotEqual(value),
-        LinuxSeccompOperator::ScmpCmpLt => Comparison::Less(value),
-        LinuxSeccompOperator::ScmpCmpLe => Comparison::LessOrEqual(value),
-        LinuxSeccompOperator::ScmpCmpEq => Comparison::Equal(value),
-        LinuxSeccompOperator::ScmpCmpGe => Comparison::GreaterOrEqual(value),
-        LinuxSeccompOperator::ScmpCmpGt => Comparison::Greater(value),
-        // An absent valueTwo means zero: Docker's own profile writes its clone rule that way.
-        LinuxSeccompOperator::ScmpCmpMaskedEq => {
-            Comparison::MaskedEqual { mask: value, value: arg.value_two().unwrap_or(0) }
-        }
-    };
-    Some(Condition { argument, comparison })
+    let (_, compare) = OPERATORS.into_iter().find(|(operator, _)| *operator == arg.op())?;
+    // An absent valueTwo means zero: Docker's own profile writes its clone rule that way.
+    Some(Condition { argument, comparison: compare(arg.value(), arg.value_two().unwrap_or(0)) })
 }
 
 /// Which of two alternatives is asked first; equal only if they hold for the same arguments by the same words.
