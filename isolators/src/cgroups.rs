@@ -58,13 +58,13 @@ impl Home {
 /// the host has delegated, and `None` where that is nothing; a path that the configuration names must work.
 pub fn home(spec: &Spec, id: &ContainerId, host: &HostFeatures) -> Result<Option<Home>, Refusal> {
     let given = given_path(spec)?;
-    let delegated = given.is_none() && host.standing != Standing::Host;
+    let delegated = given.is_none() && host.spares_cgroups;
     let layout = if delegated { host.cgroups.delegated() } else { host.cgroups.clone() };
     if delegated && layout == CgroupLayout::None {
         return Ok(None);
     }
     let own = match &layout {
-        _ if !delegated => format!("/cofferdam-{id}"),
+        _ if !delegated || host.standing == Standing::Host => format!("/cofferdam-{id}"),
         // Beside our own, which has processes and so cannot give controllers to what is below it.
         CgroupLayout::V2 { own_path, .. } => {
             format!("{}/cofferdam-{id}", own_path.rsplit_once('/').map_or("", |(above, _)| above))

@@ -653,6 +653,100 @@ fn an_ordinary_user_s_container_is_in_a_cgroup_that_is_delegated_to_him() {
     });
 }
 
+/// Version 1: the user was given a folder in some hierarchies, as a login manager for version 1 would.
+struct DelegatedV1 {
+    folders: Vec<PathBuf>,
+}
+
+impl DelegatedV1 {
+    fn make(hierarchies: &[&str]) -> DelegatedV1 {
+        let name = format!("cofferdam-delegated-{}", std::process::id());
+        let folder = |hierarchy: &&str| Path::new("/sys/fs/cgroup").join(hierarchy).join(&name);
+        let folders: Vec<PathBuf> = hierarchies.iter().map(folder).collect();
+        for folder in &folders {
+            std::fs::create_dir(folder).unwrap();
+            for file in [".", "cgroup.procs", "tasks"] {
+                std::os::unix::fs::chown(folder.join(file), Some(ID), Some(ID)).unwrap();
+            }
+            std::fs::write(folder.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+        }
+        DelegatedV1 { folders }
+    }
+}
+
+impl Drop for DelegatedV1 {
+    fn drop(&mut self) {
+        for folder in &self.folders {
+            let _ = std::fs::write(folder.with_file_name("cgroup.procs"), std::process::id().to_string());
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+}
+
+/// cgroups(7), "Cgroups version 1": a folder that belongs to a user is his to make cgroups in, hierarchy by hierarchy. What
+/// is limited in the others is refused by name.
+#[test]
+fn an_ordinary_user_s_container_is_in_the_v1_cgroups_that_are_delegated_to_him() {
+    const GIVEN: [&str; 2] = ["pids", "freezer"];
+    if !Path::new("/sys/fs/cgroup/pids").exists() {
+        println!("skipped: no cgroup v1 hierarchies here");
+        return;
+    }
+    as_user(|_, user, runtime| {
+        let delegated = DelegatedV1::make(&GIVEN);
+        let (bundle, mut config) = bundle(user, runtime, "bundle", "sleep 1000 & sleep 1000");
+        let mut limit = |resources: Value| {
+            config["linux"]["resources"] = resources;
+            bundle.configure(&config).unwrap();
+        };
+        limit(json!({ "memory": { "limit": 64 << 20 } }));
+        let refused = run(user, runtime, &bundle, "c");
+        assert!(refused.status != Some(0) && refused.stderr.contains("memory"), "{refused:?}");
+        limit(json!({ "pids": { "limit": 20 } }));
+        let call = |arguments: &[&str]| {
+            let outcome = outcome(&mut user.call(runtime, arguments).unwrap()).unwrap();
+            assert_eq!(outcome.status, Some(0), "{arguments:?} {outcome:?}");
+            outcome.stdout
+        };
+        call(&["run", "--detach", "--bundle", bundle.path().to_str().unwrap(), "c"]);
+        let cgroups: Vec<_> = delegated.folders.iter().map(|folder| folder.join("cofferdam-c")).collect();
+        assert_eq!(std::fs::read_to_string(cgroups[0].join("pids.max")).unwrap(), "20\n");
+        let joined = call(&["exec", "c", "cat", "/proc/self/cgroup"]);
+        for (given, cgroup) in GIVEN.iter().zip(&cgroups) {
+            let inside = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
+            assert!(inside.lines().count() >= 2, "{cgroup:?}: {inside}");
+            let own = joined.lines().find(|line| line.contains(&format!(":{given}:"))).unwrap();
+            assert!(own.ends_with("/cofferdam-c"), "{joined}");
+        }
+        call(&["pause", "c"]);
+        assert!(call(&["list"]).contains("paused"));
+        call(&["resume", "c"]);
+        call(&["delete", "--force", "c"]);
+        assert!(cgroups.iter().all(|cgroup| !cgroup.exists()));
+    });
+}
+
+/// runc's `--rootless`: true does without cgroups that cannot be made, false does not, whoever calls.
+#[test]
+fn whether_cgroups_that_cannot_be_made_are_done_without_is_the_caller_s_to_say() {
+    as_user(|_, user, runtime| {
+        let (bundle, config) = bundle(user, runtime, "bundle", "echo ran");
+        bundle.configure(&config).unwrap();
+        let run = |value: &str| {
+            let bundle = bundle.path().to_str().unwrap();
+            let arguments = ["--rootless", value, "run", "--bundle", bundle, "c"];
+            outcome(&mut user.call(runtime, &arguments).unwrap()).unwrap()
+        };
+        for value in ["true", "auto"] {
+            let ran = run(value);
+            assert!(ran.status == Some(0) && ran.stdout == "ran\n", "{value}: {ran:?}");
+        }
+        let refused = run("false");
+        assert!(refused.status != Some(0) && refused.stderr.contains("cgroup"), "{refused:?}");
+        assert_ne!(run("maybe").status, Some(0));
+    });
+}
+
 /// Waits until a process has left this namespace.
 fn wait_for_other(namespace: &Path) {
     let own = std::fs::read_link("/proc/self/ns/user").unwrap();

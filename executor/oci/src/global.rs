@@ -15,6 +15,8 @@ pub(crate) struct Global {
     pub format: Format,
     pub level: Level,
     pub cgroup_manager: CgroupManager,
+    /// `--rootless`, unless it is left to us.
+    pub rootless: Option<bool>,
     pub version: bool,
     pub help: bool,
 }
@@ -62,15 +64,20 @@ impl Global {
             Some("debug" | "trace") => Level::Debug,
             Some(other) => return Err(Failed::new(format!("invalid log-level: {other}"))),
         };
-        if let Some(other) = said.text("rootless").filter(|text| !ROOTLESS.contains(&text.as_str())) {
-            return Err(Failed::new(format!("invalid value for --rootless: {other:?}")));
-        }
+        let rootless = match said.text("rootless").as_deref() {
+            None | Some("auto") => None,
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            Some(other) => return Err(Failed::new(format!("invalid value for --rootless: {other:?}"))),
+        };
+        let log = said.text("log").filter(|log| !log.is_empty()).map(|log| log_file(&log)).transpose()?;
         Ok(Self {
             root: said.path("root"),
-            log: said.text("log").filter(|log| !log.is_empty()).map(|log| log_file(&log)),
+            log,
             format,
             level,
             cgroup_manager: cgroup_manager(said)?,
+            rootless,
             version: said.has("version"),
             help: said.has("help"),
         })
@@ -79,15 +86,24 @@ impl Global {
     /// The runtime over these options.
     pub(crate) fn runtime(&self) -> Result<Runtime, Failed> {
         let root = self.root.clone().unwrap_or_else(crate::root::default_root);
-        Ok(Runtime::open(&root, Options { cgroup_manager: self.cgroup_manager, ..Options::default() })?)
+        let options = Options {
+            cgroup_manager: self.cgroup_manager,
+            spare_cgroups: self.rootless,
+            ..Options::default()
+        };
+        Ok(Runtime::open(&root, options)?)
     }
 }
 
-const ROOTLESS: &[&str] = &["true", "false", "auto"];
-
-/// runc takes a path, crun also a path behind a word.
-fn log_file(log: &str) -> PathBuf {
-    PathBuf::from(log.strip_prefix("file:").unwrap_or(log))
+/// runc takes a path, crun also a path behind a word, and two services, which no engine asks it for.
+fn log_file(log: &str) -> Result<PathBuf, Failed> {
+    match log.split_once(':') {
+        Some((service @ ("journald" | "syslog"), _)) => {
+            Err(Failed::new(format!("--log {log:?}: {service} is not supported, give a file")))
+        }
+        Some(("file", path)) => Ok(PathBuf::from(path)),
+        _ => Ok(PathBuf::from(log)),
+    }
 }
 
 fn cgroup_manager(said: &Said) -> Result<CgroupManager, Failed> {

@@ -18,6 +18,9 @@ use crate::state::{Record, file_error};
 pub struct Options {
     /// Who manages cgroups.
     pub cgroup_manager: CgroupManager,
+    /// Whether to do without the cgroups that cannot be made, where the configuration names none; otherwise everybody but root
+    /// does.
+    pub spare_cgroups: Option<bool>,
     /// How long it waits.
     pub limits: Limits,
 }
@@ -36,7 +39,7 @@ impl Runtime {
     /// refused.
     pub fn open(root: &Path, options: Options) -> Result<Self, Error> {
         let cgroups = Layout::probe().map_err(Error::Cgroup)?;
-        let host = cofferdam_apply::probe::host(&cgroups);
+        let host = cofferdam_apply::probe::host_that_spares(&cgroups, options.spare_cgroups);
         Self::with_host(root, options, host, cgroups)
     }
 

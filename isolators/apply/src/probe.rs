@@ -8,13 +8,19 @@ const OVERLAY_DESCRIPTORS: (u32, u32) = (6, 13);
 
 /// Asks the host what it can do and what this process may do. Reads a handful of files below /proc, changes nothing.
 pub fn host(cgroups: &Layout) -> HostFeatures {
+    host_that_spares(cgroups, None)
+}
+
+/// As [`host`], for a caller who says whether to do without the cgroups that cannot be made: otherwise everybody but root
+/// does.
+pub fn host_that_spares(cgroups: &Layout, spares: Option<bool>) -> HostFeatures {
     let kernel = kernel();
     let status = read("/proc/self/status");
     let memory = read("/proc/meminfo");
     let standing = standing(&status);
     HostFeatures {
         kernel,
-        cgroups: cgroup_layout(cgroups.clone(), standing),
+        cgroups: cgroup_layout(cgroups.clone(), standing == Standing::Host && spares != Some(true)),
         systemd: None,
         overlay: if kernel >= OVERLAY_DESCRIPTORS {
             OverlayApi::Descriptors
@@ -25,6 +31,7 @@ pub fn host(cgroups: &Layout) -> HostFeatures {
             .and_then(|hex| u64::from_str_radix(hex, 16).ok())
             .unwrap_or(0),
         standing,
+        spares_cgroups: spares.unwrap_or(standing != Standing::Host),
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         oom_score_adj: read("/proc/self/oom_score_adj").trim().parse().unwrap_or(0),
@@ -90,13 +97,12 @@ fn standing(status: &str) -> Standing {
     }
 }
 
-/// The cgroup world, as a plan sees it.
-fn cgroup_layout(layout: Layout, standing: Standing) -> CgroupLayout {
+/// The cgroup world, as a plan sees it; the `whole` of it is delegated to root.
+fn cgroup_layout(layout: Layout, whole: bool) -> CgroupLayout {
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
-    let host = standing == Standing::Host;
     let alone = layout.is_v2();
     let hierarchies = layout.v1.into_iter().map(|hierarchy| V1Hierarchy {
-        delegated: host || hierarchy.is_delegated(),
+        delegated: whole || hierarchy.is_delegated(),
         controllers: hierarchy.controllers,
         mount_point: text(&hierarchy.mount_point),
         own_path: hierarchy.own_path,
@@ -104,7 +110,7 @@ fn cgroup_layout(layout: Layout, standing: Standing) -> CgroupLayout {
     let hierarchies: Vec<V1Hierarchy> = hierarchies.collect();
     match (hierarchies.is_empty(), layout.unified) {
         (true, Some(unified)) => CgroupLayout::V2 {
-            delegated: host || unified.is_delegated(alone),
+            delegated: whole || unified.is_delegated(alone),
             mount_point: text(&unified.mount_point),
             controllers: unified.controllers,
             own_path: unified.own_path,
@@ -113,7 +119,7 @@ fn cgroup_layout(layout: Layout, standing: Standing) -> CgroupLayout {
         (false, unified) => CgroupLayout::V1 {
             hierarchies,
             unified: unified.map(|unified| V1Hierarchy {
-                delegated: host || unified.is_delegated(alone),
+                delegated: whole || unified.is_delegated(alone),
                 controllers: Vec::new(),
                 mount_point: text(&unified.mount_point),
                 own_path: unified.own_path,

@@ -151,6 +151,9 @@ pub struct HostFeatures {
     pub capabilities: u64,
     /// What the caller may do to the host.
     pub standing: Standing,
+    /// Whether a container whose configuration names no cgroup has one only where the host has delegated some: so for
+    /// everybody but root, unless the caller says otherwise.
+    pub spares_cgroups: bool,
     /// The caller's effective user id.
     pub uid: u32,
     /// The caller's effective group id.
@@ -192,6 +195,7 @@ impl HostFeatures {
             overlay: OverlayApi::Descriptors,
             capabilities: (1 << 41) - 1,
             standing: Standing::Host,
+            spares_cgroups: false,
             uid: 0,
             gid: 0,
             oom_score_adj: 0,
@@ -229,7 +233,14 @@ impl HostFeatures {
             }
             other => other,
         };
-        Self { cgroups, standing: Standing::User, uid: 1000, gid: 1000, ..Self::sample() }
+        Self {
+            cgroups,
+            standing: Standing::User,
+            spares_cgroups: true,
+            uid: 1000,
+            gid: 1000,
+            ..Self::sample()
+        }
     }
 
     /// Whether the caller holds a capability over the host.
