@@ -151,6 +151,9 @@ impl Entry {
             if let Some((name, value)) = xattr(key, value) {
                 let name = name.ok_or_else(|| refuse(format!("PAX {key} does not name an attribute")))?;
                 let value = value.ok_or_else(|| refuse(format!("PAX {key} is not base64")))?;
+                if name.starts_with(b"system.posix_acl_") && !is_acl(&value) {
+                    return Err(refuse(format!("PAX {key} is no access control list")));
+                }
                 total += name.len() + value.len();
                 if total as u64 > limits.xattr_bytes {
                     return Err(refuse(format!("its attributes exceed {} bytes", limits.xattr_bytes)));
@@ -285,6 +288,11 @@ fn xattr(key: &str, value: &[u8]) -> Option<Xattr> {
     let name = percent_decode(key.strip_prefix("LIBARCHIVE.xattr.")?).filter(|name| is_xattr_name(name));
     let value = STANDARD.decode(value).or_else(|_| STANDARD_NO_PAD.decode(value));
     Some((name, value.ok()))
+}
+
+/// Version 2 and whole entries; the kernel takes another version for a file system without lists.
+fn is_acl(value: &[u8]) -> bool {
+    value.starts_with(&2u32.to_le_bytes()) && value.len() % 8 == 4
 }
 
 fn is_xattr_name(name: &[u8]) -> bool {

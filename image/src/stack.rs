@@ -1,5 +1,7 @@
 //! A stack of layers, seen as overlayfs will see it: which directory or file a name means, and in which layer.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
@@ -8,6 +10,7 @@ use rustix::io::Errno;
 use crate::directory::open_beneath;
 use crate::entry::{Attributes, ESCAPED_OVERLAY};
 use crate::error::{Error, LayerError};
+use crate::extract::split;
 use crate::layer::{self, LayerRecord};
 use crate::layout::Layout;
 use crate::path::EntryPath;
@@ -21,6 +24,8 @@ pub(crate) struct StackedLayer {
 /// The layers of an image that can be seen, lowest first.
 pub(crate) struct Stack {
     pub(crate) layers: Vec<StackedLayer>,
+    /// Of the directories that were asked for: a deep one is asked for with each of its parents.
+    opacities: RefCell<HashMap<(usize, Vec<u8>), Opacity>>,
 }
 
 /// What one layer says about a name.
@@ -40,13 +45,18 @@ impl Stack {
         let open = |record: &LayerRecord| {
             Ok(StackedLayer { root: layer::open_tree(layout, record)?, record: record.clone() })
         };
-        Ok(Stack { layers: visible(records).map(open).collect::<Result<_, Error>>()? })
+        let layers = visible(records).map(open).collect::<Result<_, Error>>()?;
+        Ok(Stack { layers, opacities: RefCell::default() })
     }
 
     /// What the layer at `index` says about `path`, and whether it hides what lies below.
     pub(crate) fn find(&self, index: usize, path: &[u8]) -> Result<Found, LayerError> {
         let failed = |operation| LayerError::entry_io(path, operation);
         let root = &self.layers[index].root;
+        // Most names asked for are directories, and a directory is one whatever lies above it.
+        if let Ok(directory) = open_beneath(root, path, OFlags::RDONLY) {
+            return Ok(Found::Directory(directory));
+        }
         let mut current = open_beneath(root, b"", OFlags::RDONLY).map_err(failed("open the layer of"))?;
         let mut components = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();
         let mut opaque = false;
@@ -109,16 +119,35 @@ impl Stack {
 
     /// What the directories on the way to `path`, which the layer at `index` has, hide of lower layers.
     fn opacity(&self, index: usize, path: &[u8]) -> Result<Opacity, LayerError> {
-        let failed = || LayerError::entry_io(path, "open");
-        let mut current = open_beneath(&self.layers[index].root, b"", OFlags::RDONLY).map_err(failed())?;
-        let mut components = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();
-        while let Some(component) = components.next() {
-            current = open_beneath(&current, component, OFlags::RDONLY).map_err(failed())?;
-            if is_opaque(&current) {
-                return Ok(if components.peek().is_some() { Opacity::Above } else { Opacity::Itself });
-            }
+        // Below the lowest layer nothing is left to hide.
+        if index == 0 {
+            return Ok(Opacity::Clear);
         }
-        Ok(Opacity::Clear)
+        let mut opacities = self.opacities.borrow_mut();
+        let mut unknown = Vec::new();
+        let mut current = path;
+        let mut opacity = loop {
+            if current.is_empty() {
+                break Opacity::Clear;
+            }
+            match opacities.get(&(index, current.to_vec())) {
+                Some(known) => break *known,
+                None => unknown.push(current),
+            }
+            current = split(current).0;
+        };
+        for directory in unknown.into_iter().rev() {
+            opacity = match opacity {
+                Opacity::Clear => {
+                    let opened = open_beneath(&self.layers[index].root, directory, OFlags::RDONLY)
+                        .map_err(LayerError::entry_io(path, "open"))?;
+                    if is_opaque(&opened) { Opacity::Itself } else { Opacity::Clear }
+                }
+                Opacity::Itself | Opacity::Above => Opacity::Above,
+            };
+            opacities.insert((index, directory.to_vec()), opacity);
+        }
+        Ok(opacity)
     }
 }
 

@@ -250,3 +250,6 @@ enum Step {
     Again,
     More(usize),
 }
+
+#[cfg(test)]
+mod tests;

@@ -595,8 +595,11 @@ fn a34_layers_unpacked_at_once_or_one_after_another_are_the_same() {
             }
             let last = format!("d/.wh.gone{index}");
             let tar = tar.file(&format!("d/in{index}"), "x").hardlink(&format!("d/ln{index}"), "d/in0");
-            let tar =
-                if index.is_multiple_of(2) { tar.file(&last, "") } else { tar.symlink("own0/file0", &time(index)) };
+            let tar = if index.is_multiple_of(2) {
+                tar.file(&last, "")
+            } else {
+                tar.symlink("own0/file0", &time(index))
+            };
             Layer::gzip(tar.end())
         })
         .collect();
