@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cofferdam_image::{Image, PullEvent, Store};
+use cofferdam_image::{Image, PullEvent, Store, StoreOptions};
 use cofferdam_shim::Timestamp;
 use cofferdam_shim::protocol::{AttachStreams, Reply, Request, StepTime};
 
@@ -50,6 +50,8 @@ pub struct Config {
     pub cni_config: Vec<PathBuf>,
     /// Directories with network plugins.
     pub cni_plugins: Vec<PathBuf>,
+    /// How the image store is operated.
+    pub store: StoreOptions,
 }
 
 impl Default for Config {
@@ -60,6 +62,7 @@ impl Default for Config {
             shim: ShimBinary::CurrentExe,
             cni_config: vec!["/etc/cni/net.d".into()],
             cni_plugins: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            store: StoreOptions::default(),
         }
     }
 }
@@ -163,6 +166,7 @@ impl Executor {
             state: absolute(&config.state)?,
             cni_config: config.cni_config.clone(),
             cni_plugins: config.cni_plugins.clone(),
+            store: config.store.clone(),
         };
         let disk = Disk::open(&places.root, &places.state)?;
         let host = HostLimits::probe().map_err(Error::io("ask the host for its limits through", "/proc"))?;

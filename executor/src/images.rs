@@ -17,7 +17,7 @@ const STORE: &str = "images";
 
 /// Opens the store.
 pub(crate) fn open(places: &Places) -> Result<Store, Error> {
-    Store::open(&places.root.join(STORE)).map_err(failed)
+    Store::open_with(&places.root.join(STORE), places.store.clone()).map_err(failed)
 }
 
 /// An image wanted for a task or by `pull`.

@@ -66,8 +66,10 @@ mod watch;
 
 pub use attach::{AttachedInput, AttachedOutput, Attachment, Output};
 pub use cofferdam_image::{
-    ClientOptions, Collected, CredentialSource, Image, ImageBuilder, ImageRef, ImportOptions, Naming,
-    PlainHttp, PullEvent, Removed, Store,
+    Change, ChangeKind, ClientOptions, Collected, CredentialSource, Damaged, Durability, Export,
+    ExportOptions, Finding, Image, ImageBuilder, ImageLayer, ImageRef, ImageUsage, ImportOptions, KeepBlobs,
+    Layout as ImageLayout, Naming, PlainHttp, PruneOptions, Pruned, PullEvent, Removed, Store, StoreOptions,
+    Taken, Unused, Usage, Verdict, Verified, VerifyOptions, Watermarks,
 };
 pub use cofferdam_shim::log::{LineEnd, LogLimits, Record, Stream};
 pub use cofferdam_shim::protocol::{AttachStreams, StepTime, WindowSize};

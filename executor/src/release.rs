@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use cofferdam_image::StoreOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Disk, TaskRecord};
@@ -19,6 +20,8 @@ pub(crate) struct Places {
     pub(crate) state: PathBuf,
     pub(crate) cni_config: Vec<PathBuf>,
     pub(crate) cni_plugins: Vec<PathBuf>,
+    #[serde(default)]
+    pub(crate) store: StoreOptions,
 }
 
 /// Gives back everything but the container itself, which must be deleted. Attempts everything; returns every failure,

@@ -45,8 +45,9 @@ pub(crate) fn collect(layout: &Layout) -> Result<Collected, Error> {
         return Ok(Collected::default());
     }
     let store = Lock::wait(&layout.store_lock(), Mode::Exclusive)?;
-    marks.mark(layout)?;
+    // Leases first: whoever ends in between has written its record before it lets go of its lease.
     marks.kept.extend(workspace::reap(layout, &store)?);
+    marks.mark(layout)?;
     let mut collected = Collected::default();
     for path in candidates.iter().filter(|path| !marks.kept.contains(*path)) {
         layout.discard(&layout.at(path))?;

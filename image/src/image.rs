@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_registry::{Digest, ImageRef, Platform};
+use cofferdam_registry::{Digest, Hasher, ImageRef, Platform};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
@@ -76,11 +76,17 @@ pub(crate) struct NameRecord {
 }
 
 impl ImageRecord {
-    /// What the garbage collector keeps for this image, relative to the store.
-    pub(crate) fn keeps(&self) -> Vec<String> {
+    /// What the image cannot do without, relative to the store.
+    pub(crate) fn needs(&self) -> Vec<String> {
         let layers = self.layers.iter().map(|layer| layout::layer(&layer.diff_id));
         let documents = [layout::blob(&self.manifest), layout::blob(&self.config)];
         layers.chain(documents).chain(self.fixup.clone()).chain(self.merged.clone()).collect()
+    }
+
+    /// What the garbage collector keeps for this image, whether it is there or not: what it needs, and its blobs.
+    pub(crate) fn keeps(&self) -> Vec<String> {
+        let blobs = self.layers.iter().map(|layer| layout::blob(&layer.blob));
+        self.needs().into_iter().chain(blobs).collect()
     }
 
     pub(crate) fn store(&self, layout: &Layout, workspace: &Workspace) -> Result<(), Error> {
@@ -124,6 +130,28 @@ pub(crate) fn records(layout: &Layout) -> Result<Vec<ImageRecord>, Error> {
     Ok(records)
 }
 
+/// A manifest or configuration, whole.
+pub(crate) fn document(layout: &Layout, label: &str, digest: &Digest) -> Result<Vec<u8>, Error> {
+    let path = layout.at(&layout::blob(digest));
+    let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+    if is_whole(digest, &bytes) {
+        return Ok(bytes);
+    }
+    let reason = format!("what is stored as {digest} has other bytes; pull or import the image again");
+    Err(Error::Invalid { image: label.to_owned(), what: "document", reason })
+}
+
+fn is_whole(digest: &Digest, bytes: &[u8]) -> bool {
+    let mut hasher = Hasher::new(digest.algorithm());
+    hasher.update(bytes);
+    hasher.finish() == *digest
+}
+
+/// Whether a document is there as it was stored: without having been synced it may be torn after a loss of power.
+pub(crate) fn has_document(layout: &Layout, digest: &Digest) -> bool {
+    std::fs::read(layout.at(&layout::blob(digest))).is_ok_and(|bytes| is_whole(digest, &bytes))
+}
+
 /// Puts an image together from its record; `None` if its configuration is lost.
 pub(crate) fn assemble(
     layout: &Layout,
@@ -132,6 +160,9 @@ pub(crate) fn assemble(
 ) -> Result<Option<Image>, Error> {
     let path = layout.at(&layout::blob(&record.config));
     let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
+    if !is_whole(&record.config, &bytes) {
+        return Ok(None);
+    }
     let Ok(config) = serde_json::from_slice::<ImageConfiguration>(&bytes) else { return Ok(None) };
     let own = names.get(&record.manifest).into_iter().flatten();
     Ok(Some(Image {

@@ -19,7 +19,9 @@ use crate::decode::Compression;
 use crate::error::{Error, LayerError};
 use crate::event::{Cancel, PullEvent};
 use crate::identity::DiffId;
+use crate::image;
 use crate::ingest::{Ingest, PARALLEL_LAYERS, name_record, read_config};
+use crate::keep::Keeper;
 use crate::layer::LayerPlan;
 use crate::layout;
 use crate::limits::Limits;
@@ -40,13 +42,23 @@ pub enum Layout {
 /// Which names imported images get.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Naming {
-    /// Those in the archive; an image of that name loses it.
+    /// None: what an archive calls itself is its maker's word (CVE-2026-50195).
     #[default]
-    FromArchive,
-    /// This one; the archive must then hold one image.
-    As(ImageRef),
-    /// None.
     Unnamed,
+    /// This one, whatever it stood for; the archive must then hold one image.
+    As(ImageRef),
+    /// Those in the archive.
+    FromArchive(Taken),
+}
+
+/// What becomes of a name in an archive that stands for another image already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Taken {
+    /// The whole import is refused before anything is stored.
+    #[default]
+    Refused,
+    /// It stands for the imported image from now on.
+    Replaced,
 }
 
 /// How images are imported.
@@ -75,8 +87,8 @@ struct Found {
 }
 
 const INDEX_DEPTH_LIMIT: usize = 4;
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// Imports a directory or an archive file.
 pub(crate) fn import_path(
@@ -126,7 +138,23 @@ fn import_files(
             format!("it holds {} images, of which only one can be named {}", found.len(), name.familiar());
         return Err(invalid(label, "archive", reason));
     }
+    if options.naming == Naming::FromArchive(Taken::Refused) {
+        refuse_taken(store, &found)?;
+    }
     found.iter().map(|image| bring_in(store, label, files, image, &platform, options, progress)).collect()
+}
+
+/// An archive must not quietly change what names mean.
+fn refuse_taken(store: &layout::Layout, found: &[Found]) -> Result<(), Error> {
+    for (image, name) in found.iter().flat_map(|image| image.names.iter().map(move |name| (image, name))) {
+        match image::load_name(store, name)? {
+            Some(there) if there.image != Digest::of(&image.manifest_bytes) => {
+                return Err(Error::NameTaken { name: name.familiar(), taken_by: there.image });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn bring_in(
@@ -163,16 +191,18 @@ fn bring_in(
         cancel: options.cancel.clone(),
         parallel: PARALLEL_LAYERS,
     };
+    let keeper = Keeper::new(store, workspace.path());
     let open = |index: usize| match files.open(&found.files[index])? {
-        Some(file) => Ok(Box::new(file) as Box<dyn Read>),
+        Some(file) => keeper.keep(index, Box::new(file)),
         None => Err(LayerError::from(invalid(label, "archive", format!("it lacks {}", found.files[index])))),
     };
     let names = match &options.naming {
-        Naming::FromArchive => found.names.clone(),
+        Naming::FromArchive(_) => found.names.clone(),
         Naming::As(name) => vec![name.clone()],
         Naming::Unnamed => Vec::new(),
     };
     ingest.run(platform, None, &open, progress)?;
+    keeper.publish(descriptors.iter().map(|blob| (&blob.digest, blob.size)))?;
     for name in names {
         name_record(&name, &digest, &digest).store(store, &workspace)?;
     }
@@ -230,15 +260,19 @@ fn find_oci(label: &str, files: &Files, platform: &Platform) -> Result<Vec<Found
     let Document::Index(index) = Document::parse(&bytes, "", label)? else {
         return Err(invalid(label, "index.json", "it is not an index"));
     };
-    // Entries of one name are one image for several platforms.
-    let mut groups: BTreeMap<Option<String>, Vec<Descriptor>> = BTreeMap::new();
+    // Entries of one name are one image for several platforms. Without names, only different platforms can be of one image.
+    let mut groups: BTreeMap<(Option<String>, usize), Vec<Descriptor>> = BTreeMap::new();
     for descriptor in index.manifests {
         let name =
             descriptor.annotations.get(CONTAINERD_NAME).or(descriptor.annotations.get(REF_NAME)).cloned();
-        groups.entry(name).or_default().push(descriptor);
+        let is_other =
+            |group: &Vec<Descriptor>| group.iter().all(|known| known.platform() != descriptor.platform());
+        let at = |number: &usize| groups.get(&(name.clone(), *number)).is_none_or(is_other);
+        let number = if name.is_none() { (0..).find(at).unwrap_or(0) } else { 0 };
+        groups.entry((name, number)).or_default().push(descriptor);
     }
     let mut found = Vec::new();
-    for (name, manifests) in groups {
+    for ((name, _), manifests) in groups {
         let image = read_oci(label, files, Index { manifests }, platform)?;
         // `skopeo copy … oci:dir:tag` writes the tag alone, which names no repository.
         let name = name.filter(|name| name.contains(['/', ':'])).and_then(|name| ImageRef::parse(&name).ok());

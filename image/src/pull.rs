@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::event::{Cancel, PullEvent};
 use crate::image::{self, ImageRecord};
 use crate::ingest::{Ingest, PARALLEL_LAYERS, name_record, read_config};
+use crate::keep::Keeper;
 use crate::layer::{self, LayerPlan};
 use crate::layout::Layout;
 use crate::limits::Limits;
@@ -155,9 +156,10 @@ fn fetch(
         cancel: options.cancel.clone(),
         parallel: options.parallel_layers,
     };
-    let open =
-        |index: usize| Ok(Box::new(client.open(reference, &descriptors[index])) as Box<dyn std::io::Read>);
-    ingest.run(actual, Some(name), &open, progress).map(drop)
+    let keeper = Keeper::new(layout, workspace.path());
+    let open = |index: usize| keeper.keep(index, Box::new(client.open(reference, &descriptors[index])));
+    ingest.run(actual, Some(name), &open, progress)?;
+    keeper.publish(descriptors.iter().map(|blob| (&blob.digest, blob.size)))
 }
 
 /// The image's record, if every layer is there and the blobs are those that this manifest lists.
@@ -168,8 +170,10 @@ pub(crate) fn intact(layout: &Layout, manifest: &Digest) -> Result<Option<ImageR
             return Ok(None);
         }
     }
-    let kept = record.keeps().iter().all(|path| layout.at(path).exists());
-    Ok(Some(record).filter(|_| kept))
+    let has_all = record.needs().iter().all(|path| layout.at(path).exists());
+    let is_whole =
+        [&record.manifest, &record.config].iter().all(|digest| image::has_document(layout, digest));
+    Ok(Some(record).filter(|_| has_all && is_whole))
 }
 
 /// A manifest outside of an index names no platform; its configuration does.

@@ -151,6 +151,18 @@ impl LayerTar {
         self
     }
 
+    /// The archive's entries alone, in their order.
+    pub(crate) fn entries(mut self) -> Result<Vec<Entry>, LayerError> {
+        let mut entries = Vec::new();
+        while let Some(entry) = self.reader.next()? {
+            if let Rest::Held(held) = self.reader.rest() {
+                held.clear();
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
     /// Fills `buffer` from its start; 0 at the end.
     pub(crate) fn next_piece(&mut self, buffer: &mut [u8]) -> Result<usize, LayerError> {
         loop {
@@ -203,14 +215,17 @@ impl LayerTar {
         };
         regions.retain(|(_, length)| *length > 0);
         regions.reverse();
-        // As it was made: a link on the way leads within the tree, whatever it says.
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat2(&self.tree, entry.name.as_slice(), flags, Mode::empty(), resolve)
-            .map_err(LayerError::entry_io(&entry.name, "open"))?;
-        self.data = Some(Data { name: entry.name, file: File::from(file), regions });
+        let file = open_file(&self.tree, &entry.name).map_err(LayerError::entry_io(&entry.name, "open"))?;
+        self.data = Some(Data { name: entry.name, file, regions });
         Ok(())
     }
+}
+
+/// Opens an entry's file as it was made: a link on the way leads within the tree, whatever it says.
+pub(crate) fn open_file(tree: &OwnedFd, name: &[u8]) -> rustix::io::Result<File> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat2(tree, name, flags, Mode::empty(), resolve).map(File::from)
 }
 
 impl Data {

@@ -1,6 +1,6 @@
 //! The store: the one door to images, layers and snapshots.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,17 +8,21 @@ use cofferdam_registry::{Digest, ImageRef};
 use serde::Serialize;
 
 use crate::background::Background;
+use crate::diff::{self, Change};
 use crate::error::Error;
 use crate::event::PullEvent;
+use crate::export::{self, Export, ExportOptions};
 use crate::gc::{self, Collected};
-use crate::image::{self, Image};
+use crate::image::{self, Image, ImageLayer};
 use crate::import::{self, ImportOptions};
 use crate::layout::{self, Layout};
 use crate::lock::{Lock, Mode};
 use crate::options::{Durability, StoreOptions};
+use crate::prune::{self, PruneOptions, Pruned};
 use crate::pull::{self, PullOptions};
 use crate::settle;
 use crate::snapshot::{self, Snapshot};
+use crate::usage::{self, Usage};
 use crate::verify::{self, Verified, VerifyOptions};
 use crate::workspace::{self, Workspace};
 
@@ -149,7 +153,8 @@ impl Store {
         let workspace = Workspace::create(&self.layout)?;
         let target = image.digest.clone();
         image::NameRecord { name: name.clone(), image: image.digest.clone(), target }
-            .store(&self.layout, &workspace)
+            .store(&self.layout, &workspace)?;
+        self.stored()
     }
 
     /// Takes a name away from its image, and the image with its last name. Given an id, all names go. An image that a
@@ -201,9 +206,43 @@ impl Store {
         Ok(collected)
     }
 
+    /// Removes images that nobody uses, and everything that goes with them.
+    pub fn prune(&self, options: &PruneOptions) -> Result<Pruned, Error> {
+        let pruned = prune::prune(&self.layout, options)?;
+        self.empty_trash_later();
+        Ok(pruned)
+    }
+
+    /// What takes how much. Walks everything.
+    pub fn usage(&self) -> Result<Usage, Error> {
+        usage::usage(&self.layout)
+    }
+
+    /// Writes images as an archive to a stream. After an error what was written is no archive.
+    pub fn export(
+        &self,
+        exports: &[Export],
+        options: &ExportOptions,
+        stream: &mut dyn Write,
+    ) -> Result<(), Error> {
+        export::export_stream(&self.layout, exports, options, stream)
+    }
+
+    /// Writes images to a file or an empty or new directory, which is there as a whole or not at all.
+    pub fn export_path(&self, exports: &[Export], options: &ExportOptions, path: &Path) -> Result<(), Error> {
+        export::export_path(&self.layout, exports, options, path)
+    }
+
+    /// What the stack of layers `to` shows other than the stack `from`, both lowest first.
+    pub fn diff(&self, from: &[ImageLayer], to: &[ImageLayer]) -> Result<Vec<Change>, Error> {
+        diff::diff(&self.layout, from, to)
+    }
+
     /// Prepares a writable snapshot of `image` and returns its directories; mounting them is the caller's.
     pub fn prepare(&self, key: &str, image: &Image) -> Result<Snapshot, Error> {
-        snapshot::prepare(&self.layout, key, image)
+        let snapshot = snapshot::prepare(&self.layout, key, image)?;
+        prune::touch(&self.layout, &image.digest);
+        Ok(snapshot)
     }
 
     /// The snapshot that was prepared under `key`.
@@ -244,6 +283,11 @@ impl Store {
     /// Something came in: it is made durable as the options say, and makes room for itself.
     fn stored(&self) -> Result<(), Error> {
         settle::expect(&self.layout)?;
+        if let Some(marks) = self.options().watermarks {
+            let layout = Arc::clone(&self.layout);
+            // Where no room can be made the next operation says that the disk is full.
+            self.background.start(move || drop(prune::make_room(&layout, marks)));
+        }
         match self.options().durability {
             Durability::Sync => settle::settle(&self.layout),
             Durability::Deferred => {

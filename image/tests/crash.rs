@@ -6,12 +6,14 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use cofferdam_image::{Cancel, Error, ImageRef, PullEvent, PullOptions, Store};
+use cofferdam_image::{Cancel, Error, ImageRef, PullEvent, PullOptions, Store, VerifyOptions};
+use cofferdam_tests::pace;
+use rustix::process::{Pid, Signal};
 use support::fake::{FakeRegistry, FaultKind};
 use support::*;
 
@@ -65,115 +67,307 @@ fn check(store: &Store) {
     assert_eq!(list("layers"), kept);
 }
 
+/// A process that pulls `image` into the store at `root`, and makes a snapshot of it.
+fn puller(root: &Path, image: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child_that_pulls"]).env(STORE, root).env(IMAGE, image);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn names_in(root: &Path, folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+}
+
+/// Starts a pull and stops it, with everything that it holds, while it unpacks a layer.
+fn stopped_in_a_layer(root: &Path, image: &str) -> Child {
+    for _ in 0..20 {
+        let mut child = puller(root, image).spawn().unwrap();
+        let is_unpacking = || {
+            let found = |name: &String| root.join("tmp").join(name).join("layer-0/recipe").exists();
+            names_in(root, "tmp").iter().any(found)
+        };
+        while !is_unpacking() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        signal(&child, Signal::STOP);
+        if is_unpacking() && names_in(root, "layers").is_empty() && child.try_wait().unwrap().is_none() {
+            return child;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = Store::open(root).unwrap();
+        for snapshot in store.snapshots().unwrap() {
+            store.remove_snapshot(&snapshot.key).unwrap();
+        }
+        for image in store.images().unwrap() {
+            store.remove(&image.digest.to_string(), true).unwrap();
+        }
+        store.settle().unwrap();
+    }
+    panic!("a pull was over before it could be stopped, twenty times");
+}
+
+fn signal(child: &Child, signal: Signal) {
+    rustix::process::kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// One layer of a dozen megabytes that do not compress.
+fn large() -> Layer {
+    let mut state = 1u64;
+    let mut tar = Tar::new();
+    for number in 0..12 {
+        let data: Vec<u8> = (0..1 << 20)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .collect();
+        let name = format!("file{number}");
+        tar = tar.add(Header { name: name.as_bytes(), ..Header::default() }, &data);
+    }
+    Layer::gzip(tar.end())
+}
+
 #[test]
-fn a_pull_killed_at_any_moment_leaves_a_store_that_the_next_one_completes() {
+fn a55_a_pull_killed_at_any_moment_leaves_a_store_that_the_next_one_completes() {
     if !is_root() {
         return;
     }
     let registry = FakeRegistry::start();
-    let layers = layers(4, 120);
-    serve(&registry, "test/image", "latest", &layers);
+    serve(&registry, "test/image", "latest", &layers(4, 40));
     let folder = temporary_folder();
     let root = folder.path().join("store");
-    let child = || {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "child_that_pulls"])
-            .env(STORE, &root)
-            .env(IMAGE, registry.name("test/image"));
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-    };
+    let child = || puller(&root, &registry.name("test/image"));
     let start = Instant::now();
-    assert!(child().wait().unwrap().success());
-    let whole = start.elapsed();
-    let mut killed = 0;
-    for round in 0..100u32 {
+    assert!(child().status().unwrap().success());
+    let mut whole = start.elapsed();
+    let (rounds, mut killed, mut completed) = (pace::rounds(200, 12), 0, 0);
+    for round in 0..rounds {
         // From everything to nothing being there already, in turn.
-        if round % 3 == 0 {
-            std::fs::remove_dir_all(&root).unwrap();
+        if round % 3 != 0 {
+            drop(std::fs::remove_dir_all(&root));
         }
-        let mut child = child();
-        std::thread::sleep(whole * round / 100);
+        let mut child = child().spawn().unwrap();
+        // The moments are those of one pull, in an order that mixes them with what is there.
+        std::thread::sleep(whole * (round * 37 % rounds) / rounds);
         child.kill().unwrap();
-        killed += u32::from(child.wait().unwrap().signal() == Some(9));
+        let in_time = child.wait().unwrap().signal() == Some(9);
+        killed += u32::from(in_time);
+        // How long a pull takes changes with what else the machine does.
+        whole = if in_time { whole * 103 / 100 } else { whole * 9 / 10 };
         let store = Store::open(&root).unwrap();
         for snapshot in store.snapshots().unwrap() {
             assert!(store.remove_snapshot(&snapshot.key).unwrap());
         }
+        for image in store.images().unwrap() {
+            completed += 1;
+            store.prepare("check", &image).unwrap();
+            store.remove_snapshot("check").unwrap();
+        }
+        let name = ImageRef::parse(&registry.name("test/image")).unwrap();
+        let image = store.pull(&name, &options(), &|_| {}).unwrap();
+        let verified = store.verify(&VerifyOptions::default()).unwrap();
+        assert!(verified.findings.is_empty() && verified.layers == 4, "round {round}: {verified:?}");
+        if round % 20 == 0 {
+            assert_eq!(Mount::new(&store, &image).tree().len(), 4 * 40 + 7 + 4 + 1);
+        }
         check(&store);
     }
-    assert!(killed > 50, "only {killed} of 100 were killed in time");
-    assert!(child().wait().unwrap().success());
-    let store = Store::open(&root).unwrap();
-    for snapshot in store.snapshots().unwrap() {
-        store.remove_snapshot(&snapshot.key).unwrap();
-    }
-    check(&store);
-    let image = store.find(&registry.name("test/image")).unwrap().unwrap();
-    assert_eq!(Mount::new(&store, &image).tree().len(), 4 * 120 + 7 + 4 + 1);
+    println!("{killed} of {rounds} were killed, {completed} had come so far that the image was there");
+    assert!(killed > rounds / 2, "only {killed} of {rounds} were killed in time");
 }
 
 #[test]
-fn many_processes_that_want_one_image_fetch_it_once() {
+fn a58_eight_processes_that_want_one_image_fetch_it_once_and_none_is_held_up() {
     if !is_root() {
         return;
     }
     let registry = FakeRegistry::start();
-    let layers = layers(3, 50);
+    let layers = vec![large(), layers(1, 50).remove(0)];
     serve(&registry, "test/image", "latest", &layers);
     let folder = temporary_folder();
     let root = folder.path().join("store");
-    let children: Vec<_> = (0..8)
-        .map(|_| {
-            let mut command = Command::new(std::env::current_exe().unwrap());
-            command
-                .args(["--exact", "child_that_pulls"])
-                .env(STORE, &root)
-                .env(IMAGE, registry.name("test/image"));
-            command.stdout(Stdio::null()).spawn().unwrap()
-        })
-        .collect();
-    for mut child in children {
-        assert!(child.wait().unwrap().success());
+    let slowest = |count: usize| {
+        let start = Instant::now();
+        let children: Vec<_> =
+            (0..count).map(|_| puller(&root, &registry.name("test/image")).spawn().unwrap()).collect();
+        for mut child in children {
+            assert!(child.wait().unwrap().success());
+        }
+        start.elapsed()
+    };
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let single = slowest(1);
+        // What eight processes cost beside one that have nothing to wait for.
+        let warm = slowest(8).saturating_sub(slowest(1));
+        std::fs::remove_dir_all(&root).unwrap();
+        registry.state.lock().unwrap().seen.clear();
+        let eight = slowest(8);
+        for layer in &layers {
+            let digest = cofferdam_image::Digest::of(&layer.blob).to_string();
+            assert_eq!(registry.seen(&digest).len(), 1, "{digest}");
+        }
+        assert_eq!(Store::open(&root).unwrap().snapshots().unwrap().len(), 8);
+        std::fs::remove_dir_all(&root).unwrap();
+        told.push((single, warm, eight));
+        if eight <= single * 115 / 100 + warm {
+            return;
+        }
     }
-    for layer in &layers {
-        let digest = cofferdam_image::Digest::of(&layer.blob).to_string();
-        assert_eq!(registry.seen(&digest).len(), 1, "{digest}");
-    }
-    assert_eq!(Store::open(&root).unwrap().snapshots().unwrap().len(), 8);
+    panic!("one, what eight cost more that have nothing to fetch, eight: {told:?}");
 }
 
 #[test]
-fn the_collector_takes_nothing_from_a_running_pull() {
+fn a59_a_follower_takes_over_when_the_process_that_fetches_a_layer_is_killed() {
     if !is_root() {
         return;
     }
     let registry = FakeRegistry::start();
-    let layers = layers(3, 20);
-    serve(&registry, "test/image", "latest", &layers);
+    let layer = large();
+    serve(&registry, "test/image", "latest", std::slice::from_ref(&layer));
+    let folder = temporary_folder();
+    let root = folder.path().join("store");
+    let mut leader = stopped_in_a_layer(&root, &registry.name("test/image"));
+    registry.state.lock().unwrap().served_blob_bytes = layer.blob.len();
+    let store = Store::open(&root).unwrap();
+    let name = ImageRef::parse(&registry.name("test/image")).unwrap();
+    let (waiting, kill) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            kill.recv().unwrap();
+            leader.kill().unwrap();
+            leader.wait().unwrap();
+        });
+        let on_event = |event| {
+            if matches!(event, PullEvent::LayerWaiting { .. }) {
+                waiting.send(()).unwrap();
+            }
+        };
+        store.pull(&name, &options(), &on_event).unwrap();
+    });
+    let (served, blob) = (registry.state.lock().unwrap().served_blob_bytes, layer.blob.len());
+    assert!(served <= blob + (16 << 20), "{served} bytes of {blob}");
+    assert!(store.verify(&VerifyOptions::default()).unwrap().findings.is_empty());
+    store.settle().unwrap();
+    let store = Store::open(&root).unwrap();
+    assert!(names_in(store.root(), "tmp").is_empty());
+}
+
+#[test]
+fn a60_a_pull_that_takes_for_ever_delays_no_snapshot() {
+    if !is_root() {
+        return;
+    }
+    let registry = FakeRegistry::start();
+    serve(&registry, "test/slow", "latest", &[large()]);
+    let folder = temporary_folder();
+    let root = folder.path().join("store");
+    let mut stopped = stopped_in_a_layer(&root, &registry.name("test/slow"));
+    serve(&registry, "test/quick", "latest", &layers(1, 2));
+    let store = Store::open(&root).unwrap();
+    let image =
+        store.pull(&ImageRef::parse(&registry.name("test/quick")).unwrap(), &options(), &|_| {}).unwrap();
+    let p99 = || {
+        let mut times: Vec<Duration> = (0..pace::rounds(100, 20))
+            .map(|round| {
+                let start = Instant::now();
+                store.prepare(&format!("task-{round}"), &image).unwrap();
+                let took = start.elapsed();
+                store.remove_snapshot(&format!("task-{round}")).unwrap();
+                // The collector's turn, which may take its lock too.
+                store.gc().unwrap();
+                took
+            })
+            .collect();
+        times.sort();
+        times[times.len() * 99 / 100]
+    };
+    // What waits for the stopped process waits for ever; what waits for the processor does not do so every time.
+    let beside: Vec<Duration> = (0..5).map(|_| p99()).collect();
+    stopped.kill().unwrap();
+    stopped.wait().unwrap();
+    let (during, without) = (beside.into_iter().min().unwrap(), p99());
+    println!("p99 {during:?} beside a stopped pull, {without:?} alone");
+    assert!(during <= without + pace::limit(Duration::from_millis(5)), "{during:?} and {without:?}");
+}
+
+#[test]
+fn a62_the_lease_of_a_killed_process_is_gone_with_it() {
+    if !is_root() {
+        return;
+    }
+    let registry = FakeRegistry::start();
+    serve(&registry, "test/image", "latest", &[large()]);
+    let folder = temporary_folder();
+    let root = folder.path().join("store");
+    let mut stopped = stopped_in_a_layer(&root, &registry.name("test/image"));
+    let store = Store::open(&root).unwrap();
+    // A layer of another image that nobody has any more, but that the stopped process leases.
+    let lease = names_in(&root, "tmp")
+        .into_iter()
+        .find(|name| root.join("tmp").join(name).join("lease.json").exists());
+    let lease = std::fs::read_to_string(root.join("tmp").join(lease.unwrap()).join("lease.json")).unwrap();
+    let leased = lease.split('"').find(|path| path.starts_with("layers/")).unwrap();
+    std::fs::create_dir(root.join(leased)).unwrap();
+    store.gc().unwrap();
+    assert!(root.join(leased).exists() && !names_in(&root, "tmp").is_empty());
+    stopped.kill().unwrap();
+    stopped.wait().unwrap();
+    store.gc().unwrap();
+    store.settle().unwrap();
+    for folder in ["layers", "tmp", "trash", "locks"] {
+        assert!(names_in(&root, folder).is_empty(), "{folder}: {:?}", names_in(&root, folder));
+    }
+}
+
+#[test]
+fn a61_the_collector_takes_nothing_from_a_running_pull_and_leaves_nothing_after() {
+    if !is_root() {
+        return;
+    }
+    let registry = FakeRegistry::start();
+    // Two images that share a layer, pulled and removed over each other.
+    let layers = layers(3, 2);
+    serve(&registry, "test/one", "latest", &layers[..2]);
+    serve(&registry, "test/two", "latest", &layers[1..]);
     let test = TestStore::new();
-    let done = AtomicBool::new(false);
+    let (done, collections) = (AtomicBool::new(false), AtomicU32::new(0));
+    let wanted = pace::rounds(1000, 30);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let collector = Store::open(test.store.root()).unwrap();
             while !done.load(Ordering::Relaxed) {
                 collector.gc().unwrap();
+                collections.fetch_add(1, Ordering::Relaxed);
             }
         });
-        for round in 0..20 {
-            let image = test.pull(&registry.name("test/image")).unwrap();
-            let key = format!("round-{round}");
-            let snapshot = test.store.prepare(&key, &image).unwrap();
-            assert!(snapshot.lower.iter().all(|lower| lower.is_dir()));
-            test.store.remove(&image.digest.to_string(), true).unwrap();
-            assert!(snapshot.lower.iter().all(|lower| lower.is_dir()), "a snapshot keeps its layers");
-            test.store.remove_snapshot(&key).unwrap();
-        }
+        let workers = ["test/one", "test/two"].map(|name| {
+            let (test, name, collections) = (&test, registry.name(name), &collections);
+            scope.spawn(move || {
+                let is_enough = |round| round >= wanted / 10 && collections.load(Ordering::Relaxed) >= wanted;
+                for round in (0..).take_while(|round| !is_enough(*round)) {
+                    let image = test.pull(&name).unwrap();
+                    let key = format!("{name}-{round}");
+                    let snapshot = test.store.prepare(&key, &image).unwrap();
+                    assert!(snapshot.lower.iter().all(|lower| lower.is_dir()), "round {round}");
+                    test.store.remove(&image.digest.to_string(), true).unwrap();
+                    assert!(snapshot.lower.iter().all(|lower| lower.is_dir()), "a snapshot keeps its layers");
+                    test.store.remove_snapshot(&key).unwrap();
+                }
+            })
+        });
+        let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
         done.store(true, Ordering::Relaxed);
+        assert!(ended.iter().all(Result::is_ok));
     });
     test.store.gc().unwrap();
     test.store.settle().unwrap();
-    assert!(test.list("layers").is_empty() && test.list("trash").is_empty());
+    for folder in ["layers", "fixups", "blobs/sha256", "tmp", "trash", "locks"] {
+        assert!(test.list(folder).is_empty(), "{folder}: {:?}", test.list(folder));
+    }
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cofferdam_executor::{Durability, KeepBlobs, StoreOptions};
 
 use crate::commands::{
-    attach, cni, events, exec, images, import, inspect, kill, logs, network, plan, ps, pull, rm, rmi, run,
-    stats, stop, wait,
+    attach, cni, events, exec, image, images, import, inspect, kill, logs, network, plan, ps, pull, rm, rmi,
+    run, stats, stop, wait,
 };
 
 /// Run container images as isolated tasks, without a daemon.
@@ -58,6 +59,51 @@ pub(crate) struct PlaceArgs {
         default_values = ["/opt/cni/bin", "/usr/lib/cni"]
     )]
     pub(crate) cni_plugins: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+/// How the image store is operated.
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// When stored images survive a loss of power: soon, when the command returns, or not for certain
+    #[arg(
+        long,
+        global = true,
+        env = "COFFERDAM_DURABILITY",
+        value_name = "WHEN",
+        default_value = "deferred",
+        value_parser = ["deferred", "sync", "none"]
+    )]
+    durability: String,
+    /// Keep layers also as they were fetched
+    #[arg(
+        long,
+        global = true,
+        env = "COFFERDAM_KEEP_BLOBS",
+        value_name = "WHEN",
+        default_value = "until-unpacked",
+        value_parser = ["never", "until-unpacked", "always"]
+    )]
+    keep_blobs: String,
+}
+
+impl StoreArgs {
+    pub(crate) fn options(&self) -> StoreOptions {
+        StoreOptions {
+            durability: match self.durability.as_str() {
+                "sync" => Durability::Sync,
+                "none" => Durability::None,
+                _ => Durability::Deferred,
+            },
+            keep_blobs: match self.keep_blobs.as_str() {
+                "never" => KeepBlobs::Never,
+                "always" => KeepBlobs::Always,
+                _ => KeepBlobs::UntilUnpacked,
+            },
+            ..StoreOptions::default()
+        }
+    }
 }
 
 /// How results are printed.
@@ -100,9 +146,13 @@ pub(crate) enum Verb {
     Images(images::Args),
     /// Remove images
     Rmi(rmi::Args),
-    /// Take images from an OCI layout or a docker archive
-    #[command(visible_alias = "load")]
+    /// Take images from an OCI layout or a docker archive, without the names in it
     Import(import::Args),
+    /// Take images from an OCI layout or a docker archive, with the names in it
+    Load(import::Args),
+    /// Images: list, pull, tag, export, prune, verify and more
+    #[command(subcommand)]
+    Image(image::Verb),
     /// Print what happens to tasks
     Events(events::Args),
     /// Check what this host can do

@@ -5,6 +5,7 @@ pub(crate) mod cni;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod image;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod inspect;
@@ -59,7 +60,9 @@ async fn dispatch(verb: Verb, executor: &Executor) -> Outcome {
         Verb::Pull(args) => pull::run(args, executor).await,
         Verb::Images(args) => images::run(&args, executor),
         Verb::Rmi(args) => rmi::run(&args, executor),
-        Verb::Import(args) => import::run(&args, executor),
+        Verb::Import(args) => import::run(&args, import::Names::OnlyGiven, executor),
+        Verb::Load(args) => import::run(&args, import::Names::Archive, executor),
+        Verb::Image(verb) => image::run(verb, executor).await,
         Verb::Events(args) => events::run(&args, executor).await,
         Verb::Network(verb) => network::run(&verb, executor).await,
         Verb::Cni(_) | Verb::Doctor(_) | Verb::Plan(_) => Ok(ExitCode::SUCCESS),
@@ -73,6 +76,7 @@ async fn open(places: &PlaceArgs) -> Result<Executor, Error> {
         shim: ShimBinary::CurrentExe,
         cni_config: places.cni_config.clone(),
         cni_plugins: places.cni_plugins.clone(),
+        store: places.store.options(),
     })
     .await
 }

@@ -1,12 +1,12 @@
-//! `cofferdam images`.
+//! `cofferdam images`, also `cofferdam image ls`.
 
 use std::process::ExitCode;
 
 use cofferdam_executor::request::size::show_bytes;
 use cofferdam_executor::request::span::show_span;
 use cofferdam_executor::{Executor, Image, Timestamp};
-use serde_json::json;
 
+use super::image::inspect::summary;
 use super::{Outcome, print_json};
 use crate::args::Format;
 use crate::failure::Failure;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
     for image in &images {
         match args.format {
             _ if args.quiet => println!("{}", image.id.short()),
-            Format::Json => print_json(&as_json(image))?,
+            Format::Json => print_json(&summary(image))?,
             Format::Table => rows(image, &mut table),
         }
     }
@@ -53,15 +53,4 @@ fn rows(image: &Image, table: &mut Table) {
             show_bytes(image.size_bytes),
         ]);
     }
-}
-
-fn as_json(image: &Image) -> serde_json::Value {
-    json!({
-        "names": image.names.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "id": image.id.to_string(),
-        "digest": image.digest.to_string(),
-        "platform": image.platform.to_string(),
-        "size_bytes": image.size_bytes,
-        "created": image.created,
-    })
 }

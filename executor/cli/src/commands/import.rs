@@ -1,9 +1,9 @@
-//! `cofferdam import`, also `cofferdam load`.
+//! `cofferdam import` and `cofferdam load`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use cofferdam_executor::{Executor, ImageRef, ImportOptions, Naming};
+use cofferdam_executor::{Executor, ImageRef, ImportOptions, Naming, Taken};
 
 use super::Outcome;
 use crate::escape::escape_line;
@@ -15,6 +15,9 @@ pub(crate) struct Args {
     /// Name for the image
     #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
+    /// Let names in the archive that stand for other images stand for these
+    #[arg(long)]
+    replace: bool,
     /// Archive, or directory with an OCI layout; - for standard input
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
@@ -22,10 +25,21 @@ pub(crate) struct Args {
     source: Option<PathBuf>,
 }
 
-pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
+/// Which names images get for which nothing else is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// None.
+    OnlyGiven,
+    /// Those in the archive.
+    Archive,
+}
+
+pub(crate) fn run(args: &Args, names: Names, executor: &Executor) -> Outcome {
+    let taken = if args.replace { Taken::Replaced } else { Taken::Refused };
     let naming = match &args.name {
         Some(name) => Naming::As(ImageRef::parse(name).map_err(|error| Failure::plain(error.to_string()))?),
-        None => Naming::FromArchive,
+        None if names == Names::Archive || args.replace => Naming::FromArchive(taken),
+        None => Naming::Unnamed,
     };
     let options = ImportOptions { naming, ..ImportOptions::default() };
     let store = executor.images()?;
@@ -39,7 +53,7 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
     };
     for image in imported.map_err(|error| Failure::plain(error.to_string()))? {
         let names: Vec<_> = image.names.iter().map(ToString::to_string).collect();
-        println!("{} {}", image.id, escape_line(&names.join(" ")));
+        println!("{}", escape_line(format!("{} {}", image.id, names.join(" ")).trim_end()));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use cofferdam_executor::Executor;
 use serde_json::{Value, json};
 
 use super::Outcome;
+use super::image::inspect::as_json;
 use crate::failure::Failure;
 
 #[derive(Debug, clap::Args)]
@@ -52,15 +53,5 @@ async fn inspect(name: &str, executor: &Executor) -> Result<Value, Failure> {
 
 fn inspect_image(name: &str, executor: &Executor) -> Result<Option<Value>, Failure> {
     let image = executor.images()?.find(name).ok().flatten();
-    Ok(image.map(|image| {
-        json!({
-            "names": image.names.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "digest": image.digest.to_string(),
-            "id": image.id.to_string(),
-            "platform": image.platform.to_string(),
-            "size_bytes": image.size_bytes,
-            "created": image.created,
-            "configuration": image.config,
-        })
-    }))
+    Ok(image.map(|image| as_json(&image)))
 }
