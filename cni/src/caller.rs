@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::capability::Capabilities;
 use crate::error::Error;
+use crate::lock::Sharing;
 use crate::name::{ContainerId, IfName, NetworkName};
 use crate::observe::Observer;
 use crate::plugin::Plugin;
@@ -168,6 +169,12 @@ impl Caller {
     ) -> Result<(), Error> {
         let _held = self.lock_container(container)?;
         self.store.remove(network, container, if_name)
+    }
+
+    /// Removes what stays of a network that is no more when its last attachment is gone: its lock.
+    pub fn forget_network(&self, network: &NetworkName) -> Result<(), Error> {
+        let path = self.store.lock_path("network", network.as_str());
+        self.lock_network(network.as_str(), Sharing::Exclusive).map(|lock| drop(lock.removing(&path)))
     }
 
     /// Every stored attachment, also those that a crash left half done, and for each unreadable record why.

@@ -172,6 +172,9 @@ pub struct Capabilities {
     /// Path of the container's cgroup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup_path: Option<String>,
+    /// Arguments of capabilities that are not known here, by name.
+    #[serde(flatten)]
+    pub others: std::collections::BTreeMap<String, serde_json::Value>,
 }
 
 /// Asking for one of these in vain is an error: the container would run without what was promised to its user.

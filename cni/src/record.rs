@@ -209,6 +209,11 @@ impl Record {
         self.capability_args.get("portMappings").ok().flatten().unwrap_or_default()
     }
 
+    /// The arguments of the capability `aliases`: further names of the container on the network.
+    pub fn aliases(&self) -> Vec<String> {
+        self.capability_args.get("aliases").ok().flatten().unwrap_or_default()
+    }
+
     pub(crate) fn raw_result(&self) -> Option<&RawValue> {
         self.result.as_deref()
     }

@@ -58,6 +58,32 @@ pub struct Stats {
     pub read_bytes: u64,
     /// Bytes written to block devices.
     pub written_bytes: u64,
+    /// What passed its interfaces, without its loopback; nothing of a task with the host's network.
+    #[serde(default)]
+    pub networks: Vec<InterfaceStats>,
+}
+
+/// What passed an interface of a task, as the task sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStats {
+    /// Its name.
+    pub name: String,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets received with errors.
+    pub rx_errors: u64,
+    /// Packets received and dropped.
+    pub rx_dropped: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets that could not be sent.
+    pub tx_errors: u64,
+    /// Packets dropped on their way out.
+    pub tx_dropped: u64,
 }
 
 /// What a task's container uses.
@@ -75,5 +101,6 @@ pub(crate) fn stats(places: &Places, id: &TaskId) -> Result<Stats, Error> {
         pids_limit: pids.limit,
         read_bytes: found.io.iter().map(|device| device.read_bytes).sum(),
         written_bytes: found.io.iter().map(|device| device.write_bytes).sum(),
+        networks: Vec::new(),
     })
 }

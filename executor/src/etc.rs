@@ -12,9 +12,13 @@ use std::path::Path;
 
 use crate::bundle::EtcFiles;
 use crate::error::Error;
+use crate::spec::NetworkChoice;
 
 /// Name servers for a host that has only itself to ask: its own resolver is not reachable from another network namespace.
 const FALLBACK_SERVERS: [&str; 2] = ["1.1.1.1", "8.8.8.8"];
+
+/// Most bytes that are read of the host's `resolv.conf`.
+const RESOLV_CONF_LIMIT_BYTES: usize = 64 << 10;
 
 /// What the C library reads of `resolv.conf`.
 const SERVER_LIMIT: usize = 3;
@@ -46,6 +50,29 @@ impl Resolver {
             }
         }
         resolver
+    }
+
+    /// The resolver of a task: what itself and its networks say, and for what they leave open what the host has.
+    pub(crate) fn choose(said: Resolver, network: &NetworkChoice) -> Resolver {
+        let mut resolver = said.checked();
+        // Domains and options belong to the servers that know them: the host's come only together.
+        if resolver.servers.is_empty() {
+            let host = Resolver::of_host();
+            let host = if *network == NetworkChoice::Host { host } else { host.without_loopback() };
+            resolver.servers = host.servers;
+            if resolver.search.is_empty() {
+                resolver.search = host.search;
+            }
+            if resolver.options.is_empty() {
+                resolver.options = host.options;
+            }
+        }
+        resolver
+    }
+
+    fn of_host() -> Resolver {
+        let text = fs::read("/etc/resolv.conf").unwrap_or_default();
+        Resolver::parse(&String::from_utf8_lossy(&text[..text.len().min(RESOLV_CONF_LIMIT_BYTES)]))
     }
 
     /// The same without words that do not belong into a file: plugins write what they like.
@@ -84,14 +111,27 @@ fn clean<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
     words.filter(fits).take(16).map(str::to_owned).collect()
 }
 
+/// An address of a task, and the names beside its own that lead to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its aliases on that network.
+    pub aliases: Vec<String>,
+}
+
 /// The text of `/etc/hosts` for a task with this name and these addresses.
-fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
+fn hosts(hostname: &str, addresses: &[Address]) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
          ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
     for address in addresses {
-        let _ = writeln!(text, "{address}\t{hostname}");
+        let _ = write!(text, "{}\t{hostname}", address.ip);
+        for alias in clean(address.aliases.iter().map(String::as_str)) {
+            let _ = write!(text, " {alias}");
+        }
+        text.push('\n');
     }
     if addresses.is_empty() {
         let _ = writeln!(text, "127.0.1.1\t{hostname}");
@@ -99,27 +139,48 @@ fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
     text
 }
 
-/// Writes the three files into `directory`. `hostname` must have been checked.
-pub(crate) fn write(
-    directory: &Path,
-    hostname: &str,
-    addresses: &[IpAddr],
-    resolver: &Resolver,
-) -> Result<EtcFiles, Error> {
-    fs::create_dir_all(directory).map_err(Error::io("make the directory", directory))?;
-    let files = EtcFiles {
+fn files(directory: &Path) -> EtcFiles {
+    EtcFiles {
         hosts: directory.join("hosts"),
         hostname: directory.join("hostname"),
         resolv_conf: directory.join("resolv.conf"),
-    };
+    }
+}
+
+/// Writes the three files into `directory`, each in one step. `hostname` must have been checked.
+pub(crate) fn write(
+    directory: &Path,
+    hostname: &str,
+    addresses: &[Address],
+    resolver: &Resolver,
+) -> Result<EtcFiles, Error> {
+    fs::create_dir_all(directory).map_err(Error::io("make the directory", directory))?;
+    let files = files(directory);
     for (path, text) in [
         (&files.hosts, hosts(hostname, addresses)),
         (&files.hostname, format!("{hostname}\n")),
         (&files.resolv_conf, resolver.print()),
     ] {
-        write_file(path, &text).map_err(Error::io("write", path))?;
+        let draft = path.with_extension("new");
+        let written = write_file(&draft, &text).and_then(|()| fs::rename(&draft, path));
+        written.map_err(Error::io("write", path))?;
     }
     Ok(files)
+}
+
+/// Writes the files of a running task anew, in their place: it has those very files mounted. One that has none is left so.
+pub(crate) fn rewrite(directory: &Path, addresses: &[Address], resolver: &Resolver) -> Result<(), Error> {
+    let files = files(directory);
+    let hostname = match fs::read_to_string(&files.hostname) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        read => read.map_err(Error::io("read", &files.hostname))?,
+    };
+    for (path, text) in
+        [(&files.hosts, hosts(hostname.trim_end(), addresses)), (&files.resolv_conf, resolver.print())]
+    {
+        write_file(path, &text).map_err(Error::io("write", path))?;
+    }
+    Ok(())
 }
 
 /// World-readable, whatever the caller's umask: tasks of any user resolve names.
@@ -150,8 +211,18 @@ mod tests {
     fn the_files_are_readable_by_all() {
         use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();
-        let files = write(dir.path(), "web", &["10.0.0.2".parse().unwrap()], &Resolver::default()).unwrap();
-        assert!(fs::read_to_string(&files.hosts).unwrap().contains("10.0.0.2\tweb\n"));
+        let address = |ip: &str, aliases: &[&str]| Address {
+            ip: ip.parse().unwrap(),
+            aliases: aliases.iter().map(ToString::to_string).collect(),
+        };
+        let one = address("10.0.0.2", &["db", "bad\nname"]);
+        let files = write(dir.path(), "web", std::slice::from_ref(&one), &Resolver::default()).unwrap();
+        assert!(fs::read_to_string(&files.hosts).unwrap().ends_with("10.0.0.2\tweb db\n"));
         assert_eq!(fs::metadata(&files.hosts).unwrap().mode() & 0o777, 0o644);
+        // A task that runs has the file itself, not its name.
+        let inode = fs::metadata(&files.hosts).unwrap().ino();
+        rewrite(dir.path(), &[one, address("10.1.0.2", &[])], &Resolver::default()).unwrap();
+        assert!(fs::read_to_string(&files.hosts).unwrap().ends_with("10.0.0.2\tweb db\n10.1.0.2\tweb\n"));
+        assert_eq!(fs::metadata(&files.hosts).unwrap().ino(), inode);
     }
 }

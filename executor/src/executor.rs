@@ -18,6 +18,7 @@ use crate::host::HostLimits;
 use crate::id::{TaskId, TaskName};
 use crate::images::{self, ImageRequest};
 use crate::launch::{Launcher, Staged};
+use crate::networks;
 use crate::recover::{self, Recovered};
 use crate::release::Places;
 use crate::spec::TaskSpec;
@@ -275,9 +276,40 @@ impl Executor {
     }
 
     /// The networks that tasks can be connected to.
-    pub async fn networks(&self) -> Result<Vec<crate::networks::NetworkInfo>, Error> {
+    pub async fn networks(&self) -> Result<Vec<networks::NetworkInfo>, Error> {
         let inner = self.inner.clone();
-        blocking(move || crate::networks::list(&inner.places)).await
+        blocking(move || networks::list(&inner.places)).await
+    }
+
+    /// Everything that is known of a network.
+    pub async fn network(&self, name: &str) -> Result<networks::NetworkDetails, Error> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        blocking(move || networks::inspect(&inner.places, &name)).await
+    }
+
+    /// Reads the network configurations anew, as every launch does: what there is, and what is wrong with files.
+    pub async fn reload_networks(&self) -> Result<networks::Reloaded, Error> {
+        let inner = self.inner.clone();
+        blocking(move || networks::reload(&inner.places)).await
+    }
+
+    /// Makes a network: a file in the first directory with network configurations. Returns where it is.
+    pub async fn create_network(&self, spec: networks::NetworkSpec) -> Result<PathBuf, Error> {
+        let inner = self.inner.clone();
+        blocking(move || networks::create(&inner.places, &spec)).await
+    }
+
+    /// Removes a network that [`Executor::create_network`] has made. One that is in use is refused, or with `force` taken away
+    /// from those who use it.
+    pub async fn remove_network(&self, name: &str, force: bool) -> Result<(), Error> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        blocking(move || networks::remove(&inner.places, &name, force)).await
+    }
+
+    /// Removes every network that [`Executor::create_network`] has made and that nobody uses; returns their names.
+    pub async fn prune_networks(&self) -> Result<Vec<String>, Error> {
+        let inner = self.inner.clone();
+        blocking(move || networks::prune(&inner.places)).await
     }
 }
 

@@ -8,7 +8,6 @@
 //! Until the shim has the task, a [`Staged`] owns it: dropping that gives everything back, so that a cancelled launch leaves
 //! nothing. A killed one is found by recovery through the task's state directory.
 
-use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -39,9 +38,6 @@ use crate::volumes;
 /// How long a shim may take to give a task back whose launch was taken back, and how often we look.
 const SHIM_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
-
-/// Most bytes that are read of the host's `resolv.conf`.
-const RESOLV_CONF_LIMIT_BYTES: usize = 64 << 10;
 
 /// What a launch needs of its executor.
 #[derive(Debug)]
@@ -255,16 +251,8 @@ impl Launcher<'_> {
         attached: &Attached,
         spec: &TaskSpec,
     ) -> Result<EtcFiles, Error> {
-        let text = std::fs::read("/etc/resolv.conf").unwrap_or_default();
-        let text = String::from_utf8_lossy(&text[..text.len().min(RESOLV_CONF_LIMIT_BYTES)]).into_owned();
-        let of_host = Resolver::parse(&text);
-        let resolver = match (&attached.resolver, &spec.network) {
-            (Some(resolver), _) => resolver.clone(),
-            (None, NetworkChoice::Host) => of_host,
-            (None, _) => of_host.without_loopback(),
-        };
-        let addresses: &[IpAddr] = &attached.addresses;
-        etc::write(&self.disk.task_state(id).join("etc"), hostname, addresses, &resolver)
+        let resolver = Resolver::choose(attached.resolver.clone(), &spec.network);
+        etc::write(&self.disk.task_state(id).join("etc"), hostname, &attached.addresses, &resolver)
     }
 
     fn start_shim(

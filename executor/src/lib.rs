@@ -74,7 +74,7 @@ pub use cofferdam_image::{
 pub use cofferdam_shim::log::{LineEnd, LogLimits, Record, Stream};
 pub use cofferdam_shim::protocol::{AttachStreams, StepTime, WindowSize};
 pub use cofferdam_shim::{Exit, Timestamp};
-pub use containers::Stats;
+pub use containers::{InterfaceStats, Stats};
 pub use disk::TaskRecord;
 pub use error::{Error, Kind};
 pub use event::{Events, TaskEvent};
@@ -83,12 +83,13 @@ pub use executor::{Config, Executor, Launched, ShimBinary, TaskInfo};
 pub use id::{InvalidName, TaskId, TaskName};
 pub use images::ImageRequest;
 pub use logs::{LogRequest, Logs};
-pub use networks::NetworkInfo;
+pub use networks::{NetworkAttachment, NetworkDetails, NetworkDriver, NetworkInfo, NetworkSpec, Reloaded};
 pub use recover::Recovered;
 pub use restart::RestartPolicy;
 pub use signal::{InvalidSignal, Signal};
 pub use spec::{
-    DEFAULT_PIDS_LIMIT, Keep, NetworkChoice, PullWhen, Resources, SeccompChoice, Security, Source, TaskSpec,
+    DEFAULT_PIDS_LIMIT, DnsRequest, Keep, NetworkChoice, PullWhen, Resources, SeccompChoice, Security,
+    Source, TaskSpec,
 };
 pub use status::{KillProgress, Limitation, Reason, Status, TaskState};
 pub use supervisor::init;

@@ -4,6 +4,7 @@
 //! and refuses with a [`Refusal`] that names what was asked and what would have been right.
 
 pub mod env;
+pub mod network;
 pub mod port;
 pub mod size;
 pub mod span;

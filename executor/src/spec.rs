@@ -7,6 +7,7 @@ use cofferdam_shim::log::LogLimits;
 use serde::{Deserialize, Serialize};
 
 use crate::id::TaskName;
+use crate::request::network::NetworkRequest;
 use crate::request::port::PortMapping;
 use crate::request::size::MilliCpus;
 use crate::request::ulimit::Ulimit;
@@ -120,14 +121,26 @@ pub enum NetworkChoice {
     /// The host's network, without isolation.
     Host,
     /// These networks, in order `eth0`, `eth1` …; `bridge` is built in.
-    Networks(Vec<String>),
+    Networks(Vec<NetworkRequest>),
 }
 
 impl NetworkChoice {
     /// The built-in bridge.
     pub fn bridge() -> NetworkChoice {
-        NetworkChoice::Networks(vec!["bridge".to_owned()])
+        NetworkChoice::Networks(vec![NetworkRequest::named("bridge")])
     }
+}
+
+/// How a task is to resolve names. Empty parts leave it to its networks, and then to the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DnsRequest {
+    /// Name servers, the first asked first.
+    pub servers: Vec<std::net::IpAddr>,
+    /// Domains to search.
+    pub search: Vec<String>,
+    /// Options of resolv.conf(5).
+    pub options: Vec<String>,
 }
 
 /// A task to launch. [`TaskSpec::image`] fills in what `run` without options means; the fields are yours to change.
@@ -177,8 +190,9 @@ pub struct TaskSpec {
     pub network: NetworkChoice,
     /// Ports of the host that lead to it.
     pub ports: Vec<PortMapping>,
-    /// Addresses it asks for, in the order of its networks.
-    pub ips: Vec<std::net::IpAddr>,
+    /// How it resolves names, before what its networks say.
+    #[serde(default)]
+    pub dns: DnsRequest,
     /// A small init of ours runs as its first process.
     pub init: bool,
     /// The first signal of a stop; the image's or SIGTERM if none.
@@ -242,7 +256,7 @@ impl TaskSpec {
             ulimits: Vec::new(),
             network: NetworkChoice::bridge(),
             ports: Vec::new(),
-            ips: Vec::new(),
+            dns: DnsRequest::default(),
             init: false,
             stop_signal: None,
             stop_grace: Duration::from_secs(10),

@@ -16,8 +16,10 @@ use crate::exec::{self, ExecSpec};
 use crate::executor::{Inner, TaskInfo, blocking};
 use crate::id::TaskId;
 use crate::logs::{LogRequest, Logs};
+use crate::networks;
 use crate::recover;
 use crate::release;
+use crate::request::network::NetworkRequest;
 use crate::signal::Signal;
 use crate::spec::Source;
 use crate::status::{Status, TaskState};
@@ -185,7 +187,24 @@ impl TaskHandle {
     /// What it uses.
     pub async fn stats(&self) -> Result<Stats, Error> {
         let (inner, id) = (self.inner.clone(), self.id.clone());
-        blocking(move || containers::stats(&inner.places, &id)).await
+        blocking(move || {
+            let mut stats = containers::stats(&inner.places, &id)?;
+            stats.networks = networks::statistics(&inner.disk, &id);
+            Ok(stats)
+        })
+        .await
+    }
+
+    /// Connects it to one more network while it runs. Its `/etc/hosts` and `/etc/resolv.conf` follow.
+    pub async fn connect_network(&self, request: NetworkRequest) -> Result<(), Error> {
+        let (inner, id) = (self.inner.clone(), self.id.clone());
+        blocking(move || networks::connect(&inner.places, &inner.disk, &inner.info(&id)?, request)).await
+    }
+
+    /// Disconnects it from a network while it runs.
+    pub async fn disconnect_network(&self, network: &str) -> Result<(), Error> {
+        let (inner, id, network) = (self.inner.clone(), self.id.clone(), network.to_owned());
+        blocking(move || networks::disconnect(&inner.places, &inner.disk, &inner.info(&id)?, &network)).await
     }
 
     /// Removes what stays of it: its result, its log, its changes to the image. A task that lives is refused unless

@@ -21,6 +21,11 @@ impl Failure {
         Failure { message: message.into(), code: OURS }
     }
 
+    /// The same failure with another exit code.
+    pub(crate) fn with_code(self, code: u8) -> Failure {
+        Failure { code, ..self }
+    }
+
     /// The same failure, saying what was being done.
     pub(crate) fn while_doing(mut self, what: &str) -> Failure {
         self.message = format!("{what}: {}", self.message);

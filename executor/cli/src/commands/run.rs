@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cofferdam_executor::request::network::{NetworkRequest, mac};
 use cofferdam_executor::request::port::PortMapping;
 use cofferdam_executor::request::size::{MilliCpus, parse_bytes};
 use cofferdam_executor::request::ulimit::Ulimit;
@@ -96,12 +97,28 @@ pub(crate) struct Args {
     /// Limit a resource of its processes
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,
-    /// bridge, none, host, or a configured network; may be given several times
-    #[arg(long, visible_alias = "net", value_name = "NETWORK")]
+    /// bridge, none, host, or a configured network, with options ip, ip6, mac, alias, interface_name, ingress_rate,
+    /// egress_rate; may be given several times
+    #[arg(long, visible_alias = "net", value_name = "NETWORK[:OPTION=VALUE,...]")]
     network: Vec<String>,
-    /// Ask for this address
+    /// Ask for this address; given several times, in the order of the networks
     #[arg(long, value_name = "ADDRESS")]
     ip: Vec<std::net::IpAddr>,
+    /// Ask for this hardware address on the first network
+    #[arg(long, value_name = "ADDRESS")]
+    mac_address: Option<String>,
+    /// Give it another name on every network
+    #[arg(long, value_name = "NAME")]
+    network_alias: Vec<String>,
+    /// Ask this name server before those of its networks
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<std::net::IpAddr>,
+    /// Search this domain before those of its networks
+    #[arg(long, value_name = "DOMAIN")]
+    dns_search: Vec<String>,
+    /// Set an option of resolv.conf
+    #[arg(long, value_name = "OPTION")]
+    dns_option: Vec<String>,
     /// Lead a port of the host to it
     #[arg(short, long, value_name = "[IP:]HOST:TASK[/PROTOCOL]")]
     publish: Vec<String>,
@@ -281,7 +298,9 @@ fn to_spec(args: &Args) -> Result<TaskSpec, Failure> {
     confine(args, &mut spec)?;
     spec.ulimits = each(&args.ulimit, Ulimit::parse)?;
     spec.network = network(args)?;
-    spec.ips.clone_from(&args.ip);
+    spec.dns.servers.clone_from(&args.dns);
+    spec.dns.search.clone_from(&args.dns_search);
+    spec.dns.options.clone_from(&args.dns_option);
     spec.ports = each(&args.publish, PortMapping::parse)?.concat();
     spec.init = args.init;
     spec.stop_signal = args
@@ -358,14 +377,32 @@ fn network(args: &Args) -> Result<NetworkChoice, Failure> {
     {
         return Err(Failure::plain(format!("--network {special} cannot be combined with other networks")));
     }
-    Ok(match names.first().map(String::as_str) {
-        Some("none") => NetworkChoice::None,
-        Some("host") => NetworkChoice::Host,
-        Some(_) => NetworkChoice::Networks(names.clone()),
+    let asks = !args.ip.is_empty() || args.mac_address.is_some() || !args.network_alias.is_empty();
+    let mut requests = match names.first().map(String::as_str) {
+        Some("none" | "host") if asks => {
+            let message = "--ip, --mac-address and --network-alias need a network of the task's own";
+            return Err(Failure::plain(message));
+        }
+        Some("none") => return Ok(NetworkChoice::None),
+        Some("host") => return Ok(NetworkChoice::Host),
+        Some(_) => each(names, NetworkRequest::parse)?,
         // A command of the host's is isolated from the host's other processes, not from its network.
-        None if args.host_rootfs => NetworkChoice::Host,
-        None => NetworkChoice::bridge(),
-    })
+        None if args.host_rootfs && !asks => return Ok(NetworkChoice::Host),
+        None => vec![NetworkRequest::named("bridge")],
+    };
+    if args.ip.len() > requests.len() {
+        return Err(Failure::plain("there are more --ip than networks; write --network NAME:ip=...,ip6=..."));
+    }
+    for (request, ip) in requests.iter_mut().zip(&args.ip) {
+        request.ips.push(*ip);
+    }
+    for request in &mut requests {
+        request.aliases.extend(args.network_alias.iter().cloned());
+    }
+    if let Some(address) = &args.mac_address {
+        requests[0].mac = Some(mac(address).map_err(Failure::plain)?);
+    }
+    Ok(NetworkChoice::Networks(requests))
 }
 
 fn labels(args: &Args) -> std::collections::BTreeMap<String, String> {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cofferdam_executor::request::size::show_bytes;
-use cofferdam_executor::{Executor, Stats, TaskInfo};
+use cofferdam_executor::{Executor, InterfaceStats, Stats, TaskInfo};
 use serde_json::json;
 
 use super::{Outcome, print_json};
@@ -65,7 +65,16 @@ async fn sample(args: &Args, executor: &Executor) -> Result<Vec<Sample>, Failure
 }
 
 fn print(args: &Args, before: &[Sample], now: &[Sample]) -> Result<(), Failure> {
-    let mut table = Table::new(&["TASK ID", "NAME", "CPU %", "MEMORY", "LIMIT", "PIDS", "READ / WRITTEN"]);
+    let mut table = Table::new(&[
+        "TASK ID",
+        "NAME",
+        "CPU %",
+        "MEMORY",
+        "LIMIT",
+        "PIDS",
+        "RECEIVED / SENT",
+        "READ / WRITTEN",
+    ]);
     for sample in now {
         let same = |other: &&Sample| other.info.record.id == sample.info.record.id;
         let earlier = before.iter().find(same).map_or(sample.stats.cpu_nanos, |other| other.stats.cpu_nanos);
@@ -86,8 +95,9 @@ fn print(args: &Args, before: &[Sample], now: &[Sample]) -> Result<(), Failure> 
     Ok(())
 }
 
-fn cells(sample: &Sample, percent: f64) -> [String; 7] {
+fn cells(sample: &Sample, percent: f64) -> [String; 8] {
     let stats = &sample.stats;
+    let sum = |of: fn(&InterfaceStats) -> u64| stats.networks.iter().map(of).sum();
     [
         sample.info.record.id.short().to_owned(),
         sample.info.record.name.to_string(),
@@ -95,6 +105,7 @@ fn cells(sample: &Sample, percent: f64) -> [String; 7] {
         show_bytes(stats.memory_bytes),
         stats.memory_limit_bytes.map_or_else(|| "-".to_owned(), show_bytes),
         stats.pids.to_string(),
+        format!("{} / {}", show_bytes(sum(|it| it.rx_bytes)), show_bytes(sum(|it| it.tx_bytes))),
         format!("{} / {}", show_bytes(stats.read_bytes), show_bytes(stats.written_bytes)),
     ]
 }

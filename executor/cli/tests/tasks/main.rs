@@ -5,4 +5,6 @@
 mod bad_input;
 mod host;
 mod killed;
+mod networks;
 mod running;
+mod workbench;
