@@ -22,7 +22,7 @@ use serde::Deserialize;
 use crate::container::{Inside, Neighbours, inside, sandbox};
 use crate::ipam::{Ipam, dns_of};
 use crate::ruleset::{Entry, Ip, Kind, Ruleset, octets};
-use crate::{gateway, links, refuse_keys, veth};
+use crate::{foreign, gateway, links, refuse_keys, veth};
 
 pub(crate) struct Bridge;
 
@@ -227,10 +227,11 @@ pub(crate) fn disconnect(request: &Request<'_>) -> Result<(), PluginError> {
     let (link, rest) = std::thread::scope(|scope| {
         let link = scope.spawn(|| veth::remove(&name, fate));
         let ipam = Ipam::of(request).and_then(|ipam| ipam.call(request, Verb::Del).map(drop));
-        let rest = [ipam, Ruleset::remove_of(request)];
+        let rest = [ipam, Ruleset::remove_of(request), foreign::remove_chains(request, foreign::MASQUERADE)];
         let link = link.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (link, rest)
     });
+    let link = link.and_then(|()| foreign::remove_link(request));
     [link].into_iter().chain(rest).collect()
 }
 

@@ -57,6 +57,7 @@ mod container_link;
 mod default_network;
 mod dummy;
 mod firewall;
+mod foreign;
 mod gateway;
 mod host_device;
 mod host_local;

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
 use crate::ruleset::{Entry, Ip, Kind, Ruleset, octets};
-use crate::{refuse_keys, sysctl};
+use crate::{foreign, refuse_keys, sysctl};
 
 pub(crate) struct Portmap;
 
@@ -64,7 +64,8 @@ impl Plugin for Portmap {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        Ruleset::remove_of(request)
+        Ruleset::remove_of(request)?;
+        foreign::remove_chains(request, foreign::PORTS)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {

@@ -29,6 +29,7 @@ pub(crate) mod message {
     pub(crate) const DELETE_TABLE: u16 = 2;
     pub(crate) const NEW_CHAIN: u16 = 3;
     pub(crate) const GET_CHAIN: u16 = 4;
+    pub(crate) const DELETE_CHAIN: u16 = 5;
     pub(crate) const NEW_RULE: u16 = 6;
     pub(crate) const GET_RULE: u16 = 7;
     pub(crate) const DELETE_RULE: u16 = 8;

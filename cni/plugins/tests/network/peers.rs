@@ -108,3 +108,79 @@ fn b17_both_host_locals_share_one_directory() {
         bed.assert_clean("shared");
     });
 }
+
+/// Chains of single attachments that the reference plugins have in iptables.
+fn their_chains() -> Vec<String> {
+    let output = std::process::Command::new("nft").args(["list", "chains"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names = text.lines().filter_map(|line| line.trim().strip_prefix("chain ")?.split(' ').next());
+    let shared =
+        ["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ", "CNI-FORWARD", "CNI-ADMIN"];
+    names.filter(|name| name.starts_with("CNI-") && !shared.contains(name)).map(str::to_owned).collect()
+}
+
+#[test]
+fn b18_add_by_one_and_del_by_the_other_leave_no_chain_lease_or_link() {
+    if !have_peers() {
+        return;
+    }
+    for (add, del) in [(Prefer::External, Prefer::Builtin), (Prefer::Builtin, Prefer::External)] {
+        on_a_host(|bed| {
+            let (adding, deleting, network) = (bed.caller(add), bed.caller(del), reference_network(bed));
+            let containers = [bed.container("one"), bed.container("two")];
+            let mut attachments = containers.each_ref().map(|container| container.attachment());
+            for (host_port, attachment) in (8080..).zip(&mut attachments) {
+                attachment.capabilities.port_mappings = vec![PortMapping {
+                    host_port,
+                    container_port: 80,
+                    protocol: Protocol::Tcp,
+                    host_ip: None,
+                }];
+                adding.attach(&network, attachment).unwrap();
+            }
+            assert_eq!(their_chains().is_empty(), add == Prefer::Builtin, "{:?}", their_chains());
+            containers[1].serve("0.0.0.0:80");
+            deleting.detach_with(&network, &attachments[0], NetnsFate::Stays).unwrap();
+            // The neighbour is as it was.
+            assert!(ask(&bed.host, "127.0.0.1:8081").is_ok());
+            deleting.detach_with(&network, &attachments[1], NetnsFate::Stays).unwrap();
+            assert_eq!(their_chains(), Vec::<String>::new(), "{add:?}, {del:?}");
+            assert_eq!(bed.veths(), Vec::<String>::new(), "{add:?}, {del:?}");
+            assert_eq!(bed.leased("peers"), Vec::<std::net::IpAddr>::new(), "{add:?}, {del:?}");
+        });
+    }
+}
+
+#[test]
+fn b18_chains_of_plugins_from_both_work_and_leave_nothing() {
+    if !have_peers() {
+        return;
+    }
+    // Each list takes what is said of ours from the program of the reference, by a name that is only theirs.
+    for theirs in [&["bridge"][..], &["portmap"], &["host-local"], &["bridge", "firewall"]] {
+        on_a_host(|bed| {
+            let (caller, network) = (bed.caller(Prefer::Builtin), reference_network(bed));
+            let mut text = network.to_text();
+            for kind in theirs {
+                let name = format!("reference-{kind}");
+                bed.script(&name, &format!("exec /usr/lib/cni/{kind}"));
+                text = text.replace(&format!("\"type\":\"{kind}\""), &format!("\"type\":\"{name}\""));
+            }
+            let network = list(&text);
+            let one = bed.container("one");
+            let mut attachment = one.attachment();
+            attachment.capabilities.port_mappings = vec![PortMapping {
+                host_port: 8080,
+                container_port: 80,
+                protocol: Protocol::Tcp,
+                host_ip: None,
+            }];
+            caller.attach(&network, &attachment).unwrap();
+            one.serve("0.0.0.0:80");
+            assert!(ask(&bed.host, "127.0.0.1:8080").is_ok(), "{theirs:?}");
+            caller.detach(&network.name, &one.id, &eth0(), NetnsFate::Stays).unwrap();
+            assert_eq!(their_chains(), Vec::<String>::new(), "{theirs:?}");
+            bed.assert_clean("peers");
+        });
+    }
+}

@@ -173,6 +173,11 @@ impl Batch {
         });
     }
 
+    /// Deletes a chain, which must be empty and jumped to by nobody when its turn comes.
+    pub fn delete_chain(&mut self, name: &str) {
+        self.push(message::DELETE_CHAIN, 0, |out| _ = out.text(3, name));
+    }
+
     /// Deletes every rule of a chain.
     pub fn flush_chain(&mut self, chain: &str) {
         self.push(message::DELETE_RULE, 0, |out| _ = out.text(2, chain));

@@ -102,6 +102,8 @@ pub struct Rule {
     pub handle: u64,
     /// The comment in its user data; empty if there is none.
     pub comment: String,
+    /// The chain that it jumps or goes to.
+    pub jump: Option<String>,
 }
 
 /// A chain as found in some table.
@@ -179,7 +181,8 @@ impl Socket {
             if let (Some(handle), Some(chain)) = (part.long(3), part.text(2))
                 && part.text(1).as_deref() == Some(table)
             {
-                rules.push(Rule { chain, handle, comment });
+                let jump = part.find(4).and_then(|list| Reader(list).find_map(|(_, one)| jump(Reader(one))));
+                rules.push(Rule { chain, handle, comment, jump });
             }
         })
     }
@@ -197,6 +200,18 @@ impl Socket {
                 chains.push(Chain { table, name, policy });
             }
         })
+    }
+
+    /// Whether the chain exists.
+    pub fn has_chain(&mut self, family: Family, table: &str, chain: &str) -> Result<bool, Error> {
+        let mut attributes = Attributes::default();
+        attributes.text(1, table).text(3, chain);
+        let operation = format!("nft: look up the chain {chain} of {table}");
+        match self.ask(nft(message::GET_CHAIN), message::ACK, family, &attributes, &operation, |_| {}) {
+            Ok(_) => Ok(true),
+            Err(error) if error.errno() == Errno::NOENT => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the table exists.
@@ -271,6 +286,16 @@ impl Socket {
         .map_err(|errno| Error::new(operation, errno))?;
         refused.map_or(Ok(dump), |(errno, _)| Err(Error::new(operation, errno)))
     }
+}
+
+/// The chain that an expression, an immediate verdict, leads to.
+fn jump(expression: Reader<'_>) -> Option<String> {
+    if expression.text(1).as_deref() != Some("immediate") {
+        return None;
+    }
+    // NFTA_EXPR_DATA, NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN.
+    let data = Reader(Reader(expression.find(2)?).find(2)?);
+    Reader(data.find(2)?).text(2)
 }
 
 fn read_elements(part: Reader<'_>, elements: &mut Vec<Element>) {
