@@ -85,7 +85,7 @@ fn is_conformant(kind: &str) {
 }
 
 macro_rules! conformant {
-    ($($name:ident $kind:literal)*) => {
+    ($(fn $name:ident() $kind:literal)*) => {
         $(
             #[test]
             fn $name() {
@@ -96,23 +96,23 @@ macro_rules! conformant {
 }
 
 conformant! {
-    a4_our_bandwidth_fails_nothing_that_it_must_not "bandwidth"
-    a4_our_bridge_fails_nothing_that_it_must_not "bridge"
-    a4_our_dummy_fails_nothing_that_it_must_not "dummy"
-    a4_our_firewall_fails_nothing_that_it_must_not "firewall"
-    a4_our_host_device_fails_nothing_that_it_must_not "host-device"
-    a4_our_host_local_fails_nothing_that_it_must_not "host-local"
-    a4_our_ipvlan_fails_nothing_that_it_must_not "ipvlan"
-    a4_our_loopback_fails_nothing_that_it_must_not "loopback"
-    a4_our_macvlan_fails_nothing_that_it_must_not "macvlan"
-    a4_our_portmap_fails_nothing_that_it_must_not "portmap"
-    a4_our_ptp_fails_nothing_that_it_must_not "ptp"
-    a4_our_sbr_fails_nothing_that_it_must_not "sbr"
-    a4_our_static_fails_nothing_that_it_must_not "static"
-    a4_our_tap_fails_nothing_that_it_must_not "tap"
-    a4_our_tuning_fails_nothing_that_it_must_not "tuning"
-    a4_our_vlan_fails_nothing_that_it_must_not "vlan"
-    a4_our_vrf_fails_nothing_that_it_must_not "vrf"
+    fn a4_our_bandwidth_fails_nothing_that_it_must_not() "bandwidth"
+    fn a4_our_bridge_fails_nothing_that_it_must_not() "bridge"
+    fn a4_our_dummy_fails_nothing_that_it_must_not() "dummy"
+    fn a4_our_firewall_fails_nothing_that_it_must_not() "firewall"
+    fn a4_our_host_device_fails_nothing_that_it_must_not() "host-device"
+    fn a4_our_host_local_fails_nothing_that_it_must_not() "host-local"
+    fn a4_our_ipvlan_fails_nothing_that_it_must_not() "ipvlan"
+    fn a4_our_loopback_fails_nothing_that_it_must_not() "loopback"
+    fn a4_our_macvlan_fails_nothing_that_it_must_not() "macvlan"
+    fn a4_our_portmap_fails_nothing_that_it_must_not() "portmap"
+    fn a4_our_ptp_fails_nothing_that_it_must_not() "ptp"
+    fn a4_our_sbr_fails_nothing_that_it_must_not() "sbr"
+    fn a4_our_static_fails_nothing_that_it_must_not() "static"
+    fn a4_our_tap_fails_nothing_that_it_must_not() "tap"
+    fn a4_our_tuning_fails_nothing_that_it_must_not() "tuning"
+    fn a4_our_vlan_fails_nothing_that_it_must_not() "vlan"
+    fn a4_our_vrf_fails_nothing_that_it_must_not() "vrf"
 }
 
 #[test]

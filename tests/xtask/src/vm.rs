@@ -65,6 +65,7 @@ const fn without(suite: (&'static str, &'static str), test: &'static str, reason
 }
 
 const CALLERS: (&str, &str) = ("cofferdam-tests", "callers");
+const CNI_CALLERS: (&str, &str) = ("cofferdam-tests", "cni_callers");
 const CHECKPOINT: (&str, &str) = ("cofferdam-tests", "checkpoint");
 const CONFORMANCE: (&str, &str) = ("cofferdam-tests", "runtime_conformance");
 const MANY: &str = "two hundred containers of each runtime take minutes in emulation";
@@ -83,6 +84,7 @@ const EXCLUDED: &[Exclusion] = &[
     without(CONFORMANCE, "what_the_kernel_is_asked_for", MANY),
     // Every test's name has one.
     without(CALLERS, "_", NO_ENGINES),
+    without(CNI_CALLERS, "_", NO_ENGINES),
     without(CHECKPOINT, "_", NO_CRIU),
 ];
 
