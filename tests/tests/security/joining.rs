@@ -70,8 +70,11 @@ fn ex_04_a_joining_process_cannot_be_looked_into() {
 }
 
 /// What an attacker writes down of each process that it could look into: program, capabilities in force, mode of seccomp,
-/// how much of its memory it has read, descriptors that lead somewhere.
+/// whether the runtime's caller's secret was in it, descriptors that lead somewhere.
 const LOOKED: &str = "tmp/looked";
+
+/// Stands in the environment of whoever calls the runtime.
+const SECRET: &str = "the-caller-s-own-secret";
 
 /// The attacker of the test below, in the container: looks into whoever comes, for as long as it lives.
 #[test]
@@ -98,11 +101,16 @@ fn look_into(process: &Path) -> std::io::Result<String> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?").trim();
     let program = std::fs::read_link(process.join("exe"))?;
     let memory = std::fs::File::open(process.join("mem"))?;
-    let mut bytes = [0; 8];
-    // The file opens for everybody who may look; a page of the program's own shows that there is something to see.
     let maps = std::fs::read_to_string(process.join("maps"))?;
-    let first = maps.split_once('-').and_then(|(from, _)| u64::from_str_radix(from, 16).ok()).unwrap_or(0);
-    let read = memory.read_at(&mut bytes, first).unwrap_or(0);
+    let stack = maps.lines().find(|line| line.ends_with("[stack]")).and_then(|line| line.split_once('-'));
+    let begin = stack.and_then(|(begin, _)| u64::from_str_radix(begin, 16).ok()).unwrap_or(0);
+    let mut bytes = vec![0; 256 << 10];
+    let read = memory.read_at(&mut bytes, begin).unwrap_or(0);
+    let found = match read {
+        0 => "unread",
+        _ if bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()) => "found",
+        _ => "none",
+    };
     let others =
         |entry: &std::fs::DirEntry| !["0", "1", "2"].iter().any(|number| entry.file_name() == *number);
     let descriptors = std::fs::read_dir(process.join("fd"))?.flatten().filter(others);
@@ -110,7 +118,7 @@ fn look_into(process: &Path) -> std::io::Result<String> {
     let leads: Vec<_> = links.filter(|link| link.starts_with("/")).collect();
     // The runtime's own has no name: it lies on a mount that is attached nowhere.
     let program = program.file_name().map_or("none".into(), std::ffi::OsStr::to_string_lossy);
-    Ok(format!("{program} {} {} {read} {leads:?}", field("CapEff:"), field("Seccomp:")))
+    Ok(format!("{program} {} {} {found} {leads:?}", field("CapEff:"), field("Seccomp:")))
 }
 
 /// In a container that may trace, by a capability that holds over the host, a process that joins can be seen only when it is
@@ -137,18 +145,20 @@ fn ex_04_a_container_that_may_trace_finds_joining_processes_confined() {
             std::thread::sleep(Duration::from_millis(5));
         }
         for _ in 0..cofferdam_tests::pace::rounds(30, 5) {
-            runtime.succeed(&["exec", "c", "usleep", "20000"]).unwrap();
+            let mut exec = runtime.command(&["exec", "c", "usleep", "20000"]);
+            assert!(exec.env("SECRET", SECRET).status().unwrap().success());
         }
         runtime.succeed(&["delete", "--force", "c"]).unwrap();
         let looked = std::fs::read_to_string(result).unwrap();
         assert!(
-            looked.lines().any(|line| line.starts_with("busybox ") && line.contains(" 2 8 ")),
+            looked.lines().any(|line| line.starts_with("busybox ") && line.contains(" 2 none ")),
             "the recipe itself: {looked}"
         );
         for line in looked.lines().filter(|line| !line.starts_with("attacker ")) {
             let words: Vec<&str> = line.splitn(5, ' ').collect();
             let capabilities = u64::from_str_radix(words[1], 16).unwrap();
             assert!(capabilities & !MAY == 0 && words[2] == "2", "not confined: {line}");
+            assert!(words[3] != "found", "the caller's environment: {line}");
             assert!(words[4] == "[]", "descriptors: {line}");
         }
     });
