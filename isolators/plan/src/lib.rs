@@ -10,6 +10,7 @@
 pub mod host;
 pub mod id;
 pub mod op;
+mod parts;
 pub mod path;
 pub mod plan;
 pub mod print;
