@@ -180,7 +180,7 @@ impl Contestant {
 }
 
 /// Ours is beside this program; the peers are where the distribution puts them.
-fn locate(program: &str) -> Result<PathBuf> {
+pub(crate) fn locate(program: &str) -> Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name(program);
     let tests_put_us_deeper = beside.parent().and_then(Path::parent).map(|folder| folder.join(program));
     let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(|folder| Path::new(folder).join(program));

@@ -1,6 +1,7 @@
 //! Launch benchmarks: cofferdam beside its peers and beside the floor, which is the kernel's own cost of the same launch.
 //!
 //! ```text
+//! cofferdam-benches pull [--record]                    see `pull`: images pulled beside the peers
 //! cofferdam-benches launch|lifecycle|exec [--record]   one table: p50, p99, ratio to the floor, system calls, processes
 //!        │
 //!        ├─ worker floor    BUNDLE ┐
@@ -17,6 +18,7 @@ pub mod counters;
 pub mod floor;
 pub mod launch;
 pub mod library;
+pub mod pull;
 pub mod record;
 pub mod statistics;
 pub mod worker;

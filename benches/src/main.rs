@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use cofferdam_benches::{contestant::Contestant, launch, worker};
+use cofferdam_benches::{contestant::Contestant, launch, pull, worker};
 use lexopt::prelude::*;
 
 const USAGE: &str = "\
 usage: cofferdam-benches launch|lifecycle|exec [--rounds N] [--only NAME]… [--record]
+       cofferdam-benches pull [--rounds N] [--only IMAGE|PULLER]… [--record]
        cofferdam-benches worker NAME BUNDLE     (used by launch: one launch for every line on standard input)
        cofferdam-benches once NAME BUNDLE       (used by launch: one launch, to be traced)
 ";
@@ -34,6 +35,7 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
             let (contestant, bundle) = subject(arguments)?;
             worker::once(contestant, &bundle)
         }
+        "pull" => pull::run(&pull_options(arguments)?),
         other => match launch::Options::of(other) {
             Some(usual) => launch::run(&options(usual, arguments)?),
             None => bail!("unknown command {other:?}\n\n{USAGE}"),
@@ -42,6 +44,19 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
 }
 
 fn options(mut options: launch::Options, mut arguments: lexopt::Parser) -> Result<launch::Options> {
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("rounds") => options.rounds = arguments.value()?.parse()?,
+            Long("only") => options.only.push(arguments.value()?.string()?),
+            Long("record") => options.record = launch::Record::Yes,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(options)
+}
+
+fn pull_options(mut arguments: lexopt::Parser) -> Result<pull::Options> {
+    let mut options = pull::Options::usual();
     while let Some(argument) = arguments.next()? {
         match argument {
             Long("rounds") => options.rounds = arguments.value()?.parse()?,
