@@ -26,7 +26,9 @@ pub(crate) fn is_demo(reference: &str) -> bool {
 /// Has the embedded image in the store. Its name holds the version, so that another version of this program brings its own.
 pub(crate) fn ensure(store: &Store) -> Result<Image, Error> {
     let reference = ImageRef::parse(REFERENCE).map_err(|error| Error::Worker(error.to_string()))?;
-    if let Some(image) = store.find(REFERENCE).map_err(failed)? {
+    if let Some(image) = store.find(REFERENCE).map_err(failed)?
+        && store.require_complete(&image).is_ok()
+    {
         return Ok(image);
     }
     let archive = image(&reference).build().map_err(failed)?;

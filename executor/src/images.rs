@@ -60,12 +60,18 @@ pub(crate) fn ensure(
         .map(Platform::parse)
         .transpose()
         .map_err(|error| Error::Image { kind: Kind::InvalidInput, message: error.to_string() })?;
+    let is_meant = |name: &ImageRef| ImageRef::parse(&request.reference).is_ok_and(|meant| meant == *name);
     // An id, or the beginning of one, names an image of the store and nothing in a registry.
     if matches!(request.when, PullWhen::Missing | PullWhen::Never)
         && platform.is_none()
         && let Some(image) = store.find(&request.reference).map_err(failed)?
     {
-        return Ok(image);
+        match store.require_complete(&image) {
+            Ok(()) => return Ok(image),
+            // A pull brings back what is missing.
+            Err(_) if request.when == PullWhen::Missing && image.names.iter().any(is_meant) => {}
+            Err(error) => return Err(failed(error)),
+        }
     }
     let reference = ImageRef::parse(&request.reference)
         .map_err(|error| Error::Image { kind: Kind::InvalidInput, message: error.to_string() })?;

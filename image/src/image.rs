@@ -7,7 +7,9 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::fixup::FixupRecord;
 use crate::identity::DiffId;
+use crate::layer;
 use crate::layout::{self, Layout};
 use crate::record::{self, Durable};
 use crate::workspace::Workspace;
@@ -147,9 +149,25 @@ fn is_whole(digest: &Digest, bytes: &[u8]) -> bool {
     hasher.finish() == *digest
 }
 
-/// Whether a document is there as it was stored: without having been synced it may be torn after a loss of power.
-pub(crate) fn has_document(layout: &Layout, digest: &Digest) -> bool {
-    std::fs::read(layout.at(&layout::blob(digest))).is_ok_and(|bytes| is_whole(digest, &bytes))
+/// The first thing that an image needs and that is not there, or that may be torn after a loss of power.
+pub(crate) fn missing(layout: &Layout, image: &ImageRecord) -> Result<Option<String>, Error> {
+    for layer in &image.layers {
+        if layer::load(layout, &layer.diff_id)?.is_none() {
+            return Ok(Some(layer.diff_id.to_string()));
+        }
+    }
+    // What is made of layers is written after them, and may be torn where they are not.
+    for made in image.fixup.iter().chain(&image.merged) {
+        let made_record: Option<FixupRecord> = record::load(&layout.at(made).join("fixup.json"))?;
+        if !made_record.is_some_and(|record| record.fence.holds()) {
+            return Ok(Some(made.clone()));
+        }
+    }
+    let has_document = |digest: &&Digest| {
+        std::fs::read(layout.at(&layout::blob(digest))).is_ok_and(|bytes| is_whole(digest, &bytes))
+    };
+    let documents = [&image.manifest, &image.config];
+    Ok(documents.iter().find(|digest| !has_document(digest)).map(ToString::to_string))
 }
 
 /// Puts an image together from its record; `None` if its configuration is lost.

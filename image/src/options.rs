@@ -1,7 +1,5 @@
 //! How a store is operated: what holds for every pull, import and collection in it.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 /// What a store does beside what each call asks for. The same structure for embedders, the command line and the
@@ -15,8 +13,6 @@ pub struct StoreOptions {
     pub keep_blobs: KeepBlobs,
     /// How full the file system may get before images that nobody uses are removed by themselves; never if `None`.
     pub watermarks: Option<Watermarks>,
-    /// Further stores whose layers are used but never changed, in the order in which they are asked.
-    pub additional: Vec<PathBuf>,
 }
 
 /// When what was stored survives a loss of power. A crash of the program never costs anything, and in no mode is anything

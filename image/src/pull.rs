@@ -9,7 +9,7 @@ use crate::event::{Cancel, PullEvent};
 use crate::image::{self, ImageRecord};
 use crate::ingest::{Ingest, PARALLEL_LAYERS, name_record, read_config};
 use crate::keep::Keeper;
-use crate::layer::{self, LayerPlan};
+use crate::layer::LayerPlan;
 use crate::layout::Layout;
 use crate::limits::Limits;
 use crate::workspace::Workspace;
@@ -162,18 +162,10 @@ fn fetch(
     keeper.publish(descriptors.iter().map(|blob| (&blob.digest, blob.size)))
 }
 
-/// The image's record, if every layer is there and the blobs are those that this manifest lists.
+/// The image's record, if everything that it needs is there and can be trusted.
 pub(crate) fn intact(layout: &Layout, manifest: &Digest) -> Result<Option<ImageRecord>, Error> {
     let Some(record) = image::load_record(layout, manifest)? else { return Ok(None) };
-    for layer in &record.layers {
-        if layer::load(layout, &layer.diff_id)?.is_none() {
-            return Ok(None);
-        }
-    }
-    let has_all = record.needs().iter().all(|path| layout.at(path).exists());
-    let is_whole =
-        [&record.manifest, &record.config].iter().all(|digest| image::has_document(layout, digest));
-    Ok(Some(record).filter(|_| has_all && is_whole))
+    Ok(if image::missing(layout, &record)?.is_none() { Some(record) } else { None })
 }
 
 /// A manifest outside of an index names no platform; its configuration does.

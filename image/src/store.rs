@@ -240,9 +240,20 @@ impl Store {
 
     /// Prepares a writable snapshot of `image` and returns its directories; mounting them is the caller's.
     pub fn prepare(&self, key: &str, image: &Image) -> Result<Snapshot, Error> {
+        self.require_complete(image)?;
         let snapshot = snapshot::prepare(&self.layout, key, image)?;
         prune::touch(&self.layout, &image.digest);
         Ok(snapshot)
+    }
+
+    /// Refuses an image of which something is missing that was there: it was found damaged, or power was lost too early.
+    pub fn require_complete(&self, image: &Image) -> Result<(), Error> {
+        let unknown = || Error::UnknownImage { name: image.digest.to_string() };
+        let record = image::load_record(&self.layout, &image.digest)?.ok_or_else(unknown)?;
+        let Some(layer) = image::missing(&self.layout, &record)? else { return Ok(()) };
+        let label = image.names.first().map_or_else(|| image.digest.to_string(), ImageRef::familiar);
+        let reason = "was found damaged, or was not on disk yet when power was lost".to_owned();
+        Err(Error::Incomplete { image: label, layer, reason })
     }
 
     /// The snapshot that was prepared under `key`.

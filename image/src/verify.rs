@@ -113,8 +113,10 @@ pub(crate) fn verify(layout: &Layout, options: &VerifyOptions) -> Result<Verifie
     for diff_id in &layers {
         verifier.layer(diff_id)?;
     }
+    let is_damaged =
+        |finding: &&Finding| matches!(finding.verdict, Verdict::Discarded | Verdict::StillThere(_));
     let broken: BTreeSet<String> =
-        verifier.verified.findings.iter().map(|finding| finding.path.clone()).collect();
+        verifier.verified.findings.iter().filter(is_damaged).map(|finding| finding.path.clone()).collect();
     // What was made of a damaged layer may have the damage in it.
     for record in &records {
         if record.layers.iter().any(|layer| broken.contains(&layout::layer(&layer.diff_id))) {
@@ -238,9 +240,12 @@ impl Verifier<'_> {
 
     fn fixup(&mut self, record: &ImageRecord) -> Result<(), Error> {
         let diff_ids: Vec<DiffId> = record.layers.iter().map(|layer| layer.diff_id.clone()).collect();
-        let Some(path) = ChainId::of(&diff_ids).map(|chain| layout::fixup(&chain)) else { return Ok(()) };
-        if self.layout.at(&path).exists() && !self.verified.findings.iter().any(|known| known.path == path) {
-            self.damaged(&path, "it was made of a damaged layer")?;
+        let fixup = ChainId::of(&diff_ids).map(|chain| layout::fixup(&chain));
+        for path in fixup.into_iter().chain(record.merged.clone()) {
+            let is_known = self.verified.findings.iter().any(|known| known.path == path);
+            if self.layout.at(&path).exists() && !is_known {
+                self.damaged(&path, "it was made of a damaged layer")?;
+            }
         }
         Ok(())
     }
