@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod host;
+mod images;
 mod killed;
 mod networks;
 mod running;

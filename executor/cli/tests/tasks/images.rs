@@ -1,0 +1,280 @@
+//! The verbs of `cofferdam image`, and that what they print for programs is what docs/images.md says.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use cofferdam_executor::{ImageBuilder, ImageRef};
+use cofferdam_tests::world::World;
+use serde_json::Value;
+
+use crate::host::{call, settle, settled_world, succeed};
+
+fn archive(world: &World, file: &str, contents: &str) -> String {
+    let name = ImageRef::parse("docker.io/library/mine:1").unwrap();
+    let bytes =
+        ImageBuilder::new().name(&name).file("etc/data", 0o644, contents).label("k", "v").build().unwrap();
+    let path = world.files().join(file);
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn json(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+fn stored(world: &World) -> std::path::PathBuf {
+    let layers = world.root().join("images/layers");
+    let mut found =
+        std::fs::read_dir(layers).unwrap().map(|layer| layer.unwrap().path().join("diff/etc/data"));
+    found.find(|path| path.exists()).unwrap()
+}
+
+fn flip(path: &Path) {
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 0).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], 0).unwrap();
+}
+
+#[test]
+fn a89_a90_images_are_taken_in_named_told_of_written_out_verified_and_pruned() {
+    let Some(world) = settled_world() else { return };
+    let watch = world.watch();
+    let (first, second) = (archive(&world, "first.tar", "one"), archive(&world, "second.tar", "two"));
+
+    // Names count when they are asked for, and are not taken away.
+    let id = succeed(&world, &["import", &first]).trim().to_owned();
+    assert!(id.starts_with("sha256:") && !id.contains(' '), "{id}");
+    let listed = json(&succeed(&world, &["image", "ls", "--format", "json"]));
+    let listed = listed.into_iter().find(|image| image["id"] == id.as_str()).unwrap();
+    assert_eq!(listed["names"], serde_json::json!([]));
+    let summary = ["created", "digest", "id", "names", "platform", "size_bytes", "stored_at"];
+    assert_eq!(keys(&listed), summary);
+    succeed(&world, &["load", "-i", &first]);
+    let refused = call(&world, &["image", "load", &second]);
+    assert!(
+        refused.code == Some(125) && refused.stderr.contains("mine:1 is the name of image"),
+        "{refused:?}"
+    );
+    succeed(&world, &["image", "load", "--replace", "-i", &second]);
+    succeed(&world, &["image", "tag", &id, "localhost/other:2", "third"]);
+
+    let inspected: Value =
+        serde_json::from_str(&succeed(&world, &["image", "inspect", "third", "mine:1"])).unwrap();
+    assert_eq!(inspected[0]["id"], id.as_str());
+    assert_eq!(inspected[0]["configuration"]["config"]["Labels"]["k"], "v");
+    let mut all = [&summary[..], &["configuration", "layers"]].concat();
+    all.sort_unstable();
+    assert_eq!(keys(&inspected[0]), all);
+    assert_eq!(keys(&inspected[0]["layers"][0]), ["blob", "blob_bytes", "diff_id", "unpacked_bytes"]);
+    let history = json(&succeed(&world, &["image", "history", "--format", "json", "third"]));
+    assert_eq!(keys(&history[0]), ["comment", "created", "created_by", "diff_id", "size_bytes"]);
+    let changes = json(&succeed(&world, &["image", "diff", "--format", "json", "mine:1", "third"]));
+    assert_eq!(changes, [serde_json::json!({"path": "/etc/data", "change": "changed", "size": 3})]);
+    assert_eq!(succeed(&world, &["image", "diff", "third"]), "A /\nA /etc\nA /etc/data");
+    let usage = json(&succeed(&world, &["image", "du", "--format", "json"]));
+    let usage_keys = ["images", "images_bytes", "loose_bytes", "reclaimable_bytes", "snapshots"];
+    assert_eq!(keys(&usage[0]), usage_keys);
+    let image_keys = ["bytes", "digest", "names", "own_bytes", "snapshots", "used_at"];
+    assert_eq!(keys(&usage[0]["images"][0]), image_keys);
+
+    // Out and in again: the same image.
+    for format in ["oci-archive", "docker-archive", "oci-dir"] {
+        let out = world.files().join(format).to_str().unwrap().to_owned();
+        succeed(&world, &["image", "export", "--format", format, "-o", &out, "third", "mine:1"]);
+        let again = succeed(&world, &["image", "load", &out]);
+        assert_eq!(again.lines().count(), 2, "{again}");
+        assert!(again.contains(&id), "{again}");
+    }
+
+    // Damage is found, told, and healed by the same archive.
+    let verify = |world: &World| call(world, &["image", "verify", "--format", "json"]);
+    let sound = verify(&world);
+    assert_eq!(
+        (sound.code, keys(&json(&sound.stdout)[0])),
+        (Some(0), vec!["blobs", "bytes", "findings", "layers"])
+    );
+    flip(&stored(&world));
+    let found = verify(&world);
+    assert_eq!(found.code, Some(1));
+    let finding = &json(&found.stdout)[0]["findings"][0];
+    assert_eq!(keys(finding), ["images", "path", "reason", "verdict"]);
+    assert_eq!(finding["verdict"], "discarded");
+    let told = call(&world, &["image", "verify"]);
+    assert!(told.code == Some(1) && told.stdout.contains("pull or import its images again"), "{told:?}");
+    succeed(&world, &["image", "load", &first, "--replace"]);
+    succeed(&world, &["image", "load", &second, "--replace"]);
+    assert_eq!(verify(&world).code, Some(0));
+
+    // The option reaches the store by flag and by variable alike.
+    let blobs = || std::fs::read_dir(world.root().join("images/blobs/sha256")).unwrap().count();
+    let before = blobs();
+    let kept = archive(&world, "kept.tar", "three");
+    succeed(&world, &["--keep-blobs", "always", "--durability", "sync", "import", &kept]);
+    assert_eq!(blobs(), before + 3, "a manifest, a configuration and the layer");
+
+    let told = json(&succeed(&world, &["image", "prune", "--dry-run", "--all", "--format", "json"]));
+    assert_eq!(keys(&told[0]), ["bytes", "collected", "images", "untagged"]);
+    succeed(&world, &["image", "prune"]);
+    let left = json(&succeed(&world, &["images", "--format", "json"]));
+    assert!(left.iter().all(|image| !image["names"].as_array().unwrap().is_empty()), "{left:?}");
+    for image in left.iter().filter(|image| !image["names"][0].as_str().unwrap().contains("demo")) {
+        succeed(&world, &["image", "rm", "--force", image["id"].as_str().unwrap()]);
+    }
+    settle(&watch);
+}
+
+#[test]
+fn a88_refusals_say_what_was_refused_why_and_what_to_do() {
+    let Some(world) = settled_world() else { return };
+    let watch = world.watch();
+    let first = archive(&world, "first.tar", "one");
+    let directory = world.files().join("full");
+    std::fs::create_dir_all(directory.join("something")).unwrap();
+    let directory = directory.to_str().unwrap().to_owned();
+    succeed(&world, &["load", &first]);
+    flip(&stored(&world));
+    for (words, expected) in [
+        (&["image", "history", "nosuch"][..], &["no such image: nosuch", "`cofferdam image ls`"][..]),
+        (&["image", "export", "-o", &directory, "--format", "oci-dir", "mine:1"], &[&directory, "not empty"]),
+        (&["image", "export", "-o", "/dev/null", "mine:1"], &["mine:1", "layer sha256:", "wrong DiffID"]),
+        (&["image", "tag", "mine:1", "UPPER:/"], &["UPPER:/"]),
+        (&["image", "prune", "--idle", "soon"], &["soon"]),
+        (&["image", "load", "/etc/passwd"], &["/etc/passwd", "archive"]),
+    ] {
+        let refused = call(&world, words);
+        assert_eq!(refused.code, Some(125), "{words:?}: {refused:?}");
+        for word in expected {
+            assert!(refused.stderr.contains(word), "{words:?} lacks {word}: {refused:?}");
+        }
+    }
+    // What is known to be damaged is not run, and the message says how it is healed.
+    assert_eq!(call(&world, &["image", "verify"]).code, Some(1));
+    let refused = call(&world, &["run", "--rm", "--pull", "never", "mine:1", "true"]);
+    for word in ["mine:1", "incomplete", "layer sha256:", "pull or import it again"] {
+        assert!(refused.stderr.contains(word), "lacks {word}: {refused:?}");
+    }
+    succeed(&world, &["rmi", "-f", "mine:1"]);
+    settle(&watch);
+}
+
+/// A root file system with what builders and unpackers get wrong: file capabilities, hard links, holes, odd modes.
+fn awkward_rootfs(world: &World) -> std::path::PathBuf {
+    let rootfs = world.files().join("rootfs");
+    for folder in ["bin", "etc", "tmp", "var/lib"] {
+        std::fs::create_dir_all(rootfs.join(folder)).unwrap();
+    }
+    std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
+    std::fs::hard_link(rootfs.join("bin/busybox"), rootfs.join("bin/sh")).unwrap();
+    std::fs::copy("/bin/busybox", rootfs.join("bin/capable")).unwrap();
+    set_capability(&rootfs.join("bin/capable"));
+    let sparse = std::fs::File::create(rootfs.join("var/lib/sparse")).unwrap();
+    sparse.set_len(64 << 20).unwrap();
+    sparse.write_all_at(b"end", (64 << 20) - 3).unwrap();
+    std::fs::set_permissions(rootfs.join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777))
+        .unwrap();
+    rootfs
+}
+
+/// `cap_net_raw=ep`, as `setcap` writes it: revision 2, effective.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+fn set_capability(file: &Path) {
+    rustix::fs::setxattr(file, "security.capability", &CAPABILITY, rustix::fs::XattrFlags::empty()).unwrap();
+}
+
+/// Runs an image and checks that everything came through.
+fn check_awkward(world: &World, image: &str, builder: &str) {
+    let script = "stat -c %h /bin/busybox; stat -c %s /var/lib/sparse; tail -c 3 /var/lib/sparse; \
+        test $(stat -c %b /var/lib/sparse) -lt 1000 && echo; stat -c %a /tmp";
+    let script = script.replace("stat ", "busybox stat ").replace("tail ", "busybox tail ");
+    let words = ["run", "--rm", "--network", "none", image, "/bin/sh", "-c", &script];
+    assert_eq!(succeed(world, &words), "2\n67108864\nend\n1777", "{builder}");
+    let layers = std::fs::read_dir(world.root().join("images/layers")).unwrap();
+    let files = layers.map(|layer| layer.unwrap().path().join("diff/bin/capable"));
+    let mut value = [0; 64];
+    let length = files
+        .filter(|path| path.exists())
+        .map(|path| rustix::fs::getxattr(&path, "security.capability", &mut value[..]).unwrap_or(0))
+        .max();
+    assert_eq!(length, Some(CAPABILITY.len()), "{builder}");
+    assert_eq!(value[..20], CAPABILITY, "{builder}");
+}
+
+#[test]
+fn a37_a46_images_of_buildah_and_umoci_run_from_every_layout() {
+    let programs = ["buildah", "umoci", "skopeo", "tar"];
+    if !cofferdam_tests::needs::programs(&programs) || !Path::new("/bin/busybox").exists() {
+        return;
+    }
+    let Some(world) = settled_world() else { return };
+    let watch = world.watch();
+    let rootfs = awkward_rootfs(&world);
+    let at = |name: &str| world.files().join(name).to_str().unwrap().to_owned();
+    let tool = |program: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        cofferdam_tests::world::succeed(command.args(arguments).stdin(std::process::Stdio::null())).unwrap()
+    };
+    // umoci: one layer, an OCI layout in a directory.
+    let layout = at("layout");
+    tool("umoci", &["init", "--layout", &layout]);
+    let image = format!("{layout}:awkward");
+    tool("umoci", &["new", "--image", &image]);
+    tool("umoci", &["insert", "--image", &image, rootfs.to_str().unwrap(), "/"]);
+    // buildah: a base and a step over it, in both kinds of archive.
+    let (storage, run) = (at("storage"), at("run"));
+    let buildah = |words: &[&str]| {
+        let global = ["--root", &storage, "--runroot", &run, "--storage-driver", "vfs"];
+        tool("buildah", &[&global[..], words].concat())
+    };
+    tool(
+        "tar",
+        &[
+            "--xattrs",
+            "--xattrs-include=*",
+            "-S",
+            "-C",
+            rootfs.to_str().unwrap(),
+            "-cf",
+            &at("rootfs.tar"),
+            ".",
+        ],
+    );
+    std::fs::write(
+        at("Containerfile"),
+        "FROM scratch\nADD rootfs.tar /\nCOPY Containerfile /etc/build\nCMD [\"/bin/sh\"]\n",
+    )
+    .unwrap();
+    buildah(&[
+        "bud",
+        "--layers",
+        "--isolation",
+        "chroot",
+        "-t",
+        "awkward",
+        "-f",
+        &at("Containerfile"),
+        &at("."),
+    ]);
+    for format in ["oci-archive", "docker-archive"] {
+        let target = format!("{format}:{}:localhost/awkward:{format}", at(&format!("buildah-{format}")));
+        buildah(&["push", "--quiet", "awkward", &target]);
+    }
+    for source in ["layout", "buildah-oci-archive", "buildah-docker-archive"] {
+        let id = succeed(&world, &["import", &at(source)]);
+        check_awkward(&world, &id, source);
+        // What goes out comes in again and is the same to tasks.
+        succeed(&world, &["image", "export", "--format", "docker-archive", "-o", &at("again"), &id]);
+        succeed(&world, &["rmi", "-f", &id]);
+        assert_eq!(succeed(&world, &["import", &at("again")]), id, "{source}");
+        check_awkward(&world, &id, source);
+        succeed(&world, &["rmi", "-f", &id]);
+    }
+    settle(&watch);
+}
