@@ -39,6 +39,11 @@ impl Plugin for Bandwidth {
         }
         let mut host = Socket::route()?;
         let end = host_end(&mut host, request)?;
+        // Undoing a second ADD would take the first one's away.
+        if host.find_link(&ifb_name(request))?.is_some() {
+            let message = format!("bandwidth: {} is limited already", request.if_name);
+            return Err(PluginError::new(Code::CONFLICT, message));
+        }
         limit(&mut host, request, &end, limits).inspect_err(|_| {
             // The first failure is the one worth telling; the caller's DEL tries again.
             let _ = links::delete(&ifb_name(request));

@@ -35,7 +35,10 @@ impl Plugin for Sbr {
             .ok_or_else(|| PluginError::config("sbr must come after a plugin that makes an interface"))?;
         let mut socket = Socket::route_in(request.open_netns()?.as_fd())?;
         let link = socket.link(request.if_name.as_str())?;
-        for ip in own(&previous, request) {
+        let there = socket.rules_by_source()?;
+        // One that has its rule already has its routes: they are made first.
+        let without = |ip: &&IpConfig| !there.iter().any(|rule| rule.source == ip.address.address);
+        for ip in own(&previous, request).into_iter().filter(without) {
             let table = free_table(&mut socket)?;
             // The routes first: a rule that leads nowhere would cut the address off.
             for route in routes(&mut socket, ip, link.index)? {
