@@ -143,8 +143,9 @@ impl Caller {
                 return Err(Error::Argument { key: key.clone(), value: value.clone() });
             }
         }
-        if attachment.if_name.as_str() == "lo" && list.plugins.iter().any(|plugin| plugin.kind != "loopback")
-        {
+        // Plugins chained to loopback may work on what it gave.
+        let is_loopback = list.plugins.first().is_some_and(|plugin| plugin.kind == "loopback");
+        if attachment.if_name.as_str() == "lo" && !is_loopback {
             return Err(Error::Loopback { network: list.name.clone() });
         }
         self.check_capabilities(list, attachment)?;
