@@ -296,7 +296,8 @@ pub fn plan_namespace(context: &Context<'_>, builder: &mut Builder) -> Result<()
     if builder.marked(WHY) {
         return Ok(());
     }
-    if context.home.as_ref().is_some_and(Home::is_attached) {
+    let scored = builder.contains(|op| matches!(op, Op::AdjustOomScore { .. }));
+    if scored || context.home.as_ref().is_some_and(Home::is_attached) {
         pass(builder, WHY, Barrier::Attached);
     }
     if context.membership.makes(Namespace::Cgroup) {

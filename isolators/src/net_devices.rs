@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_plan::{Builder, Namespace, Op, Refusal, Stage};
+use cofferdam_plan::{Barrier, Builder, Namespace, Op, Refusal, Stage};
 
-use crate::compile::Context;
+use crate::compile::{Context, pass};
 
 /// Longest interface name, `IFNAMSIZ` without the NUL.
 const NAME_MAX_BYTES: usize = 15;
@@ -37,6 +37,10 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         });
         let op = Op::MoveNetDevice { device: device.clone(), name: name.clone(), into: joined };
         builder.step(Stage::Attach, pointer, op);
+    }
+    if !names.is_empty() {
+        // The program must find them, with their addresses, even where nobody has to start it.
+        pass(builder, "/linux/netDevices", Barrier::Connected);
     }
     Ok(())
 }

@@ -66,6 +66,8 @@ pub enum Barrier {
     Mapped,
     /// The parent has put the child into its class of service.
     Allocated,
+    /// The parent has lent the child its network devices.
+    Connected,
     /// The parent has attached the child to its cgroups.
     Attached,
     /// The child has built the mount tree, not yet pivoted.
@@ -80,6 +82,7 @@ impl Barrier {
         match self {
             Self::Mapped => b'm',
             Self::Allocated => b'r',
+            Self::Connected => b'n',
             Self::Attached => b'a',
             Self::Mounted => b't',
             Self::Hooked => b'h',
