@@ -579,7 +579,7 @@ fn a48_x_metadata_that_means_something_to_the_host_is_dropped_escaped_or_refused
 }
 
 #[test]
-fn a48_x8_a_store_is_closed_to_other_users_from_its_root_down() {
+fn a48_a52_x8_a_store_is_closed_to_other_users_from_its_root_down() {
     if !is_root() {
         return;
     }
@@ -597,7 +597,7 @@ fn a48_x8_a_store_is_closed_to_other_users_from_its_root_down() {
 }
 
 #[test]
-fn a53_a_pull_executes_no_program_and_opens_nothing_by_a_name_from_the_archive() {
+fn a51_a53_a_pull_executes_no_program_and_opens_nothing_by_a_name_from_the_archive() {
     if !is_root() || !has_program("strace") {
         return;
     }

@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_confined_thread_reaches_its_folder_and_nothing_else() {
+    fn a51_a_confined_thread_reaches_its_folder_and_nothing_else() {
         if !rustix::process::geteuid().is_root() {
             println!("skipped: needs root");
             return;
