@@ -4,27 +4,28 @@
 //! request ──401──▶ challenge ──▶ Bearer: POST (OAuth2, when there is a secret) ──400/401/404/405──▶ GET ──▶ token ──▶ request
 //!                            └─▶ Basic: user and password ──▶ request
 //! ```
-//! The state is one per repository and locked while a token is fetched, so that six layers cause one token request. Only
-//! `repository:<name>:pull` is ever asked for, whatever scope a challenge suggests.
+//! The state is one per host, repository and kind of access, and locked while a token is fetched, so that six layers cause
+//! one token request. Only what is needed is ever asked for, whatever scope a challenge suggests.
 
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT, WWW_AUTHENTICATE,
 };
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, StatusCode, Uri};
 use serde::Deserialize;
 
 use crate::body;
 use crate::challenge::Challenge;
 use crate::credentials::{Credential, CredentialSource};
+use crate::endpoint::TlsFiles;
 use crate::error::Error;
 use crate::exchange::USER_AGENT_VALUE;
-use crate::transport::{Origin, Transport};
+use crate::payload::Payload;
+use crate::transport::{Origin, Outgoing, Peer, Transport};
 
 /// The largest answer of a token server, in bytes.
 const TOKEN_LIMIT_BYTES: u64 = 1024 * 1024;
@@ -33,11 +34,37 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 /// A token is renewed this long before it expires.
 const RENEWAL_MARGIN: Duration = Duration::from_secs(10);
 
-/// What a repository is named by, in requests and in messages.
-#[derive(Clone, Debug)]
+/// What is to be done in a repository, and for whom credentials are looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Scope {
+    /// The registry as credentials are filed and messages name it.
     pub(crate) registry: String,
     pub(crate) repository: String,
+    pub(crate) access: Access,
+    /// A repository of the same registry to take blobs from.
+    pub(crate) source: Option<String>,
+    /// Whether this host stands in for another: credentials that were given for a registry are not for its mirrors.
+    pub(crate) is_mirror: bool,
+}
+
+/// What is done in a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Access {
+    Pull,
+    Push,
+}
+
+impl Scope {
+    /// The scopes of the token protocol.
+    fn words(&self) -> Vec<String> {
+        let actions = match self.access {
+            Access::Pull => "pull",
+            Access::Push => "pull,push",
+        };
+        let own = format!("repository:{}:{actions}", self.repository);
+        let source = self.source.as_ref().map(|name| format!("repository:{name}:pull"));
+        std::iter::once(own).chain(source).collect()
+    }
 }
 
 /// How requests for one repository are authenticated, as far as it is known.
@@ -51,6 +78,7 @@ pub(crate) struct AuthState {
 #[derive(Clone)]
 struct Bearer {
     realm: Uri,
+    peer: Peer,
     service: Option<String>,
 }
 
@@ -84,13 +112,13 @@ impl AuthState {
     }
 
     /// Answers a 401. `sent` is the header that was refused; if another request replaced it meanwhile, that one is used.
-    /// `origin` is the registry's own: a token server may be without TLS only where the registry is.
+    /// `peer` is the registry's own: a token server may be without TLS only where the registry is.
     pub(crate) async fn respond(
         &mut self,
         transport: &Transport,
         source: &CredentialSource,
         scope: &Scope,
-        origin: &Origin,
+        peer: &Peer,
         sent: Option<&HeaderValue>,
         response: &HeaderMap,
     ) -> Result<(), Error> {
@@ -100,14 +128,14 @@ impl AuthState {
         let headers = response.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
         let challenges: Vec<Challenge> = headers.flat_map(Challenge::parse_all).collect();
         if let Some(challenge) = challenges.iter().find(|challenge| challenge.scheme == "bearer") {
-            let bearer = bearer_of(challenge, origin, scope)?;
+            let bearer = bearer_of(challenge, peer, scope)?;
             self.bearer = Some(bearer.clone());
             return self.fetch_token(transport, source, scope, bearer).await;
         }
         if !challenges.iter().any(|challenge| challenge.scheme == "basic") {
             return Err(unauthorised(scope, "it asks for neither Bearer nor Basic authentication"));
         }
-        match self.credential(source, scope).await? {
+        match self.credential(transport, source, scope).await? {
             Some(Credential::Basic { user, password }) => {
                 let value = basic(&user, password.expose());
                 if sent == Some(&value) {
@@ -128,11 +156,16 @@ impl AuthState {
 
     async fn credential(
         &mut self,
+        transport: &Transport,
         source: &CredentialSource,
         scope: &Scope,
     ) -> Result<Option<Credential>, Error> {
         if self.credential.is_none() {
-            self.credential = Some(source.find(&scope.registry, &scope.repository).await?);
+            let given = matches!(source, CredentialSource::Given(_));
+            self.credential = Some(match scope.is_mirror && given {
+                true => None,
+                false => source.find(&scope.registry, &scope.repository, transport.timeouts().helper).await?,
+            });
         }
         Ok(self.credential.clone().flatten())
     }
@@ -144,7 +177,7 @@ impl AuthState {
         scope: &Scope,
         bearer: Bearer,
     ) -> Result<(), Error> {
-        let credential = self.credential(source, scope).await?;
+        let credential = self.credential(transport, source, scope).await?;
         if let Some(Credential::RegistryToken(token)) = &credential {
             self.header = Some(Header { value: bearer_header(token.expose(), scope)?, renew_at: None });
             return Ok(());
@@ -166,7 +199,8 @@ impl AuthState {
     }
 }
 
-fn bearer_of(challenge: &Challenge, origin: &Origin, scope: &Scope) -> Result<Bearer, Error> {
+fn bearer_of(challenge: &Challenge, peer: &Peer, scope: &Scope) -> Result<Bearer, Error> {
+    let origin = &peer.origin;
     let refuse = |reason: &str| unauthorised(scope, reason);
     let realm = challenge.parameter("realm").ok_or_else(|| refuse("its challenge names no token server"))?;
     let realm: Uri = realm.parse().map_err(|_| refuse("its token server is not a URL"))?;
@@ -178,7 +212,13 @@ fn bearer_of(challenge: &Challenge, origin: &Origin, scope: &Scope) -> Result<Be
     if !server.secure && (origin.secure || server.is_loopback() != origin.is_loopback()) {
         return Err(refuse("its token server does not use TLS"));
     }
-    Ok(Bearer { realm, service: challenge.parameter("service").map(str::to_owned) })
+    // The authority that signs a private registry's certificate signs its token server's; the client's own certificate
+    // is shown to the registry alone.
+    let same_host = server.host == origin.host;
+    let client = peer.tls.client.clone().filter(|_| same_host);
+    let tls = TlsFiles { client, unchecked: peer.tls.unchecked && same_host, ..(*peer.tls).clone() };
+    let peer = Peer { origin: server, tls: tls.into(), dial_timeout: peer.dial_timeout };
+    Ok(Bearer { realm, peer, service: challenge.parameter("service").map(str::to_owned) })
 }
 
 /// OAuth2 (distribution `docs/spec/auth/oauth.md`). `None` if the server does not offer it.
@@ -197,15 +237,16 @@ async fn oauth2(
             form.add("grant_type", "refresh_token").add("refresh_token", token.expose());
         }
     }
-    form.add("client_id", "cofferdam").add("scope", &pull_scope(scope));
+    form.add("client_id", "cofferdam").add("scope", &scope.words().join(" "));
     if let Some(service) = &bearer.service {
         form.add("service", service);
     }
-    let request = request(Method::POST, path_of(&bearer.realm, ""))
-        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .body(Full::new(Bytes::from(form.text)));
+    let mut outgoing = outgoing(Method::POST, path_of(&bearer.realm, ""));
+    let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+    outgoing.headers.insert(CONTENT_TYPE, kind);
+    outgoing.payload = Payload::Bytes(form.text.into());
     let offered = [400, 401, 404, 405];
-    let (status, bytes) = ask(transport, bearer, scope, request).await?;
+    let (status, bytes) = ask(transport, bearer, &outgoing).await?;
     if offered.contains(&status.as_u16()) {
         return Ok(None);
     }
@@ -222,42 +263,39 @@ async fn plain_get(
     if let Some(service) = &bearer.service {
         query.add("service", service);
     }
-    query.add("scope", &pull_scope(scope));
-    let mut request = request(Method::GET, path_of(&bearer.realm, &query.text));
+    for word in scope.words() {
+        query.add("scope", &word);
+    }
+    let mut outgoing = outgoing(Method::GET, path_of(&bearer.realm, &query.text));
     match credential {
         Some(Credential::Basic { user, password }) => {
-            request = request.header(AUTHORIZATION, basic(user, password.expose()));
+            outgoing.headers.insert(AUTHORIZATION, basic(user, password.expose()));
         }
         Some(Credential::IdentityToken(_) | Credential::RegistryToken(_)) => {
             return Err(unauthorised(scope, "its token server did not accept the identity token"));
         }
         None => {}
     }
-    let (status, bytes) = ask(transport, bearer, scope, request.body(Full::default())).await?;
+    let (status, bytes) = ask(transport, bearer, &outgoing).await?;
     read_token(bearer, scope, status, &bytes, credential)
 }
 
-fn request(method: Method, path: String) -> hyper::http::request::Builder {
-    Request::builder()
-        .method(method)
-        .uri(path)
-        .header(USER_AGENT, USER_AGENT_VALUE)
-        .header(ACCEPT, "application/json")
+fn outgoing(method: Method, path: String) -> Outgoing {
+    let mut headers = HeaderMap::new();
+    headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    Outgoing { method, path, headers, payload: Payload::Empty }
 }
 
 async fn ask(
     transport: &Transport,
     bearer: &Bearer,
-    scope: &Scope,
-    request: Result<Request<Full<Bytes>>, hyper::http::Error>,
+    outgoing: &Outgoing,
 ) -> Result<(StatusCode, Bytes), Error> {
-    let request = request.map_err(|error| unauthorised(scope, &error.to_string()))?;
-    let Some(origin) = Origin::of_uri(&bearer.realm) else {
-        return Err(unauthorised(scope, "its token server is not an http or https URL"));
-    };
-    let response = transport.send(&origin, request).await?;
+    let response = transport.send(&bearer.peer, outgoing).await?;
     let status = response.status();
-    let bytes = body::collect(transport, &origin, response, "the token", TOKEN_LIMIT_BYTES).await?;
+    let bytes =
+        body::collect(transport, &bearer.peer.origin, response, "the token", TOKEN_LIMIT_BYTES).await?;
     Ok((status, bytes))
 }
 
@@ -298,10 +336,6 @@ fn unauthorised(scope: &Scope, reason: &str) -> Error {
         repository: scope.repository.clone(),
         reason: reason.to_owned(),
     }
-}
-
-fn pull_scope(scope: &Scope) -> String {
-    format!("repository:{}:pull", scope.repository)
 }
 
 fn path_of(realm: &Uri, query: &str) -> String {

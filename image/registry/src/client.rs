@@ -1,4 +1,4 @@
-//! The pull client: a blocking surface over one I/O thread.
+//! The client: a blocking surface over one I/O thread.
 //!
 //! All network work of a [`Client`] happens on one thread with a single-threaded runtime; callers block on its answers and
 //! read blobs as ordinary [`std::io::Read`]ers. So the image store stays free of async code, and a pull costs one thread
@@ -13,16 +13,20 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 
-use crate::auth::Scope;
-use crate::blob::{self, BlobReader};
+use crate::blob::{self, BlobOptions, BlobReader};
 use crate::body;
 use crate::credentials::CredentialSource;
 use crate::digest::{Digest, Hasher};
+use crate::endpoint::{HostFiles, Need};
 use crate::error::Error;
-use crate::exchange::{Answer, Ask, Exchange};
+use crate::exchange::{Answer, Ask, Exchange, Target};
 use crate::manifest::{ACCEPT, Descriptor, Document, Manifest, choose};
+use crate::payload::Payload;
 use crate::platform::Platform;
+use crate::proxy::Proxies;
+use crate::push::{self, BlobSource, Pushed};
 use crate::reference::ImageRef;
+use crate::referrers;
 use crate::retry::RetryPolicy;
 use crate::thread::IoThread;
 use crate::transport::Timeouts;
@@ -55,6 +59,12 @@ pub struct ClientOptions {
     pub plain_http: PlainHttp,
     /// PEM files of certificate authorities to trust beside the system's.
     pub ca_files: Vec<PathBuf>,
+    /// Where mirrors, certificates and rules for registries are laid out.
+    pub hosts: HostFiles,
+    /// The proxies to use; those of the environment if `None`.
+    pub proxies: Option<Proxies>,
+    /// Hosts that foreign layers may be fetched from, without credentials. By default none.
+    pub foreign_hosts: Vec<String>,
     /// Time limits.
     pub timeouts: Timeouts,
     /// Attempts and delays.
@@ -72,6 +82,10 @@ pub struct Client {
 pub struct Resolved {
     /// What the reference itself points at: the index, where there is one.
     pub target: Digest,
+    /// What the registry calls that document.
+    pub target_type: String,
+    /// That document's size in bytes.
+    pub target_size: u64,
     /// The image manifest's digest.
     pub digest: Digest,
     /// The image manifest's bytes.
@@ -80,16 +94,37 @@ pub struct Resolved {
     pub manifest: Manifest,
 }
 
-struct Fetched {
-    bytes: Bytes,
-    digest: Digest,
-    content_type: String,
+/// Stops a client's requests from another thread; clones share it.
+#[derive(Clone)]
+pub struct Stopper(Arc<Exchange>);
+
+impl Stopper {
+    /// Makes every request of the client, running or to come, fail as cancelled.
+    pub fn stop(&self) {
+        self.0.stopped.send_replace(true);
+    }
+}
+
+/// A manifest or index as a registry has it.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The document's bytes.
+    pub bytes: Bytes,
+    /// Their digest.
+    pub digest: Digest,
+    /// What the registry, or whoever referred to it, calls the document.
+    pub content_type: String,
 }
 
 impl Client {
     /// Starts the I/O thread. No connection is made yet.
     pub fn new(options: ClientOptions) -> Result<Client, Error> {
-        Ok(Client { exchange: Arc::new(Exchange::new(options)), thread: IoThread::start()? })
+        Ok(Client { exchange: Arc::new(Exchange::new(options)?), thread: IoThread::start()? })
+    }
+
+    /// A switch that stops this client's requests.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.exchange))
     }
 
     /// Finds the manifest of `reference` that suits `platform`, walking indexes. Every byte is checked against its digest.
@@ -118,8 +153,80 @@ impl Client {
     /// Opens a blob for reading. Broken transfers are resumed behind the reader's back. The reader gives exactly
     /// `descriptor.size` bytes or an error; comparing the digest is left to the caller, who hashes the stream anyway.
     pub fn open(&self, reference: &ImageRef, descriptor: &Descriptor) -> BlobReader {
+        self.open_with(reference, descriptor, BlobOptions::default())
+    }
+
+    /// As [`Client::open`], from a later byte on, in several ranges, or with somebody watching.
+    pub fn open_with(
+        &self,
+        reference: &ImageRef,
+        descriptor: &Descriptor,
+        options: BlobOptions,
+    ) -> BlobReader {
         let (exchange, reference) = (Arc::clone(&self.exchange), reference.clone());
-        blob::open(self.thread.handle(), exchange, reference, descriptor.clone())
+        blob::open(self.thread.handle(), exchange, reference, descriptor.clone(), options)
+    }
+
+    /// Makes `count` connections to the host that blobs of the reference will probably come from, in the background.
+    pub fn warm(&self, reference: &ImageRef, count: usize) {
+        let (exchange, reference) = (Arc::clone(&self.exchange), reference.clone());
+        self.thread.handle().spawn(async move {
+            let Ok(route) = exchange.route(&reference) else { return };
+            if let Some(endpoint) = route.iter().find(|endpoint| endpoint.covers(Need::Pull)) {
+                exchange.transport.warm(&endpoint.peer(!exchange.is_plain(endpoint)), count);
+            }
+        });
+    }
+
+    /// Fetches one manifest or index of any kind, unparsed; checks its digest if the reference has one. `None` if the
+    /// registry has none.
+    pub fn document(&self, reference: &ImageRef) -> Result<Option<Fetched>, Error> {
+        let reference = reference.clone();
+        self.run(|exchange| async move {
+            match fetch_manifest(&exchange, &reference, "").await {
+                Ok(fetched) => Ok(Some(fetched)),
+                Err(Error::UnknownTag { .. } | Error::UnknownRepository { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// What refers to `digest` in the reference's repository, those of one artifact type alone if it is given.
+    pub fn referrers(
+        &self,
+        reference: &ImageRef,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>, Error> {
+        let (reference, digest) = (reference.clone(), digest.clone());
+        let artifact_type = artifact_type.map(str::to_owned);
+        self.run(|exchange| async move {
+            referrers::list(&exchange, &reference, &digest, artifact_type.as_deref()).await
+        })
+    }
+
+    /// Whether the repository has a blob already.
+    pub fn has_blob(&self, reference: &ImageRef, digest: &Digest) -> Result<bool, Error> {
+        let (reference, digest) = (reference.clone(), digest.clone());
+        self.run(|exchange| async move { push::exists(&exchange, &reference, &digest).await })
+    }
+
+    /// Makes sure that the repository has a blob: it may be there, be mounted from another repository, or be sent whole.
+    pub fn push_blob(&self, reference: &ImageRef, blob: &BlobSource) -> Result<Pushed, Error> {
+        let (reference, blob) = (reference.clone(), blob.clone());
+        self.run(|exchange| async move { push::blob(&exchange, &reference, &blob).await })
+    }
+
+    /// Puts a manifest or index under the reference's tag or digest, and returns its digest. What it refers to must be there.
+    pub fn push_manifest(
+        &self,
+        reference: &ImageRef,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Digest, Error> {
+        let (reference, bytes) = (reference.clone(), bytes.to_vec());
+        let media_type = media_type.to_owned();
+        self.run(|exchange| async move { push::manifest(&exchange, &reference, &media_type, bytes).await })
     }
 
     fn run<T, F>(&self, job: impl FnOnce(Arc<Exchange>) -> F) -> Result<T, Error>
@@ -127,31 +234,47 @@ impl Client {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        self.thread.run(job(Arc::clone(&self.exchange)))?
+        let mut stopped = self.exchange.stopped.subscribe();
+        let job = job(Arc::clone(&self.exchange));
+        self.thread.run(async move {
+            tokio::select! {
+                result = job => result,
+                _ = stopped.wait_for(|stopped| *stopped) => Err(Error::Cancelled),
+            }
+        })?
     }
 }
 
-/// The request for `path` below a reference's repository.
-pub(crate) fn ask(reference: &ImageRef, method: Method, path: &str) -> Ask {
-    let repository = reference.repository().to_owned();
+/// The request for what is at `path` below a reference's repository.
+pub(crate) fn ask(reference: &ImageRef, need: Need, method: Method, path: String) -> Ask {
     Ask {
-        path: format!("/v2/{repository}/{path}"),
-        scope: Scope { registry: reference.registry().to_owned(), repository },
-        endpoint: reference.endpoint().to_owned(),
+        reference: reference.clone(),
+        need,
         method,
+        target: Target::Below(path),
         accept: None,
-        from: 0,
+        range: None,
+        content_type: None,
+        payload: Payload::Empty,
+        source: None,
     }
+}
+
+/// A manifest by tag is only asked of hosts that are trusted with tags.
+fn need_of(reference: &ImageRef) -> Need {
+    if reference.digest().is_some() { Need::Pull } else { Need::Resolve }
 }
 
 async fn resolve(exchange: &Exchange, reference: &ImageRef, platform: &Platform) -> Result<Resolved, Error> {
     let mut fetched = fetch_manifest(exchange, reference, "").await?;
     let target = fetched.digest.clone();
+    let (target_type, target_size) = (fetched.content_type.clone(), fetched.bytes.len() as u64);
     let name = reference.to_string();
     for _ in 0..=INDEX_DEPTH_LIMIT {
         let chosen = match Document::parse(&fetched.bytes, &fetched.content_type, &name)? {
             Document::Manifest(manifest) => {
-                return Ok(Resolved { target, digest: fetched.digest, bytes: fetched.bytes, manifest });
+                let Fetched { bytes, digest, .. } = fetched;
+                return Ok(Resolved { target, target_type, target_size, digest, bytes, manifest });
             }
             Document::Index(index) => choose(&index, platform, &name)?,
         };
@@ -175,16 +298,16 @@ async fn fetch_manifest(
     expected_type: &str,
 ) -> Result<Fetched, Error> {
     let path = format!("manifests/{}", reference.target());
-    let answer = exchange.get(&Ask { accept: Some(ACCEPT), ..ask(reference, Method::GET, &path) }).await?;
+    let request = Ask { accept: Some(ACCEPT), ..ask(reference, need_of(reference), Method::GET, path) };
+    let answer = exchange.get(&request).await?;
     if answer.status() != StatusCode::OK {
         return Err(explain(exchange, reference, answer).await);
     }
-    let header = answer.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let served = header.unwrap_or_default().to_owned();
+    let served = answer.header(CONTENT_TYPE).unwrap_or_default().to_owned();
     let what = format!("the manifest of {reference}");
+    let origin = answer.peer.origin;
     let bytes =
-        body::collect(&exchange.transport, &answer.origin, answer.response, &what, MANIFEST_LIMIT_BYTES)
-            .await?;
+        body::collect(&exchange.transport, &origin, answer.response, &what, MANIFEST_LIMIT_BYTES).await?;
     let digest = match reference.digest() {
         Some(expected) => verify(&bytes, expected, &what)?,
         None => Digest::of(&bytes),
@@ -195,8 +318,9 @@ async fn fetch_manifest(
 
 async fn target(exchange: &Exchange, reference: &ImageRef) -> Result<Digest, Error> {
     let path = format!("manifests/{}", reference.target());
-    let answer = exchange.get(&Ask { accept: Some(ACCEPT), ..ask(reference, Method::HEAD, &path) }).await?;
-    let digest = answer.response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+    let request = Ask { accept: Some(ACCEPT), ..ask(reference, need_of(reference), Method::HEAD, path) };
+    let answer = exchange.get(&request).await?;
+    let digest = answer.header("docker-content-digest");
     match digest.map(Digest::parse) {
         Some(Ok(digest)) if answer.status() == StatusCode::OK => Ok(digest),
         // Not every registry answers HEAD, and those that refuse it explain themselves only to GET.
@@ -214,12 +338,16 @@ async fn fetch(
     if descriptor.size > limit_bytes {
         return Err(Error::TooLarge { what, limit_bytes });
     }
-    let answer = exchange.get(&ask(reference, Method::GET, &format!("blobs/{}", descriptor.digest))).await?;
+    if let Some(bytes) = descriptor.embedded() {
+        return Ok(bytes.into());
+    }
+    let path = format!("blobs/{}", descriptor.digest);
+    let answer = exchange.get(&ask(reference, Need::Pull, Method::GET, path)).await?;
     if answer.status() != StatusCode::OK {
         return Err(explain_blob(exchange, reference, &descriptor.digest, answer).await);
     }
-    let bytes =
-        body::collect(&exchange.transport, &answer.origin, answer.response, &what, limit_bytes).await?;
+    let origin = answer.peer.origin;
+    let bytes = body::collect(&exchange.transport, &origin, answer.response, &what, limit_bytes).await?;
     if bytes.len() as u64 != descriptor.size {
         return Err(Error::SizeMismatch { what, expected: descriptor.size, actual: bytes.len() as u64 });
     }
@@ -275,14 +403,15 @@ async fn tags(exchange: &Exchange, reference: &ImageRef) -> Option<Vec<String>> 
         #[serde(default)]
         tags: Option<Vec<String>>,
     }
-    let answer = exchange.get(&ask(reference, Method::GET, &format!("tags/list?n={TAGS_SHOWN}"))).await;
+    let path = format!("tags/list?n={TAGS_SHOWN}");
+    let answer = exchange.get(&ask(reference, Need::Resolve, Method::GET, path)).await;
     let answer = match answer {
         Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return None,
         Ok(answer) if answer.status() == StatusCode::OK => answer,
         _ => return Some(Vec::new()),
     };
-    let bytes =
-        body::collect(&exchange.transport, &answer.origin, answer.response, "tags", MANIFEST_LIMIT_BYTES);
+    let origin = answer.peer.origin;
+    let bytes = body::collect(&exchange.transport, &origin, answer.response, "tags", MANIFEST_LIMIT_BYTES);
     let list: Option<List> = bytes.await.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let mut tags = list.and_then(|list| list.tags).unwrap_or_default();
     tags.truncate(TAGS_SHOWN);

@@ -2,13 +2,15 @@
 //!
 //! Files, first match wins: the explicit one alone if the caller names it; otherwise `$REGISTRY_AUTH_FILE`,
 //! `$XDG_RUNTIME_DIR/containers/auth.json` (`/run/containers/<uid>/auth.json` without it),
-//! `$XDG_CONFIG_HOME/containers/auth.json`, `$DOCKER_CONFIG/config.json` (`~/.docker/config.json` without it).
+//! `$XDG_CONFIG_HOME/containers/auth.json`, `$DOCKER_CONFIG/config.json` (`~/.docker/config.json` without it),
+//! `~/.dockercfg`, which is nothing but the entries.
 //! Within a file: a helper for the host (`credHelpers`), then `auths` by the longest key (`host/ns/repo`, `host/ns`,
 //! `host`), then the file's `credsStore`.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,6 +21,9 @@ use crate::helper;
 
 /// The largest credential file that is read, in bytes.
 const FILE_LIMIT_BYTES: u64 = 1024 * 1024;
+
+/// The file of the first dockers, which holds what is below `auths` today.
+const OLD_NAME: &str = ".dockercfg";
 
 /// A secret; it never prints.
 #[derive(Clone, PartialEq, Eq)]
@@ -92,18 +97,24 @@ struct Entry {
 
 impl CredentialSource {
     /// Finds the credential for a repository of a registry, if there is one. May start a credential helper.
-    pub(crate) async fn find(&self, registry: &str, repository: &str) -> Result<Option<Credential>, Error> {
+    /// A helper is given `limit` of time.
+    pub(crate) async fn find(
+        &self,
+        registry: &str,
+        repository: &str,
+        limit: Duration,
+    ) -> Result<Option<Credential>, Error> {
         match self {
             CredentialSource::Given(credential) => Ok(Some(credential.clone())),
             CredentialSource::Anonymous => Ok(None),
             CredentialSource::File(path) => match load(path)? {
-                Some(config) => config.find(path, registry, repository).await,
+                Some(config) => config.find(path, registry, repository, limit).await,
                 None => Err(refuse(path, "no such file")),
             },
             CredentialSource::Files => {
                 for path in default_files() {
                     if let Some(config) = load(&path)?
-                        && let Some(credential) = config.find(&path, registry, repository).await?
+                        && let Some(credential) = config.find(&path, registry, repository, limit).await?
                     {
                         return Ok(Some(credential));
                     }
@@ -115,9 +126,15 @@ impl CredentialSource {
 }
 
 impl Config {
-    async fn find(&self, path: &Path, registry: &str, repository: &str) -> Result<Option<Credential>, Error> {
+    async fn find(
+        &self,
+        path: &Path,
+        registry: &str,
+        repository: &str,
+        limit: Duration,
+    ) -> Result<Option<Credential>, Error> {
         if let Some((host, helper)) = self.cred_helpers.iter().find(|(host, _)| normalise(host) == registry)
-            && let Some(found) = helper::get(helper, host).await?
+            && let Some(found) = helper::get(helper, host, limit).await?
         {
             return Ok(Some(found));
         }
@@ -129,7 +146,7 @@ impl Config {
             }
         }
         match &self.creds_store {
-            Some(helper) => helper::get(helper, &store_key(registry)).await,
+            Some(helper) => helper::get(helper, &store_key(registry), limit).await,
             None => Ok(None),
         }
     }
@@ -170,9 +187,14 @@ fn load(path: &Path) -> Result<Option<Config>, Error> {
     }
     let bytes = std::fs::read(path).map_err(|error| refuse(path, &error.to_string()))?;
     // The parser's own message may quote a secret, so only the position is passed on.
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+    let invalid = |error: serde_json::Error| {
         refuse(path, &format!("invalid JSON at line {} column {}", error.line(), error.column()))
-    })
+    };
+    if path.file_name().is_some_and(|name| name == OLD_NAME) {
+        let auths = serde_json::from_slice(&bytes).map_err(invalid)?;
+        return Ok(Some(Config { auths, ..Config::default() }));
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(invalid)
 }
 
 fn refuse(path: &Path, reason: &str) -> Error {
@@ -220,6 +242,7 @@ fn default_files() -> Vec<PathBuf> {
         runtime.or_else(fallback),
         config.map(|dir| dir.join("containers/auth.json")),
         docker.map(|dir| dir.join("config.json")),
+        home.map(|dir| dir.join(OLD_NAME)),
     ]
     .into_iter()
     .flatten()
@@ -233,7 +256,7 @@ mod tests {
     fn user_for(json: &str, registry: &str, repository: &str) -> Option<String> {
         let config: Config = serde_json::from_str(json).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        match runtime.block_on(config.find(Path::new("x"), registry, repository)).unwrap() {
+        match runtime.block_on(config.find(Path::new("x"), registry, repository, Duration::ZERO)).unwrap() {
             Some(Credential::Basic { user, .. }) => Some(user),
             Some(other) => Some(format!("{other:?}")),
             None => None,
@@ -241,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_key_wins_and_docker_hub_has_one_name() {
+    fn a7_the_longest_key_wins_and_docker_hub_has_one_name() {
         let auth = |user: &str| STANDARD.encode(format!("{user}:p"));
         let json = format!(
             r#"{{"auths":{{"h.io":{{"auth":"{}"}},"h.io/ns":{{"auth":"{}"}},"h.io/ns/repo":{{"auth":"{}"}},

@@ -63,7 +63,7 @@ pub enum Error {
         reason: String,
     },
     /// Only plain HTTP would work, which is for loopback or by explicit choice.
-    #[error("{host} does not speak TLS; plain HTTP is refused unless asked for (--insecure)")]
+    #[error("{host} does not speak TLS; plain HTTP is refused unless asked for (--plain-http)")]
     PlainHttpRefused {
         /// `host:port`.
         host: String,
@@ -236,6 +236,54 @@ pub enum Error {
         /// The rule that it breaks.
         reason: String,
     },
+    /// A file about hosts (hosts.toml, registries.conf) cannot be used.
+    #[error("{}: {reason}", .path.display())]
+    HostFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The administrator blocked it.
+    #[error("{name} is blocked: registries.conf blocks {prefix}")]
+    Blocked {
+        /// Registry and repository.
+        name: String,
+        /// The prefix that is blocked.
+        prefix: String,
+    },
+    /// No host that is configured for the registry is for this kind of request.
+    #[error("no host for {registry} may be asked to {what}; see the capabilities in its hosts.toml")]
+    NoHost {
+        /// The registry.
+        registry: String,
+        /// What was to be done.
+        what: &'static str,
+    },
+    /// A proxy variable cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] crate::proxy::InvalidProxy),
+    /// The bytes are only at other hosts, where they are not fetched from unasked.
+    #[error(
+        "{name} has no blob {digest}; it is a foreign layer at {}, which is not among the hosts that are allowed",
+        .hosts.join(", ")
+    )]
+    Foreign {
+        /// Registry and repository.
+        name: String,
+        /// The blob.
+        digest: Digest,
+        /// Where it is said to be.
+        hosts: Vec<String>,
+    },
+    /// What is to be pushed cannot be read.
+    #[error("cannot read {what} to push it: {reason}")]
+    Source {
+        /// The blob or document.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
     /// A credential file cannot be used.
     #[error("credential file {}: {reason}", .path.display())]
     CredentialFile {
@@ -272,6 +320,9 @@ impl Error {
                 Kind::InvalidInput
             }
             Error::CredentialFile { .. } | Error::CredentialHelper { .. } => Kind::InvalidInput,
+            Error::HostFile { .. } | Error::Proxy(_) => Kind::InvalidInput,
+            Error::Blocked { .. } | Error::NoHost { .. } | Error::Foreign { .. } => Kind::Denied,
+            Error::Source { .. } => Kind::Internal,
             Error::UnknownHost { .. } | Error::UnknownRepository { .. } => Kind::NotFound,
             Error::UnknownTag { .. } | Error::UnknownBlob { .. } | Error::WrongPlatform { .. } => {
                 Kind::NotFound

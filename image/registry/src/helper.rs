@@ -13,8 +13,6 @@ use tokio::process::Command;
 use crate::credentials::{Credential, Secret};
 use crate::error::Error;
 
-/// How long a helper may take; it may be asking a keyring, not a person.
-const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most output that is read from a helper, in bytes.
 const OUTPUT_LIMIT_BYTES: u64 = 64 * 1024;
 
@@ -25,17 +23,17 @@ struct Answer {
     secret: String,
 }
 
-/// Asks the helper `name` for the credential of `host`; `None` if it has none.
-pub(crate) async fn get(name: &str, host: &str) -> Result<Option<Credential>, Error> {
+/// Asks the helper `name` for the credential of `host`; `None` if it has none. It is killed when `limit` has passed.
+pub(crate) async fn get(name: &str, host: &str, limit: Duration) -> Result<Option<Credential>, Error> {
     let program = format!("docker-credential-{name}");
     let failed =
         |reason: &str| Error::CredentialHelper { helper: program.clone(), reason: reason.to_owned() };
     if name.is_empty() || name.contains('/') {
         return Err(failed("its name must not be empty or contain a slash"));
     }
-    let (success, output) = match tokio::time::timeout(HELPER_TIMEOUT, run(&program, host)).await {
+    let (success, output) = match tokio::time::timeout(limit, run(&program, host)).await {
         Ok(result) => result.map_err(|error| failed(&error.to_string()))?,
-        Err(_) => return Err(failed("killed after 30 seconds")),
+        Err(_) => return Err(failed(&format!("killed after {limit:?}"))),
     };
     if !success {
         // The one error that the protocol defines by its text.

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::error::Error;
 use crate::platform::Platform;
 
@@ -55,6 +57,15 @@ pub struct Descriptor {
     /// Free text by key; names of images in layouts are kept here.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// Where else the bytes are; see [`crate::ClientOptions::foreign_hosts`].
+    #[serde(default)]
+    pub urls: Vec<String>,
+    /// In a list of referrers: what kind of artifact it is.
+    #[serde(default)]
+    pub artifact_type: String,
+    /// The bytes themselves, in base64.
+    #[serde(default)]
+    data: Option<String>,
 }
 
 impl Descriptor {
@@ -66,7 +77,18 @@ impl Descriptor {
             size,
             platform: None,
             annotations: BTreeMap::new(),
+            urls: Vec::new(),
+            artifact_type: String::new(),
+            data: None,
         }
+    }
+
+    /// The bytes, if the descriptor holds them and they are what it says (image-spec 1.1, descriptor.md "data").
+    pub fn embedded(&self) -> Option<Vec<u8>> {
+        let bytes = STANDARD.decode(self.data.as_ref()?).ok()?;
+        let mut hasher = Hasher::new(self.digest.algorithm());
+        hasher.update(&bytes);
+        (bytes.len() as u64 == self.size && hasher.finish() == self.digest).then_some(bytes)
     }
 
     /// The platform that an index gives for this image, normalised.
@@ -103,6 +125,7 @@ pub struct Index {
 }
 
 /// Either of the two documents that a manifest request may answer.
+#[allow(clippy::large_enum_variant, reason = "one lives for as long as it is looked at")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
     /// One image.
@@ -131,6 +154,20 @@ impl Document {
     /// Parses a manifest or index. `content_type` is what the registry or the referring descriptor called it, or empty;
     /// `reference` is for messages only.
     pub fn parse(bytes: &[u8], content_type: &str, reference: &str) -> Result<Document, Error> {
+        let (document, artifact_type) = Document::read(bytes, content_type, reference)?;
+        if let Document::Manifest(manifest) = &document {
+            refuse_artifact(&manifest.config, artifact_type, reference)?;
+        }
+        Ok(document)
+    }
+
+    /// As [`Document::parse`], and takes artifacts too: signatures, attestations, charts.
+    pub fn parse_any(bytes: &[u8], content_type: &str, reference: &str) -> Result<Document, Error> {
+        Document::read(bytes, content_type, reference).map(|(document, _)| document)
+    }
+
+    /// The document, and what kind of artifact it is if it says so; container images do not.
+    fn read(bytes: &[u8], content_type: &str, reference: &str) -> Result<(Document, Option<String>), Error> {
         let invalid = |reason: String| Error::InvalidManifest { reference: reference.to_owned(), reason };
         let content_type = content_type.split(';').next().unwrap_or_default().trim();
         refuse_schema1(content_type, reference)?;
@@ -167,21 +204,20 @@ impl Document {
                 if manifests.len() > DESCRIPTOR_LIMIT {
                     return Err(invalid(format!("it lists more than {DESCRIPTOR_LIMIT} images")));
                 }
-                Ok(Document::Index(Index { manifests }))
+                Ok((Document::Index(Index { manifests }), wire.artifact_type))
             }
             (None, Some(config), layers) => {
                 if [OCI_INDEX, DOCKER_LIST].contains(&media_type) {
                     return Err(invalid(format!("a manifest calls itself {media_type}")));
                 }
                 let layers = layers.unwrap_or_default();
-                refuse_artifact(&config, wire.artifact_type, reference)?;
                 if layers.len() > LAYER_LIMIT {
                     return Err(invalid(format!(
                         "it has {} layers, the limit is {LAYER_LIMIT}",
                         layers.len()
                     )));
                 }
-                Ok(Document::Manifest(Manifest { config, layers }))
+                Ok((Document::Manifest(Manifest { config, layers }), wire.artifact_type))
             }
             (Some(_), ..) => Err(invalid("it is both a manifest and an index".to_owned())),
             (None, None, _) => Err(invalid("it has neither a config nor manifests".to_owned())),

@@ -1,69 +1,173 @@
-//! Whom TLS trusts: the system's certificate authorities, plus those that the administrator laid out for one registry.
+//! Whom TLS trusts, and who this client says it is.
 //!
-//! `/etc/containers/certs.d/<host[:port]>/*.crt` and `/etc/docker/certs.d/...` are read as podman and docker read them.
+//! The system's certificate authorities, those of the client's options, those that hosts.toml names, and what lies in
+//! `certs.d/<host[:port]>/`: `*.crt` are authorities, `*.cert` with `*.key` is a client certificate, as docker and podman
+//! read them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError,
+    RootCertStore, SignatureScheme,
+};
 
 use crate::error::Error;
-use crate::transport::Origin;
+use crate::transport::Peer;
 
-const HOST_FOLDERS: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
-
-/// Certificate authorities, read when the first TLS connection needs them.
+/// Certificates, read when the first TLS connection needs them.
 pub(crate) struct Trust {
     extra: Vec<PathBuf>,
+    folders: Vec<PathBuf>,
     system: OnceLock<Vec<CertificateDer<'static>>>,
-    configs: Mutex<HashMap<String, Arc<ClientConfig>>>,
+    configs: Mutex<HashMap<Peer, Arc<ClientConfig>>>,
 }
 
 impl Trust {
-    /// The system's authorities and those in the PEM files `extra`.
-    pub(crate) fn new(extra: Vec<PathBuf>) -> Trust {
-        Trust { extra, system: OnceLock::new(), configs: Mutex::default() }
+    /// The system's authorities, those in the PEM files `extra`, and what lies in `folders` for a host.
+    pub(crate) fn new(extra: Vec<PathBuf>, folders: Vec<PathBuf>) -> Trust {
+        Trust { extra, folders, system: OnceLock::new(), configs: Mutex::default() }
     }
 
-    pub(crate) fn config_for(&self, origin: &Origin) -> Result<Arc<ClientConfig>, Error> {
-        let key = origin.authority();
-        if let Some(config) = self.configs.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+    pub(crate) fn config_for(&self, peer: &Peer) -> Result<Arc<ClientConfig>, Error> {
+        if let Some(config) = self.configs.lock().unwrap_or_else(PoisonError::into_inner).get(peer) {
             return Ok(Arc::clone(config));
         }
-        let config = Arc::new(self.build(&key)?);
-        self.configs.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&config));
+        let config = Arc::new(self.build(peer)?);
+        self.configs.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.clone(), Arc::clone(&config));
         Ok(config)
     }
 
-    fn build(&self, host: &str) -> Result<ClientConfig, Error> {
-        let tls = |reason: String| Error::Tls { host: host.to_owned(), reason };
+    fn build(&self, peer: &Peer) -> Result<ClientConfig, Error> {
+        let host = peer.origin.authority();
+        let tls = |reason: String| Error::Tls { host: host.clone(), reason };
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| tls(error.to_string()))?;
+        let builder = if peer.tls.unchecked {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked(provider)))
+        } else {
+            builder.with_root_certificates(self.roots(peer, &host)?)
+        };
+        let Some((certificate, key)) = peer.tls.client.clone().or_else(|| self.client_files(&host)) else {
+            return Ok(builder.with_no_client_auth());
+        };
+        let read =
+            |path: &Path, error: String| tls(format!("client certificate {}: {error}", path.display()));
+        let chain = certificates(&certificate).map_err(|error| read(&certificate, error))?;
+        let secret = PrivateKeyDer::from_pem_file(&key).map_err(|error| read(&key, error.to_string()))?;
+        builder.with_client_auth_cert(chain, secret).map_err(|error| read(&certificate, error.to_string()))
+    }
+
+    fn roots(&self, peer: &Peer, host: &str) -> Result<RootCertStore, Error> {
         // A system without a certificate store is no error as long as the registry's own authority is laid out.
         let system = self.system.get_or_init(|| rustls_native_certs::load_native_certs().certs);
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(system.iter().cloned());
-        for file in self.extra.iter().cloned().chain(host_files(host)) {
-            let read = |error: &dyn std::fmt::Display| tls(format!("{}: {error}", file.display()));
-            let certificates = CertificateDer::pem_file_iter(&file).map_err(|error| read(&error))?;
-            for certificate in certificates {
-                roots.add(certificate.map_err(|error| read(&error))?).map_err(|error| read(&error))?;
+        let own = self.files(host, "crt");
+        for file in self.extra.iter().chain(&peer.tls.authorities).chain(&own) {
+            let read = |error: String| Error::Tls {
+                host: host.to_owned(),
+                reason: format!("{}: {error}", file.display()),
+            };
+            for certificate in certificates(file).map_err(read)? {
+                roots.add(certificate).map_err(|error| read(error.to_string()))?;
             }
         }
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| tls(error.to_string()))?;
-        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+        Ok(roots)
+    }
+
+    /// The first `*.cert` that has a `*.key` beside it.
+    fn client_files(&self, host: &str) -> Option<(PathBuf, PathBuf)> {
+        let pairs = self.files(host, "cert").into_iter().map(|file| (file.with_extension("key"), file));
+        pairs.filter(|(key, _)| key.exists()).map(|(key, certificate)| (certificate, key)).next()
+    }
+
+    fn files(&self, host: &str, extension: &str) -> Vec<PathBuf> {
+        let folders = self.folders.iter().map(|folder| folder.join(host));
+        let entries = folders.filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|own| own == extension));
+        files.sort();
+        files
     }
 }
 
-fn host_files(host: &str) -> Vec<PathBuf> {
-    let folders = HOST_FOLDERS.iter().map(|folder| Path::new(folder).join(host));
-    let entries = folders.filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "crt"));
-    files.sort();
-    files
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?;
+    found.collect::<Result<_, _>>().map_err(|error| error.to_string())
+}
+
+/// What a failed handshake means, for people.
+pub(crate) fn explain(error: &std::io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+    let class = match inner {
+        Some(TlsError::InvalidCertificate(certificate)) => match certificate {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the certificate has expired"
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "the certificate is not valid yet"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "the certificate is for another host"
+            }
+            CertificateError::UnknownIssuer => "the certificate's authority is not trusted",
+            _ => "the certificate is not acceptable",
+        },
+        Some(TlsError::AlertReceived(AlertDescription::CertificateRequired)) => {
+            "it wants a client certificate, and there is none for it"
+        }
+        Some(TlsError::AlertReceived(AlertDescription::ProtocolVersion) | TlsError::PeerIncompatible(_)) => {
+            "it does not speak TLS 1.2 or later"
+        }
+        Some(TlsError::AlertReceived(_)) => "it refused the handshake",
+        _ => return error.to_string(),
+    };
+    format!("{class} ({error})")
+}
+
+/// Takes any certificate: an administrator said so for one host. The handshake itself is still checked.
+#[derive(Debug)]
+struct Unchecked(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unchecked {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
