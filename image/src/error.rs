@@ -125,6 +125,16 @@ pub enum Error {
         /// The rule that it breaks.
         reason: String,
     },
+    /// The policy or a verifier does not let the image in.
+    #[error("image {image} is refused by {rule}: {reason}")]
+    Refused {
+        /// The image.
+        image: String,
+        /// Which rule or program.
+        rule: String,
+        /// What is missing.
+        reason: String,
+    },
     /// A record on disk was written by a newer cofferdam, or is not what was written.
     #[error("{}: {reason}", .path.display())]
     Record {
@@ -160,6 +170,7 @@ impl Error {
             Error::NameTaken { .. } => Kind::AlreadyExists,
             Error::Incomplete { .. } => Kind::NotFound,
             Error::NotExportable { .. } | Error::Format { .. } => Kind::Unsupported,
+            Error::Refused { .. } => Kind::Denied,
             Error::SnapshotExists { .. } => Kind::AlreadyExists,
             Error::Record { .. } => Kind::Internal,
             Error::Io { source, .. } => kind_of(source),

@@ -15,7 +15,7 @@ use cofferdam_registry::{Digest, ImageRef, Platform};
 use oci_spec::image::ImageConfiguration;
 
 use crate::error::{Error, LayerError};
-use crate::event::{Cancel, PullEvent};
+use crate::event::{Cancel, Pace, PullEvent};
 use crate::fixup::{self, Blame};
 use crate::identity::{ChainId, DiffId};
 use crate::image::{ImageLayer, ImageRecord, NameRecord};
@@ -206,6 +206,7 @@ impl Ingest<'_> {
                 bytes: 0,
                 total_bytes: plan.size,
                 reported_at: Instant::now(),
+                pace: Pace::new(),
             })
         })
     }
@@ -236,6 +237,7 @@ struct Watched<'a> {
     bytes: u64,
     total_bytes: u64,
     reported_at: Instant,
+    pace: Pace,
 }
 
 impl Read for Watched<'_> {
@@ -248,7 +250,8 @@ impl Read for Watched<'_> {
         if count == 0 || self.reported_at.elapsed() >= PROGRESS_INTERVAL {
             self.reported_at = Instant::now();
             let (layer, bytes, total_bytes) = (self.layer, self.bytes, self.total_bytes.max(self.bytes));
-            (self.report)(PullEvent::LayerProgress { layer, bytes, total_bytes });
+            let (bytes_per_second, eta_ms) = self.pace.advance(bytes, total_bytes);
+            (self.report)(PullEvent::LayerProgress { layer, bytes, total_bytes, bytes_per_second, eta_ms });
         }
         Ok(count)
     }

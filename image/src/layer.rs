@@ -31,6 +31,7 @@ use crate::ring::PIECE_BYTES;
 use crate::unpack;
 
 /// What a layer is to be and where its bytes come from.
+#[derive(Clone)]
 pub(crate) struct LayerPlan {
     pub(crate) index: usize,
     pub(crate) media_type: String,

@@ -30,6 +30,7 @@ mod background;
 mod builder;
 mod contents;
 mod copy;
+mod cosign;
 mod decode;
 mod diff;
 mod directory;
@@ -51,9 +52,12 @@ mod limits;
 mod lock;
 mod merge;
 mod options;
+mod partial;
 mod path;
 mod prune;
+mod policy;
 mod pull;
+mod push;
 mod recipe;
 mod record;
 mod ring;
@@ -64,13 +68,14 @@ mod store;
 mod tar;
 mod unpack;
 mod usage;
+mod verifier;
 mod verify;
 mod workspace;
 
 pub use builder::ImageBuilder;
 pub use cofferdam_registry::{
-    ClientOptions, Credential, CredentialSource, Digest, ImageRef, InvalidReference, Kind, PlainHttp,
-    Platform, RetryPolicy, Secret, Timeouts,
+    ClientOptions, Credential, CredentialSource, Digest, HostFiles, ImageRef, InvalidReference, Kind,
+    PlainHttp, Platform, Proxies, Pushed, RangePolicy, RetryPolicy, Secret, Timeouts,
 };
 pub use diff::{Change, ChangeKind};
 pub use error::{Error, LayerError};
@@ -83,8 +88,11 @@ pub use import::{ImportOptions, Layout, Naming, Taken};
 pub use limits::Limits;
 pub use options::{Durability, KeepBlobs, StoreOptions, Watermarks};
 pub use prune::{PruneOptions, Pruned, Unused};
-pub use pull::{PullOptions, PullPolicy};
+pub use usage::{ImageUsage, Usage};
+pub use policy::{Admission, Policy};
+pub use pull::{PullConfig, PullOptions, PullPolicy};
+pub use push::{PushEvent, PushOptions};
 pub use snapshot::Snapshot;
 pub use store::{Removed, Store};
-pub use usage::{ImageUsage, Usage};
+pub use verifier::{VERIFIER_TIMEOUT, Verifier};
 pub use verify::{Damaged, Finding, Verdict, Verified, VerifyOptions};

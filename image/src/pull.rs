@@ -1,8 +1,12 @@
 //! Pulling: from a reference to an image in the store.
 
+use std::path::PathBuf;
+
 use cofferdam_registry::{
-    CONFIG_LIMIT_BYTES, Client, ClientOptions, Digest, ImageRef, Kind, Platform, Resolved,
+    CONFIG_LIMIT_BYTES, Client, ClientOptions, CredentialSource, Descriptor, Digest, HostFiles, ImageRef,
+    Kind, PlainHttp, Platform, RangePolicy, Resolved,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::event::{Cancel, PullEvent};
@@ -12,7 +16,13 @@ use crate::keep::Keeper;
 use crate::layer::LayerPlan;
 use crate::layout::Layout;
 use crate::limits::Limits;
+use crate::partial::Partials;
+use crate::policy::{Admission, Policy};
+use crate::verifier::Verifier;
 use crate::workspace::Workspace;
+
+/// A blob below this is fetched in one stream: it is over before several are worth their requests.
+const RANGES_FROM_BYTES: u64 = 64 << 20;
 
 /// When a registry is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,17 +38,21 @@ pub enum PullPolicy {
     Newer,
 }
 
-/// How an image is pulled.
+/// How an image is pulled: the one structure behind the command line, the configuration file and embedders.
 #[derive(Clone, Debug)]
 pub struct PullOptions {
     /// The platform wanted; this host's if `None`.
     pub platform: Option<Platform>,
     /// When the registry is asked.
     pub policy: PullPolicy,
-    /// Credentials, certificates, plain HTTP, time limits, retries.
+    /// Credentials, mirrors, certificates, proxies, plain HTTP, time limits, retries.
     pub client: ClientOptions,
+    /// What must hold of an image before any of its layers is fetched.
+    pub admission: Admission,
     /// Layers fetched and unpacked at once.
     pub parallel_layers: usize,
+    /// How a blob that is most of an image is fetched, if the registry serves ranges; in one stream if `None`.
+    pub ranges: Option<RangePolicy>,
     /// What a layer may ask of the host.
     pub limits: Limits,
     /// Stops the pull from another thread.
@@ -51,15 +65,81 @@ impl Default for PullOptions {
             platform: None,
             policy: PullPolicy::default(),
             client: ClientOptions::default(),
+            admission: Admission::default(),
             parallel_layers: PARALLEL_LAYERS,
+            ranges: Some(RangePolicy::default()),
             limits: Limits::default(),
             cancel: Cancel::default(),
         }
     }
 }
 
+/// What can be written about pulls in a configuration file or on a command line; see [`PullConfig::options`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct PullConfig {
+    /// Talk plain HTTP to registries that do not speak TLS.
+    pub plain_http: bool,
+    /// The file with credentials, in place of the usual ones.
+    pub authfile: Option<PathBuf>,
+    /// PEM files of authorities to trust beside the system's.
+    pub ca_files: Vec<PathBuf>,
+    /// Folders with hosts.toml files, in place of the usual ones.
+    pub hosts_dirs: Option<Vec<PathBuf>>,
+    /// registries.conf, in place of the usual one.
+    pub registries_conf: Option<PathBuf>,
+    /// Hosts that foreign layers may be fetched from.
+    pub foreign_hosts: Vec<String>,
+    /// The policy file; without one, everything is let in.
+    pub policy: Option<PathBuf>,
+    /// Programs that must let every image in.
+    pub verifiers: Vec<PathBuf>,
+    /// Layers fetched and unpacked at once.
+    pub parallel_layers: Option<usize>,
+}
+
+impl PullConfig {
+    /// The options that this stands for. Reads the policy and the keys that it names.
+    pub fn options(&self) -> Result<PullOptions, Error> {
+        let mut hosts = HostFiles::default();
+        if let Some(folders) = &self.hosts_dirs {
+            hosts.hosts.clone_from(folders);
+        }
+        if let Some(path) = &self.registries_conf {
+            hosts.registries = Some(path.clone());
+        }
+        let client = ClientOptions {
+            credentials: self.authfile.clone().map_or(CredentialSource::Files, CredentialSource::File),
+            plain_http: if self.plain_http { PlainHttp::Allowed } else { PlainHttp::LoopbackOnly },
+            ca_files: self.ca_files.clone(),
+            foreign_hosts: self.foreign_hosts.clone(),
+            hosts,
+            ..ClientOptions::default()
+        };
+        let admission = Admission {
+            policy: self.policy.as_deref().map(Policy::load).transpose()?.unwrap_or_default(),
+            verifiers: self.verifiers.iter().map(Verifier::new).collect(),
+        };
+        let parallel_layers = self.parallel_layers.unwrap_or(PARALLEL_LAYERS);
+        Ok(PullOptions { client, admission, parallel_layers, ..PullOptions::default() })
+    }
+}
+
 /// Pulls and returns the image's manifest digest.
 pub(crate) fn pull(
+    layout: &Layout,
+    reference: &ImageRef,
+    options: &PullOptions,
+    progress: &dyn Fn(PullEvent),
+) -> Result<Digest, Error> {
+    match pull_unless_cancelled(layout, reference, options, progress) {
+        // Whatever broke when the connections were cut, this is why.
+        Err(_) if options.cancel.is_cancelled() => Err(Error::Cancelled),
+        result => result,
+    }
+}
+
+fn pull_unless_cancelled(
     layout: &Layout,
     reference: &ImageRef,
     options: &PullOptions,
@@ -74,6 +154,8 @@ pub(crate) fn pull(
     }
     progress(PullEvent::Resolving { reference: reference.to_string() });
     let client = Client::new(options.client.clone())?;
+    let stopper = client.stopper();
+    let _stopping = options.cancel.on_cancel(move || stopper.stop());
     if let (PullPolicy::Newer, Some(digest)) = (options.policy, &present) {
         match client.target(reference) {
             Ok(target) if is_current(layout, reference, &target)? => return Ok(digest.clone()),
@@ -86,7 +168,11 @@ pub(crate) fn pull(
     }
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
     let resolved = client.resolve(reference, &platform)?;
-    fetch(layout, &client, reference, &resolved, &platform, options, progress)?;
+    options.admission.check(&client, reference, &resolved, &options.cancel)?;
+    let pull = Pull { layout, client: &client, reference, resolved: &resolved, platform, options, progress };
+    if !pull.take_stored()? {
+        pull.fetch()?;
+    }
     Ok(resolved.digest)
 }
 
@@ -108,58 +194,120 @@ fn is_current(layout: &Layout, reference: &ImageRef, target: &Digest) -> Result<
     Ok(record.is_some_and(|record| record.target == *target || record.image == *target))
 }
 
-fn fetch(
-    layout: &Layout,
-    client: &Client,
-    reference: &ImageRef,
-    resolved: &Resolved,
-    platform: &Platform,
-    options: &PullOptions,
-    progress: &dyn Fn(PullEvent),
-) -> Result<(), Error> {
-    let label = reference.familiar();
-    let descriptors = &resolved.manifest.layers;
-    let config = client.fetch(reference, &resolved.manifest.config, CONFIG_LIMIT_BYTES)?;
-    let (_, diff_ids, actual) = read_config(&label, &config, descriptors.len())?;
-    check_platform(&label, platform, &actual)?;
-    let plans = descriptors.iter().zip(&diff_ids).enumerate();
-    let layers: Vec<LayerPlan> =
-        plans.map(|(index, (blob, diff_id))| LayerPlan::new(index, blob, diff_id)).collect();
-    check_media_types(&label, &layers)?;
-    progress(PullEvent::Resolved {
-        digest: resolved.digest.clone(),
-        platform: actual.clone(),
-        layers: layers.len(),
-        total_bytes: descriptors.iter().map(|descriptor| descriptor.size).sum(),
-    });
-    let name = name_record(reference, &resolved.digest, &resolved.target);
-    let workspace = Workspace::create(layout)?;
-    if let Some(record) = intact(layout, &resolved.digest)? {
-        // Nothing is missing: only the name may be new, or mean another image than before.
-        workspace.lease(layout, record.keeps())?;
-        if intact(layout, &resolved.digest)?.is_some() {
-            name.store(layout, &workspace)?;
-            progress(PullEvent::Finished { digest: resolved.digest.clone() });
-            return Ok(());
+/// A pull of an image whose manifest is known and allowed.
+struct Pull<'a> {
+    layout: &'a Layout,
+    client: &'a Client,
+    reference: &'a ImageRef,
+    resolved: &'a Resolved,
+    platform: Platform,
+    options: &'a PullOptions,
+    progress: &'a dyn Fn(PullEvent),
+}
+
+impl Pull<'_> {
+    /// If nothing is missing, only the name may be new, or mean another image than before: no further request is made.
+    fn take_stored(&self) -> Result<bool, Error> {
+        let digest = &self.resolved.digest;
+        let Some(record) = intact(self.layout, digest)? else { return Ok(false) };
+        check_platform(&self.reference.familiar(), &self.platform, &record.platform)?;
+        let name = name_record(self.reference, digest, &self.resolved.target);
+        if image::load_name(self.layout, self.reference)?.as_ref() != Some(&name) {
+            let workspace = Workspace::create(self.layout)?;
+            workspace.lease(self.layout, record.keeps())?;
+            if intact(self.layout, digest)?.is_none() {
+                return Ok(false);
+            }
+            name.store(self.layout, &workspace)?;
         }
+        self.tell_resolved(&record.platform);
+        (self.progress)(PullEvent::Finished { digest: digest.clone() });
+        Ok(true)
     }
-    let ingest = Ingest {
-        layout,
-        workspace: &workspace,
-        label,
-        manifest: &resolved.bytes,
-        manifest_digest: resolved.digest.clone(),
-        config: &config,
-        config_digest: resolved.manifest.config.digest.clone(),
-        layers,
-        limits: options.limits,
-        cancel: options.cancel.clone(),
-        parallel: options.parallel_layers,
-    };
-    let keeper = Keeper::new(layout, workspace.path());
-    let open = |index: usize| keeper.keep(index, Box::new(client.open(reference, &descriptors[index])));
-    ingest.run(actual, Some(name), &open, progress)?;
-    keeper.publish(descriptors.iter().map(|blob| (&blob.digest, blob.size)))
+
+    fn fetch(&self) -> Result<(), Error> {
+        let label = self.reference.familiar();
+        let (client, resolved, options) = (self.client, self.resolved, self.options);
+        let descriptors = &resolved.manifest.layers;
+        // What the layers need is made while the configuration, which says what they are, is fetched.
+        client.warm(self.reference, descriptors.len().min(options.parallel_layers).saturating_sub(1));
+        let config = client.fetch(self.reference, &resolved.manifest.config, CONFIG_LIMIT_BYTES)?;
+        let (_, diff_ids, actual) = read_config(&label, &config, descriptors.len())?;
+        check_platform(&label, &self.platform, &actual)?;
+        let plans = descriptors.iter().zip(&diff_ids).enumerate();
+        let layers: Vec<LayerPlan> =
+            plans.map(|(index, (blob, diff_id))| LayerPlan::new(index, blob, diff_id)).collect();
+        check_media_types(&label, &layers)?;
+        self.tell_resolved(&actual);
+        let partials = Partials::new(self.layout);
+        let mut result = self.ingest(&config, layers.clone(), &actual, &partials);
+        if result.as_ref().is_err_and(|error| error.kind() == Kind::InvalidInput) {
+            let was_resumed = partials.has_resumed();
+            partials.discard_all();
+            if was_resumed {
+                // What an earlier pull left may be what is wrong; without it, it is the registry's.
+                result = self.ingest(&config, layers, &actual, &partials);
+            }
+        }
+        partials.sweep();
+        result
+    }
+
+    fn ingest(
+        &self,
+        config: &[u8],
+        layers: Vec<LayerPlan>,
+        platform: &Platform,
+        partials: &Partials<'_>,
+    ) -> Result<(), Error> {
+        let (client, resolved, options) = (self.client, self.resolved, self.options);
+        let (reference, descriptors) = (self.reference, &resolved.manifest.layers);
+        let workspace = Workspace::create(self.layout)?;
+        let ranges: Vec<Option<RangePolicy>> = descriptors.iter().map(|blob| self.ranges_for(blob)).collect();
+        let keeper = Keeper::new(self.layout, workspace.path());
+        let open = |index: usize| {
+            keeper.keep(index, partials.open(client, reference, &descriptors[index], ranges[index])?)
+        };
+        let progress = |event: PullEvent| {
+            if let PullEvent::LayerDone { layer, .. } = &event {
+                partials.discard(&descriptors[*layer].digest);
+            }
+            (self.progress)(event);
+        };
+        let ingest = Ingest {
+            layout: self.layout,
+            workspace: &workspace,
+            label: reference.familiar(),
+            manifest: &resolved.bytes,
+            manifest_digest: resolved.digest.clone(),
+            config,
+            config_digest: resolved.manifest.config.digest.clone(),
+            layers,
+            limits: options.limits,
+            cancel: options.cancel.clone(),
+            parallel: options.parallel_layers,
+        };
+        let name = name_record(reference, &resolved.digest, &resolved.target);
+        ingest.run(platform.clone(), Some(name), &open, &progress)?;
+        keeper.publish(descriptors.iter().map(|blob| (&blob.digest, blob.size)))
+    }
+
+    /// Several ranges at once pay where one blob is most of what is fetched.
+    fn ranges_for(&self, blob: &Descriptor) -> Option<RangePolicy> {
+        let all: u64 =
+            self.resolved.manifest.layers.iter().map(|layer| layer.size).fold(0, u64::saturating_add);
+        self.options.ranges.filter(|_| blob.size >= RANGES_FROM_BYTES && blob.size > all / 2)
+    }
+
+    fn tell_resolved(&self, platform: &Platform) {
+        let descriptors = &self.resolved.manifest.layers;
+        (self.progress)(PullEvent::Resolved {
+            digest: self.resolved.digest.clone(),
+            platform: platform.clone(),
+            layers: descriptors.len(),
+            total_bytes: descriptors.iter().map(|descriptor| descriptor.size).fold(0, u64::saturating_add),
+        });
+    }
 }
 
 /// The image's record, if everything that it needs is there and can be trusted.

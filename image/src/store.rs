@@ -20,6 +20,7 @@ use crate::lock::{Lock, Mode};
 use crate::options::{Durability, StoreOptions};
 use crate::prune::{self, PruneOptions, Pruned};
 use crate::pull::{self, PullOptions};
+use crate::push::{self, PushEvent, PushOptions};
 use crate::settle;
 use crate::snapshot::{self, Snapshot};
 use crate::usage::{self, Usage};
@@ -91,6 +92,29 @@ impl Store {
         let digest = pull::pull(&self.layout, reference, options, progress)?;
         self.stored()?;
         self.image(&digest)?.ok_or_else(|| Error::UnknownImage { name: reference.familiar() })
+    }
+
+    /// Pushes a stored image, byte for byte as it was pulled, and returns its digest. `progress` is called on this thread.
+    pub fn push(
+        &self,
+        image: &Image,
+        target: &ImageRef,
+        options: &PushOptions,
+        progress: &dyn Fn(PushEvent),
+    ) -> Result<Digest, Error> {
+        push::push_stored(&self.layout, &image.digest, target, options, progress)
+    }
+
+    /// Pushes the image of an OCI layout: the one named `name` in its index, or its only one.
+    pub fn push_layout(
+        &self,
+        layout: &Path,
+        name: Option<&str>,
+        target: &ImageRef,
+        options: &PushOptions,
+        progress: &dyn Fn(PushEvent),
+    ) -> Result<Digest, Error> {
+        push::push_layout(layout, name, target, options, progress)
     }
 
     /// Imports every image of an archive, read from a stream of any kind.

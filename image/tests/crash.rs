@@ -394,7 +394,7 @@ fn finished_layers_of_a_failed_pull_are_found_by_the_next() {
 }
 
 #[test]
-fn lies_of_a_manifest_are_found_even_if_the_layer_is_there() {
+fn a27_d3_d4_lies_of_a_manifest_are_found_even_if_the_layer_is_there() {
     if !is_root() {
         return;
     }
