@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cofferdam_image::{Image, PullEvent, Store, StoreOptions};
+use cofferdam_image::{Digest, Image, PullConfig, PullEvent, PushEvent, Store, StoreOptions};
 use cofferdam_shim::Timestamp;
 use cofferdam_shim::protocol::{AttachStreams, Reply, Request, StepTime};
 
@@ -16,7 +16,7 @@ use crate::error::{Error, reason_of_failure};
 use crate::event::Events;
 use crate::host::HostLimits;
 use crate::id::{TaskId, TaskName};
-use crate::images::{self, ImageRequest};
+use crate::images::{self, ImageRequest, PushRequest};
 use crate::launch::{Launcher, Staged};
 use crate::networks;
 use crate::recover::{self, Recovered};
@@ -53,6 +53,8 @@ pub struct Config {
     pub cni_plugins: Vec<PathBuf>,
     /// How the image store is operated.
     pub store: StoreOptions,
+    /// How images are pulled, unless a request says otherwise.
+    pub pull: PullConfig,
 }
 
 impl Default for Config {
@@ -64,6 +66,7 @@ impl Default for Config {
             cni_config: vec!["/etc/cni/net.d".into()],
             cni_plugins: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             store: StoreOptions::default(),
+            pull: PullConfig::default(),
         }
     }
 }
@@ -97,6 +100,7 @@ pub(crate) struct Inner {
     pub(crate) disk: Disk,
     host: HostLimits,
     shim: Shim,
+    pull: PullConfig,
 }
 
 /// The program that becomes the parent of tasks, ready to be executed.
@@ -172,7 +176,7 @@ impl Executor {
         let disk = Disk::open(&places.root, &places.state)?;
         let host = HostLimits::probe().map_err(Error::io("ask the host for its limits through", "/proc"))?;
         let shim = Shim::open(&config.shim)?;
-        Ok(Executor { inner: Arc::new(Inner { places, disk, host, shim }) })
+        Ok(Executor { inner: Arc::new(Inner { places, disk, host, shim, pull: config.pull.clone() }) })
     }
 
     /// Brings the host back to what it should be after somebody was killed: tasks without an owner are ended and
@@ -267,7 +271,23 @@ impl Executor {
         progress: impl Fn(PullEvent) + Send + Sync + 'static,
     ) -> Result<Image, Error> {
         let inner = self.inner.clone();
-        blocking(move || images::ensure(&images::open(&inner.places)?, &request, &progress)).await
+        blocking(move || images::ensure(&images::open(&inner.places)?, &request, &inner.pull, &progress))
+            .await
+    }
+
+    /// Pushes an image to a registry and returns its digest. `progress` is called from other threads.
+    pub async fn push(
+        &self,
+        request: PushRequest,
+        progress: impl Fn(PushEvent) + Send + Sync + 'static,
+    ) -> Result<Digest, Error> {
+        let inner = self.inner.clone();
+        blocking(move || images::push(&images::open(&inner.places)?, &request, &inner.pull, &progress)).await
+    }
+
+    /// How images are pulled, unless a request says otherwise.
+    pub fn pull_config(&self) -> &PullConfig {
+        &self.inner.pull
     }
 
     /// The image store, whose operations block.
@@ -327,7 +347,13 @@ async fn start(connection: &mut Connection, attach: Option<AttachStreams>) -> Re
 
 impl Inner {
     fn launcher(&self) -> Launcher<'_> {
-        Launcher { places: &self.places, disk: &self.disk, host: &self.host, shim: &self.shim.path }
+        Launcher {
+            places: &self.places,
+            disk: &self.disk,
+            host: &self.host,
+            shim: &self.shim.path,
+            pull: &self.pull,
+        }
     }
 
     pub(crate) fn info(&self, id: &TaskId) -> Result<TaskInfo, Error> {

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use cofferdam_image::{
-    Image, ImageRef, Kind as ImageKind, Platform, PullEvent, PullOptions, PullPolicy, Snapshot, Store,
+    Cancel, Digest, Image, ImageRef, Kind as ImageKind, Platform, PullConfig, PullEvent, PullOptions,
+    PullPolicy, PushEvent, PushOptions, Snapshot, Store,
 };
 
 use crate::demo;
@@ -29,8 +30,10 @@ pub struct ImageRequest {
     pub when: PullWhen,
     /// Another platform than the host's.
     pub platform: Option<String>,
-    /// How to talk to registries.
-    pub client: cofferdam_image::ClientOptions,
+    /// How to talk to registries and what to let in, in place of what the executor's configuration says.
+    pub pull: Option<PullConfig>,
+    /// Stops the pull.
+    pub cancel: Cancel,
 }
 
 impl ImageRequest {
@@ -40,15 +43,74 @@ impl ImageRequest {
             reference: reference.into(),
             when: PullWhen::default(),
             platform: None,
-            client: Default::default(),
+            pull: None,
+            cancel: Cancel::new(),
         }
     }
+}
+
+/// An image to be pushed.
+#[derive(Clone, Debug)]
+pub struct PushRequest {
+    /// What is pushed.
+    pub source: PushSource,
+    /// Where to, as a reference.
+    pub target: String,
+    /// How to talk to registries, in place of what the executor's configuration says.
+    pub pull: Option<PullConfig>,
+    /// Stops the push.
+    pub cancel: Cancel,
+}
+
+/// Where an image to be pushed is.
+#[derive(Clone, Debug)]
+pub enum PushSource {
+    /// In the store, under a name or an id.
+    Store(String),
+    /// In a directory in the OCI image layout.
+    Layout {
+        /// The directory.
+        path: PathBuf,
+        /// Its name in the layout's index; not needed where there is one image only.
+        name: Option<String>,
+    },
+}
+
+/// Pushes an image.
+pub(crate) fn push(
+    store: &Store,
+    request: &PushRequest,
+    config: &PullConfig,
+    progress: &dyn Fn(PushEvent),
+) -> Result<Digest, Error> {
+    let target = parse(&request.target)?;
+    let client = request.pull.as_ref().unwrap_or(config).options().map_err(failed)?.client;
+    let options = PushOptions { client, cancel: request.cancel.clone() };
+    let pushed = match &request.source {
+        PushSource::Layout { path, name } => {
+            store.push_layout(path, name.as_deref(), &target, &options, progress)
+        }
+        PushSource::Store(name) => match store.find(name).map_err(failed)? {
+            Some(image) => store.push(&image, &target, &options, progress),
+            None => Err(cofferdam_image::Error::UnknownImage { name: name.clone() }),
+        },
+    };
+    pushed.map_err(failed)
+}
+
+fn parse(reference: &str) -> Result<ImageRef, Error> {
+    let invalid = |error: cofferdam_image::InvalidReference| Error::Image {
+        kind: Kind::InvalidInput,
+        message: error.to_string(),
+    };
+    ImageRef::parse(reference).map_err(invalid)
 }
 
 /// Has the image in the store, fetching it if that is wanted.
 pub(crate) fn ensure(
     store: &Store,
     request: &ImageRequest,
+    config: &PullConfig,
     progress: &dyn Fn(PullEvent),
 ) -> Result<Image, Error> {
     if demo::is_demo(&request.reference) {
@@ -73,15 +135,15 @@ pub(crate) fn ensure(
             Err(error) => return Err(failed(error)),
         }
     }
-    let reference = ImageRef::parse(&request.reference)
-        .map_err(|error| Error::Image { kind: Kind::InvalidInput, message: error.to_string() })?;
+    let reference = parse(&request.reference)?;
     let policy = match request.when {
         PullWhen::Always => PullPolicy::Always,
         PullWhen::Missing => PullPolicy::Missing,
         PullWhen::Never => PullPolicy::Never,
         PullWhen::Newer => PullPolicy::Newer,
     };
-    let options = PullOptions { platform, policy, client: request.client.clone(), ..PullOptions::default() };
+    let options = request.pull.as_ref().unwrap_or(config).options().map_err(failed)?;
+    let options = PullOptions { platform, policy, cancel: request.cancel.clone(), ..options };
     store.pull(&reference, &options, progress).map_err(failed)
 }
 

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cofferdam_image::{Image, Snapshot};
+use cofferdam_image::{Image, PullConfig, Snapshot};
 use cofferdam_shim::durable::{self, Durability};
 use cofferdam_shim::{Launch, PROTOCOL_VERSION, RootfsSource, Timestamp, detach};
 
@@ -46,6 +46,7 @@ pub(crate) struct Launcher<'a> {
     pub(crate) disk: &'a Disk,
     pub(crate) host: &'a HostLimits,
     pub(crate) shim: &'a Path,
+    pub(crate) pull: &'a PullConfig,
 }
 
 /// A task that is being made ready and that no shim has yet.
@@ -145,7 +146,7 @@ impl Launcher<'_> {
             platform: spec.platform.clone(),
             ..ImageRequest::new(reference.clone())
         };
-        images::ensure(&store, &request, &|_| {}).map(Some)
+        images::ensure(&store, &request, self.pull, &|_| {}).map(Some)
     }
 
     fn admit(&self, spec: TaskSpec, image: Option<&Image>) -> Result<Staged, Error> {

@@ -66,10 +66,10 @@ mod watch;
 
 pub use attach::{AttachedInput, AttachedOutput, Attachment, Output};
 pub use cofferdam_image::{
-    Change, ChangeKind, ClientOptions, Collected, CredentialSource, Damaged, Durability, Export,
-    ExportOptions, Finding, Image, ImageBuilder, ImageLayer, ImageRef, ImageUsage, ImportOptions, KeepBlobs,
-    Layout as ImageLayout, Naming, PlainHttp, PruneOptions, Pruned, PullEvent, Removed, Store, StoreOptions,
-    Taken, Unused, Usage, Verdict, Verified, VerifyOptions, Watermarks,
+    Cancel, Change, ChangeKind, Collected, Damaged, Digest, Durability, Export, ExportOptions, Finding, Image,
+    ImageBuilder, ImageLayer, ImageRef, ImageUsage, ImportOptions, KeepBlobs, Layout as ImageLayout, Naming,
+    PruneOptions, Pruned, PullConfig, PullEvent, PushEvent, Pushed, Removed, Store, StoreOptions, Taken, Unused,
+    Usage, Verdict, Verified, VerifyOptions, Watermarks,
 };
 pub use cofferdam_shim::log::{LineEnd, LogLimits, Record, Stream};
 pub use cofferdam_shim::protocol::{AttachStreams, StepTime, WindowSize};
@@ -81,7 +81,7 @@ pub use event::{Events, TaskEvent};
 pub use exec::ExecSpec;
 pub use executor::{Config, Executor, Launched, ShimBinary, TaskInfo};
 pub use id::{InvalidName, TaskId, TaskName};
-pub use images::ImageRequest;
+pub use images::{ImageRequest, PushRequest, PushSource};
 pub use logs::{LogRequest, Logs};
 pub use networks::{NetworkAttachment, NetworkDetails, NetworkDriver, NetworkInfo, NetworkSpec, Reloaded};
 pub use recover::Recovered;

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use cofferdam_executor::{Durability, KeepBlobs, StoreOptions};
 
 use crate::commands::{
-    attach, cni, events, exec, image, images, import, inspect, kill, logs, network, plan, ps, pull, rm, rmi,
-    run, stats, stop, wait,
+    attach, cni, events, exec, image, images, import, inspect, kill, logs, network, plan, ps, pull, push, rm,
+    rmi, run, stats, stop, wait,
 };
 
 /// Run container images as isolated tasks, without a daemon.
@@ -61,6 +61,9 @@ pub(crate) struct PlaceArgs {
     pub(crate) cni_plugins: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    /// Configuration file; need not exist unless it is named here
+    #[arg(long, global = true, env = "COFFERDAM_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// How the image store is operated.
@@ -142,6 +145,8 @@ pub(crate) enum Verb {
     Stats(stats::Args),
     /// Fetch an image
     Pull(pull::Args),
+    /// Send an image to a registry
+    Push(push::Args),
     /// List images
     Images(images::Args),
     /// Remove images

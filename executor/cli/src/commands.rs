@@ -15,6 +15,7 @@ pub(crate) mod network;
 pub(crate) mod plan;
 pub(crate) mod ps;
 pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
@@ -24,9 +25,10 @@ pub(crate) mod wait;
 
 use std::process::ExitCode;
 
-use cofferdam_executor::{Config, Error, Executor, ShimBinary};
+use cofferdam_executor::{Config, Executor, ShimBinary};
 
 use crate::args::{Cli, PlaceArgs, Verb};
+use crate::config::ConfigFile;
 use crate::failure::Failure;
 
 /// How a command ends.
@@ -58,6 +60,7 @@ async fn dispatch(verb: Verb, executor: &Executor) -> Outcome {
         Verb::Inspect(args) => inspect::run(&args, executor).await,
         Verb::Stats(args) => stats::run(&args, executor).await,
         Verb::Pull(args) => pull::run(args, executor).await,
+        Verb::Push(args) => push::run(args, executor).await,
         Verb::Images(args) => images::run(&args, executor),
         Verb::Rmi(args) => rmi::run(&args, executor),
         Verb::Import(args) => import::run(&args, import::Names::OnlyGiven, executor),
@@ -69,16 +72,18 @@ async fn dispatch(verb: Verb, executor: &Executor) -> Outcome {
     }
 }
 
-async fn open(places: &PlaceArgs) -> Result<Executor, Error> {
-    Executor::open(Config {
+async fn open(places: &PlaceArgs) -> Result<Executor, Failure> {
+    let file = ConfigFile::load(places.config.as_deref())?;
+    let executor = Executor::open(Config {
         root: places.root.clone(),
         state: places.state.clone(),
         shim: ShimBinary::CurrentExe,
         cni_config: places.cni_config.clone(),
         cni_plugins: places.cni_plugins.clone(),
         store: places.store.options(),
-    })
-    .await
+        pull: file.pull,
+    });
+    Ok(executor.await?)
 }
 
 /// Does the same to each of several things: every failure is told, and makes the whole a failure.

@@ -26,6 +26,11 @@ impl Failure {
         Failure { code, ..self }
     }
 
+    /// Somebody pressed Ctrl-C: the code that a shell gives for it.
+    pub(crate) fn interrupted() -> Failure {
+        Failure { message: "interrupted".to_owned(), code: 128 + 2 }
+    }
+
     /// The same failure, saying what was being done.
     pub(crate) fn while_doing(mut self, what: &str) -> Failure {
         self.message = format!("{what}: {}", self.message);

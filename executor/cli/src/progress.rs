@@ -75,7 +75,7 @@ impl Bars {
     }
 
     fn start(&self, layer: usize, name: &str, total_bytes: u64) {
-        let template = "{prefix} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} {msg}";
+        let template = "{prefix} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = self.all.add(ProgressBar::new(total_bytes).with_style(style.progress_chars("=> ")));
         bar.set_prefix(name.to_owned());

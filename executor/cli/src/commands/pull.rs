@@ -1,15 +1,22 @@
 //! `cofferdam pull`.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use cofferdam_executor::{ClientOptions, CredentialSource, Executor, ImageRequest, PlainHttp, PullWhen};
+use cofferdam_executor::{Executor, Image, ImageRequest, PullConfig, PullEvent, PullWhen};
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::Outcome;
+use super::{Outcome, print_json};
+use crate::args::Format;
 use crate::failure::Failure;
 use crate::progress::Progress;
 
-/// How to talk to registries.
+/// How long a pull that is interrupted may take to put things in order. What is left is left to the next command.
+const INTERRUPT_LIMIT: Duration = Duration::from_millis(150);
+
+/// How to talk to registries and what to let in. What is not given here is as the configuration file says.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RegistryArgs {
     /// Talk plain HTTP to registries too; loopback ones are tried so anyway
@@ -18,18 +25,37 @@ pub(crate) struct RegistryArgs {
     /// File with registry passwords, in the form of docker's config.json
     #[arg(long, value_name = "FILE", env = "REGISTRY_AUTH_FILE")]
     authfile: Option<PathBuf>,
+    /// Directory with <registry>/hosts.toml files, instead of the usual ones; may be given several times
+    #[arg(long, value_name = "DIR")]
+    hosts_dir: Vec<PathBuf>,
+    /// Mirrors and rules in the form of containers' registries.conf, instead of the usual file
+    #[arg(long, value_name = "FILE")]
+    registries_conf: Option<PathBuf>,
+    /// Rules about images in the form of containers' policy.json
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Program that must let the image in; may be given several times
+    #[arg(long, value_name = "PROGRAM")]
+    verifier: Vec<PathBuf>,
+    /// Host that foreign layers may be fetched from; may be given several times
+    #[arg(long, value_name = "HOST")]
+    foreign_host: Vec<String>,
 }
 
 impl RegistryArgs {
-    pub(crate) fn client(&self) -> Result<ClientOptions, Failure> {
-        let mut client = ClientOptions::default();
-        if self.plain_http {
-            client.plain_http = PlainHttp::Allowed;
+    /// These options over those of the configuration file. What guards a pull is only ever added to.
+    pub(crate) fn over(&self, file: &PullConfig) -> PullConfig {
+        let mut config = file.clone();
+        config.plain_http |= self.plain_http;
+        config.authfile = self.authfile.clone().or(config.authfile);
+        if !self.hosts_dir.is_empty() {
+            config.hosts_dirs = Some(self.hosts_dir.clone());
         }
-        if let Some(path) = &self.authfile {
-            client.credentials = CredentialSource::File(path.clone());
-        }
-        Ok(client)
+        config.registries_conf = self.registries_conf.clone().or(config.registries_conf);
+        config.policy = self.policy.clone().or(config.policy);
+        config.verifiers.extend(self.verifier.iter().cloned());
+        config.foreign_hosts.extend(self.foreign_host.iter().cloned());
+        config
     }
 }
 
@@ -41,6 +67,9 @@ pub(crate) struct Args {
     /// Print nothing but the image's digest
     #[arg(short, long)]
     quiet: bool,
+    /// How to print: what happens is told as JSON too, one event a line
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
     #[command(flatten)]
     registry: RegistryArgs,
     /// The image
@@ -51,11 +80,49 @@ pub(crate) async fn run(args: Args, executor: &Executor) -> Outcome {
     let request = ImageRequest {
         when: PullWhen::Always,
         platform: args.platform.clone(),
-        client: args.registry.client()?,
+        pull: Some(args.registry.over(executor.pull_config())),
         ..ImageRequest::new(args.image.clone())
     };
+    if args.format == Format::Json {
+        // An event that cannot be printed was for a reader who is gone.
+        fetch(executor, request, |event| drop(print_json(&event))).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let progress = Progress::new(args.quiet);
-    let image = executor.image(request, move |event| progress.tell(&event)).await?;
+    let image = fetch(executor, request, move |event| progress.tell(&event)).await?;
     println!("{}", image.digest);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has an image, unless somebody interrupts: then what has arrived of it stays, and the next pull goes on from there.
+pub(crate) async fn fetch(
+    executor: &Executor,
+    request: ImageRequest,
+    progress: impl Fn(PullEvent) + Send + Sync + 'static,
+) -> Result<Image, Failure> {
+    let cancel = request.cancel.clone();
+    let mut pulling = pin!(executor.image(request, progress));
+    tokio::select! {
+        image = &mut pulling => Ok(image?),
+        () = interrupted() => {
+            cancel.cancel();
+            // Whether it ended in time or not, this command ends now.
+            drop(tokio::time::timeout(INTERRUPT_LIMIT, pulling).await);
+            Err(Failure::interrupted())
+        }
+    }
+}
+
+/// Waits for Ctrl-C or a request to end.
+pub(crate) async fn interrupted() {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        // Without handlers the signals end this program by themselves.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
 }

@@ -202,11 +202,11 @@ pub(crate) async fn run(args: Args, executor: &Executor) -> Outcome {
         let request = ImageRequest {
             when: args.pull.into(),
             platform: args.platform.clone(),
-            client: args.registry.client()?,
+            pull: Some(args.registry.over(executor.pull_config())),
             ..ImageRequest::new(reference.clone())
         };
         let progress = Progress::new(args.quiet);
-        executor.image(request, move |event| progress.tell(&event)).await?;
+        super::pull::fetch(executor, request, move |event| progress.tell(&event)).await?;
         // It is here now; asking again would ask the registry again.
         spec.pull = PullWhen::Never;
     }

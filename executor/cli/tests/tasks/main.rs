@@ -7,5 +7,6 @@ mod host;
 mod images;
 mod killed;
 mod networks;
+mod registries;
 mod running;
 mod workbench;
