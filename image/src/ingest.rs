@@ -161,7 +161,10 @@ impl Ingest<'_> {
             for _ in 0..self.parallel.clamp(1, PARALLEL_LAYERS.max(self.parallel)).min(self.layers.len()) {
                 let (queue, results, stop, sender) = (&queue, &results, &stop, sender.clone());
                 scope.spawn(move || {
-                    while let Some(index) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+                    // In a function of its own: a lock taken in the loop's condition would be held through its body, and
+                    // one layer would wait for the other.
+                    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    while let Some(index) = next() {
                         let result = self.store_layer(index, open, stop, &sender);
                         stop.fetch_or(result.is_err(), Ordering::Relaxed);
                         results.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(result);

@@ -6,7 +6,7 @@ use super::fake::FaultKind;
 use super::*;
 
 #[test]
-fn d1_d2_a26_each_way_to_fail_has_its_own_error() {
+fn a26_d1_d2_each_way_to_fail_has_its_own_error() {
     let registry = FakeRegistry::start();
     let (reference, blob, _) = image(&registry);
     let client = anonymous();

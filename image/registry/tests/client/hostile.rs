@@ -94,7 +94,7 @@ fn a4_media_types_of_both_families_mix_and_schema_1_is_named() {
 }
 
 #[test]
-fn d5_a_digest_that_is_none_causes_no_request() {
+fn a26_d5_a_digest_that_is_none_causes_no_request() {
     let registry = FakeRegistry::start();
     let upper = "A".repeat(64);
     let short = "a".repeat(63);
@@ -115,7 +115,7 @@ fn d5_a_digest_that_is_none_causes_no_request() {
 }
 
 #[test]
-fn d6_a_document_is_what_it_was_said_to_be() {
+fn a26_d6_a_document_is_what_it_was_said_to_be() {
     let registry = FakeRegistry::start();
     let inner = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[]}}"#);
     registry.add_manifest("a/b", "x", OCI_INDEX, inner.as_bytes());
@@ -137,7 +137,7 @@ fn d6_a_document_is_what_it_was_said_to_be() {
 }
 
 #[test]
-fn d8_n10_nothing_is_read_without_end() {
+fn a26_d8_n10_nothing_is_read_without_end() {
     let registry = FakeRegistry::start();
     let (reference, blob, _) = image(&registry);
     let client = anonymous();
@@ -173,7 +173,7 @@ fn d8_n10_nothing_is_read_without_end() {
 }
 
 #[test]
-fn d9_the_digest_is_of_the_bytes_whatever_a_header_says() {
+fn a26_d9_the_digest_is_of_the_bytes_whatever_a_header_says() {
     let registry = FakeRegistry::start();
     let text = manifest("x", OCI_CONFIG);
     let lie = Digest::of(b"lie").to_string();
