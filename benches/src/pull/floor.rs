@@ -89,6 +89,8 @@ fn write(data: &[u8], folder: &Path) -> Result<f64> {
 fn files(folder: &Path) -> Result<f64> {
     let path = folder.join("files");
     fs::create_dir(&path)?;
+    // What was written before is not to be written back meanwhile, as it is not while a pull is measured.
+    rustix::fs::sync();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(&path, flags, Mode::empty())?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
