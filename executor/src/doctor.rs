@@ -14,6 +14,7 @@
 //! detached, namespaces end with the thread or process that made them, a probe cgroup and a probe folder are removed again.
 //! Nothing is refused to an unprivileged caller, who then learns what he lacks. Takes a few milliseconds; blocks.
 
+mod backends;
 mod cgroups;
 mod files;
 mod host;

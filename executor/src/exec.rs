@@ -1,5 +1,6 @@
 //! Another process in a running task: confined as the task's first process is, never looser.
 
+use cofferdam_image::Lower;
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, Spec};
 
 use crate::error::Error;
@@ -54,10 +55,10 @@ pub(crate) fn process(places: &Places, id: &TaskId, task: &Spec, spec: &ExecSpec
 /// Another user gets no more than the bounding set; one that is not root holds nothing.
 fn change_user(places: &Places, id: &TaskId, process: &mut Process, text: &str) -> Result<(), Error> {
     let layers = match images::layers(places, id)? {
-        layers if layers.is_empty() => vec!["/".into()],
+        layers if layers.is_empty() => vec![Lower::Directory("/".into())],
         layers => layers,
     };
-    let identity = read_accounts(&layers).resolve(text, &[])?;
+    let identity = read_accounts(layers).resolve(text, &[])?;
     let mut user = process.user().clone();
     user.set_uid(identity.uid).set_gid(identity.gid).set_additional_gids(Some(identity.groups));
     process.set_user(user);

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use cofferdam_image::{
-    Cancel, Digest, Image, ImageRef, Kind as ImageKind, Platform, PullConfig, PullEvent, PullOptions,
-    PullPolicy, PushEvent, PushOptions, Snapshot, Store,
+    Cancel, Digest, Image, ImageRef, Kind as ImageKind, Lower, Platform, PullConfig, PullEvent, PullOptions,
+    PullPolicy, PushEvent, PushOptions, Snapshot, SnapshotOptions, Store,
 };
 
 use crate::demo;
@@ -148,14 +148,19 @@ pub(crate) fn ensure(
 }
 
 /// The directories of a task's root file system, made if they are missing.
-pub(crate) fn prepare(store: &Store, id: &TaskId, image: &Image) -> Result<Snapshot, Error> {
-    store.prepare(&key(id), image).map_err(failed)
+pub(crate) fn prepare(
+    store: &Store,
+    id: &TaskId,
+    image: &Image,
+    writable_bytes: Option<u64>,
+) -> Result<Snapshot, Error> {
+    store.prepare_with(&key(id), image, &SnapshotOptions { writable_bytes }).map_err(failed)
 }
 
 /// The directories of a task's root file system, uppermost first.
-pub(crate) fn layers(places: &Places, id: &TaskId) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn layers(places: &Places, id: &TaskId) -> Result<Vec<Lower>, Error> {
     let snapshot = open(places)?.snapshot(&key(id)).map_err(failed)?;
-    Ok(snapshot.map(|snapshot| [vec![snapshot.upper], snapshot.lower].concat()).unwrap_or_default())
+    Ok(snapshot.map(|snapshot| snapshot.layers().collect()).unwrap_or_default())
 }
 
 /// Removes a task's changes to its image; the image's layers are free to go then.

@@ -12,9 +12,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cofferdam_image::{Image, PullConfig, Snapshot};
+use cofferdam_image::{Image, Lower, PullConfig, Snapshot};
 use cofferdam_shim::durable::{self, Durability};
-use cofferdam_shim::{Launch, PROTOCOL_VERSION, RootfsSource, Timestamp, detach};
+use cofferdam_shim::{Launch, Layer, PROTOCOL_VERSION, RootfsSource, Timestamp, detach};
 
 use crate::bundle::{self, Built, EtcFiles, Ingredients};
 use crate::containers;
@@ -176,7 +176,8 @@ impl Launcher<'_> {
 
     fn stage(&self, staged: &mut Staged, image: Option<&Image>) -> Result<UnixStream, (Reason, Error)> {
         let id = staged.record.id.clone();
-        let snapshot = self.snapshot(&id, image).map_err(|error| (Reason::ImageUnavailable, error))?;
+        let snapshot =
+            self.snapshot(&staged.record, image).map_err(|error| (Reason::ImageUnavailable, error))?;
         let attached = networks::attach(self.places, self.disk, &id, &staged.record.spec)
             .map_err(|error| (Reason::NetworkUnavailable, error))?;
         let built = self
@@ -185,10 +186,10 @@ impl Launcher<'_> {
         self.start_shim(staged, snapshot.as_ref(), &built).map_err(|error| (Reason::IsolationFailed, error))
     }
 
-    fn snapshot(&self, id: &TaskId, image: Option<&Image>) -> Result<Option<Snapshot>, Error> {
+    fn snapshot(&self, record: &TaskRecord, image: Option<&Image>) -> Result<Option<Snapshot>, Error> {
         let Some(image) = image else { return Ok(None) };
         let store = images::open(self.places)?;
-        images::prepare(&store, id, image).map(Some)
+        images::prepare(&store, &record.id, image, record.spec.writable_bytes).map(Some)
     }
 
     fn build(
@@ -200,8 +201,8 @@ impl Launcher<'_> {
     ) -> Result<Built, Error> {
         let record = &staged.record;
         let accounts = match snapshot {
-            Some(snapshot) => read_accounts(&snapshot.lower),
-            None => read_accounts(&[PathBuf::from("/")]),
+            Some(snapshot) => read_accounts(snapshot.layers()),
+            None => read_accounts([Lower::Directory(PathBuf::from("/"))]),
         };
         let built = self.build_with(record, image, &accounts, attached)?;
         staged.notes = built.notes.clone();
@@ -270,12 +271,7 @@ impl Launcher<'_> {
             container: containers::container_id(&id),
             runtime_root: self.disk.runtime(),
             bundle: state.join("bundle"),
-            rootfs: snapshot.map_or(RootfsSource::Host, |snapshot| RootfsSource::Overlay {
-                lower: snapshot.lower.clone(),
-                upper: snapshot.upper.clone(),
-                work: snapshot.work.clone(),
-                onto: state.join("bundle").join("rootfs"),
-            }),
+            rootfs: snapshot.map_or(RootfsSource::Host, |snapshot| rootfs(snapshot, &state)),
             terminal: staged.record.spec.terminal,
             stdin: staged.record.spec.stdin,
             log_directory: self.disk.log(&id),
@@ -289,5 +285,22 @@ impl Launcher<'_> {
         let claim = staged.claim.as_ref().ok_or_else(|| Error::Worker("the task has no owner".to_owned()))?;
         let lock = claim.share().map_err(Error::io("share the lock of", &state))?;
         detach::spawn(self.shim, &state, lock).map_err(Error::io("start a supervisor with", self.shim))
+    }
+}
+
+fn rootfs(snapshot: &Snapshot, state: &Path) -> RootfsSource {
+    if snapshot.lower.is_empty() {
+        return RootfsSource::Directory(snapshot.upper.clone());
+    }
+    let layer = |lower: &Lower| match lower {
+        Lower::Directory(path) => Layer::Directory(path.clone()),
+        Lower::Erofs(path) => Layer::Image { erofs: path.clone() },
+    };
+    RootfsSource::Overlay {
+        lower: snapshot.lower.iter().map(layer).collect(),
+        upper: snapshot.upper.clone(),
+        work: snapshot.work.clone(),
+        onto: state.join("bundle").join("rootfs"),
+        disk: snapshot.disk.clone(),
     }
 }

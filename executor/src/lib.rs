@@ -66,10 +66,10 @@ mod watch;
 
 pub use attach::{AttachedInput, AttachedOutput, Attachment, Output};
 pub use cofferdam_image::{
-    Cancel, Change, ChangeKind, Collected, Damaged, Digest, Durability, Export, ExportOptions, Finding,
-    Image, ImageBuilder, ImageLayer, ImageRef, ImageUsage, ImportOptions, KeepBlobs, Layout as ImageLayout,
-    Naming, PruneOptions, Pruned, PullConfig, PullEvent, PushEvent, Pushed, Removed, Store, StoreOptions,
-    Taken, Unused, Usage, Verdict, Verified, VerifyOptions, Watermarks,
+    Backend, Cancel, Change, ChangeKind, Collected, Damaged, Digest, Durability, Export, ExportOptions,
+    Finding, Image, ImageBuilder, ImageLayer, ImageRef, ImageUsage, ImportOptions, KeepBlobs,
+    Layout as ImageLayout, Naming, PruneOptions, Pruned, PullConfig, PullEvent, PushEvent, Pushed, Removed,
+    Store, StoreOptions, Taken, Unused, Usage, Verdict, Verified, VerifyOptions, Watermarks,
 };
 pub use cofferdam_shim::log::{LineEnd, LogLimits, Record, Stream};
 pub use cofferdam_shim::protocol::{AttachStreams, StepTime, WindowSize};

@@ -8,6 +8,7 @@ pub mod network;
 pub mod port;
 pub mod size;
 pub mod span;
+pub mod storage;
 pub mod ulimit;
 pub mod volume;
 

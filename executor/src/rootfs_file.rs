@@ -5,8 +5,9 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
 
+use cofferdam_image::Lower;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fgetxattr, fstat, openat2};
 use rustix::io::Errno;
 
@@ -16,9 +17,28 @@ use crate::passwd::Accounts;
 const FILE_LIMIT_BYTES: u64 = 4 << 20;
 
 /// Reads the account files of a stack of layers, uppermost first.
-pub(crate) fn read_accounts(layers: &[PathBuf]) -> Accounts {
-    let read = |name: &str| read_text(layers, "etc", name).unwrap_or_default();
+pub(crate) fn read_accounts(layers: impl IntoIterator<Item = Lower>) -> Accounts {
+    let mut layers = Layers { unopened: layers.into_iter(), opened: Vec::new() };
+    let mut read = |name: &str| read_text(&mut layers, "etc", name).unwrap_or_default();
     Accounts { passwd: read("passwd"), group: read("group") }
+}
+
+/// Layers, each opened when it is asked first: most files are in one of the uppermost.
+struct Layers<I> {
+    unopened: I,
+    opened: Vec<OwnedFd>,
+}
+
+impl<I: Iterator<Item = Lower>> Layers<I> {
+    fn get(&mut self, index: usize) -> Option<Result<&OwnedFd, Errno>> {
+        while self.opened.len() <= index {
+            match self.unopened.next()?.open() {
+                Ok(layer) => self.opened.push(layer),
+                Err(_) => return Some(Err(Errno::IO)),
+            }
+        }
+        self.opened.get(index).map(Ok)
+    }
 }
 
 /// What a layer says of a file.
@@ -30,9 +50,13 @@ enum Answer {
     Unknown,
 }
 
-fn read_text(layers: &[PathBuf], directory: &str, name: &str) -> Option<String> {
-    for layer in layers {
-        match ask(layer, directory, name) {
+fn read_text(
+    layers: &mut Layers<impl Iterator<Item = Lower>>,
+    directory: &str,
+    name: &str,
+) -> Option<String> {
+    for index in 0.. {
+        match layers.get(index)?.and_then(|layer| ask(layer, directory, name)) {
             Ok(Answer::Content(text)) => return Some(text),
             Ok(Answer::Unknown) => {}
             Ok(Answer::Gone) | Err(_) => return None,
@@ -41,11 +65,10 @@ fn read_text(layers: &[PathBuf], directory: &str, name: &str) -> Option<String> 
     None
 }
 
-fn ask(layer: &Path, directory: &str, name: &str) -> Result<Answer, Errno> {
+fn ask(layer: &OwnedFd, directory: &str, name: &str) -> Result<Answer, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let here = rustix::fs::open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent = match openat2(&here, directory, flags, Mode::empty(), resolve) {
+    let parent = match openat2(layer, directory, flags, Mode::empty(), resolve) {
         Err(Errno::NOENT) => return Ok(Answer::Unknown),
         Err(_) => return Ok(Answer::Gone),
         Ok(parent) => parent,
@@ -77,6 +100,11 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    fn directories(paths: &[PathBuf]) -> Vec<Lower> {
+        paths.iter().cloned().map(Lower::Directory).collect()
+    }
 
     fn layers(count: usize) -> (tempfile::TempDir, Vec<PathBuf>) {
         let dir = tempfile::tempdir().unwrap();
@@ -91,7 +119,7 @@ mod tests {
         fs::write(layers[1].join("etc/passwd"), "upper").unwrap();
         fs::write(layers[2].join("etc/passwd"), "lower").unwrap();
         fs::write(layers[2].join("etc/group"), "group").unwrap();
-        let accounts = read_accounts(&layers);
+        let accounts = read_accounts(directories(&layers));
         assert_eq!((accounts.passwd.as_str(), accounts.group.as_str()), ("upper", "group"));
     }
 
@@ -107,7 +135,7 @@ mod tests {
             0,
         )
         .unwrap();
-        let accounts = read_accounts(&layers);
+        let accounts = read_accounts(directories(&layers));
         assert!(accounts.passwd.is_empty() && accounts.group.is_empty());
     }
 }

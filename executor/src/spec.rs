@@ -178,6 +178,9 @@ pub struct TaskSpec {
     pub volumes: Vec<Volume>,
     /// File systems in memory.
     pub tmpfs: Vec<Tmpfs>,
+    /// What it may write to its root file system, in bytes; as much as there is room for if none.
+    #[serde(default)]
+    pub writable_bytes: Option<u64>,
     /// Size of `/dev/shm`.
     pub shm_bytes: u64,
     /// What it may use.
@@ -250,6 +253,7 @@ impl TaskSpec {
             read_only: false,
             volumes: Vec::new(),
             tmpfs: Vec::new(),
+            writable_bytes: None,
             shm_bytes: 64 << 20,
             resources: Resources::default(),
             security: Security::default(),

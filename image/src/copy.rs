@@ -37,12 +37,16 @@ pub(crate) fn copy(
         kind => {
             let mode = Mode::from_raw_mode(attributes.mode);
             rustix::fs::mknodat(parent, name, kind, mode, original.stat.st_rdev).map_err(failed("create"))?;
-            rustix::fs::chmodat(parent, name, mode, AtFlags::empty()).map_err(failed("set the mode of"))?;
         }
     }
     let (uid, gid) = (rustix::fs::Uid::from_raw(attributes.uid), rustix::fs::Gid::from_raw(attributes.gid));
     let nofollow = AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::chownat(parent, name, Some(uid), Some(gid), nofollow).map_err(failed("set the owner of"))?;
+    if FileType::from_raw_mode(original.stat.st_mode) != FileType::Symlink {
+        // After the owner, who takes set-id bits away.
+        let mode = Mode::from_raw_mode(attributes.mode);
+        rustix::fs::chmodat(parent, name, mode, AtFlags::empty()).map_err(failed("set the mode of"))?;
+    }
     let times = rustix::fs::Timestamps { last_access: attributes.mtime, last_modification: attributes.mtime };
     rustix::fs::utimensat(parent, name, &times, nofollow).map_err(failed("set the time of"))
 }

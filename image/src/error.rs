@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_registry::{Digest, Kind};
 
+use crate::backend::{Backend, Unavailable};
+
 /// A failed operation on images.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -41,6 +43,22 @@ pub enum Error {
         wanted: String,
         /// What the image's configuration says.
         actual: String,
+    },
+    /// The host cannot have the backend that was asked for.
+    #[error("layers cannot be kept as {backend}: {source}; overlay-dir and copy work everywhere")]
+    BackendUnavailable {
+        /// What was asked for.
+        backend: Backend,
+        /// Why not.
+        source: Unavailable,
+    },
+    /// A writable layer cannot be limited.
+    #[error("the writable layer cannot be limited to {bytes} bytes: {reason}")]
+    QuotaUnavailable {
+        /// The limit.
+        bytes: u64,
+        /// Why not.
+        reason: String,
     },
     /// No such image in the store.
     #[error("no such image: {name}")]
@@ -166,6 +184,7 @@ impl Error {
             Error::Layer { source, .. } => source.kind(),
             Error::Invalid { .. } | Error::InvalidInput { .. } => Kind::InvalidInput,
             Error::WrongPlatform { .. } | Error::UnknownImage { .. } => Kind::NotFound,
+            Error::BackendUnavailable { .. } | Error::QuotaUnavailable { .. } => Kind::Unsupported,
             Error::Ambiguous { .. } | Error::InUse { .. } => Kind::Conflict,
             Error::NameTaken { .. } => Kind::AlreadyExists,
             Error::Incomplete { .. } => Kind::NotFound,

@@ -17,17 +17,13 @@ use rustix::io::Errno;
 
 use crate::attributes::Maker;
 pub(crate) use crate::attributes::apply;
-use crate::backend::{Contents, Sink};
+use crate::backend::{Contents, Deletion, Sink, deletion};
 use crate::contents;
 use crate::directory::{Directory, Tree, join};
 use crate::entry::{Attributes, Entry, Node};
 use crate::error::LayerError;
 use crate::limits::WARNING_LIMIT;
 
-const WHITEOUT_PREFIX: &[u8] = b".wh.";
-const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
-/// aufs's own files, which no layer means to ship.
-const AUFS_PREFIX: &[u8] = b".wh..wh.";
 const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 
 /// A tree in the making.
@@ -83,8 +79,11 @@ impl Extractor {
             self.warn(&entry.name, &format!("attribute {name} is left out"));
         }
         let (parent, base) = split(&entry.name);
-        if base.starts_with(WHITEOUT_PREFIX) {
-            return self.remember_whiteout(&entry, parent, base);
+        match deletion(&entry)? {
+            None => {}
+            Some(Deletion::Nothing) => return Ok(()),
+            Some(Deletion::Below) => return self.remember_whiteout(parent, b""),
+            Some(Deletion::Name(name)) => return self.remember_whiteout(parent, &name),
         }
         if base.is_empty() {
             return self.tree.describe(Vec::new(), entry.attributes).map(drop);
@@ -131,19 +130,8 @@ impl Extractor {
         }
     }
 
-    fn remember_whiteout(&mut self, entry: &Entry, parent: &[u8], base: &[u8]) -> Result<(), LayerError> {
-        if !matches!(entry.node, Node::File) {
-            return Err(LayerError::entry(&entry.name, "names that begin with .wh. are for deletions only"));
-        }
-        let name = match base {
-            OPAQUE_MARKER => &[],
-            aufs if aufs.starts_with(AUFS_PREFIX) => return Ok(()),
-            _ => &base[WHITEOUT_PREFIX.len()..],
-        };
-        if base != OPAQUE_MARKER && matches!(name, b"" | b"." | b"..") {
-            return Err(LayerError::entry(&entry.name, "it deletes no name"));
-        }
-        self.tree.charge(base.len() + parent.len())?;
+    fn remember_whiteout(&mut self, parent: &[u8], name: &[u8]) -> Result<(), LayerError> {
+        self.tree.charge(name.len() + parent.len())?;
         self.whiteouts.push((parent.to_vec(), name.to_vec()));
         Ok(())
     }
@@ -305,7 +293,7 @@ fn first_mode(attributes: &Attributes) -> u32 {
 }
 
 /// Whether a directory, or one above it, is in the set.
-fn is_within(path: &[u8], set: &BTreeSet<Vec<u8>>) -> bool {
+pub(crate) fn is_within(path: &[u8], set: &BTreeSet<Vec<u8>>) -> bool {
     let mut current = path;
     loop {
         if set.contains(current) {

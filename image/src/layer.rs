@@ -13,18 +13,17 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use cofferdam_registry::{Descriptor, Digest, Hasher};
-use rustix::fs::{Mode as FileMode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Sink;
+use crate::backend::Form;
 use crate::decode::{Compression, Expected, TarStream};
 use crate::error::{Error, LayerError};
 use crate::event::PullEvent;
-use crate::extract::Extractor;
 use crate::identity::DiffId;
 use crate::layout::{self, Layout, make_private};
 use crate::limits::Limits;
 use crate::lock::Lock;
+use crate::owners::{OwnedSink, Owners};
 use crate::path::EntryPath;
 use crate::record::{self, Durable};
 use crate::ring::PIECE_BYTES;
@@ -65,6 +64,9 @@ pub(crate) struct LayerRecord {
     pub(crate) diff_id: DiffId,
     pub(crate) tar_bytes: u64,
     pub(crate) origins: Vec<Origin>,
+    /// What it is on the disk.
+    #[serde(default)]
+    pub(crate) form: Form,
     pub(crate) opaque_root: bool,
     pub(crate) implied: BTreeSet<EntryPath>,
     pub(crate) links: Vec<(EntryPath, EntryPath)>,
@@ -119,9 +121,7 @@ pub(crate) const RECIPE: &str = "recipe";
 
 /// The layer's tree, for looking into, whatever form it is kept in.
 pub(crate) fn open_tree(layout: &Layout, record: &LayerRecord) -> Result<OwnedFd, Error> {
-    let tree = layout.at(&layout::layer(&record.diff_id)).join("diff");
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(&tree, flags, FileMode::empty()).map_err(Error::io("open", &tree))
+    record.form.open(&layout.at(&layout::layer(&record.diff_id)))
 }
 
 /// Makes sure that the layer is stored and that its blob is what the plan says.
@@ -179,11 +179,21 @@ fn unpack<R: Read>(
     source: R,
 ) -> Result<LayerRecord, LayerError> {
     let stage = context.workspace.join(format!("layer-{}", plan.index));
-    let tree = stage.join("diff");
-    make_private(&tree)?;
+    let form = context.layout.options().layers.form();
+    let folder = stage.join(form.folder());
+    make_private(&folder)?;
     let stream = open_stream(context, plan, source)?;
     let (recipe, algorithm) = (stage.join(RECIPE), plan.diff_id.digest().algorithm());
-    let unpacked = unpack::unpack(stream, &tree, extractor, &recipe, algorithm, context.limits)?;
+    // Asked here: the unpacking thread sees no /proc.
+    let owners = Owners::here(context.layout.options().unmapped_owners);
+    let open_sink = |root| {
+        let sink = form.begin(root, &plan.diff_id)?;
+        Ok(match owners {
+            Some(owners) => Box::new(OwnedSink { owners, sink }),
+            None => sink,
+        })
+    };
+    let unpacked = unpack::unpack(stream, &folder, open_sink, &recipe, algorithm, context.limits)?;
     let extracted = unpacked.extracted;
     for warning in &extracted.warnings {
         warn(context, plan, warning);
@@ -193,6 +203,7 @@ fn unpack<R: Read>(
         diff_id: plan.diff_id.clone(),
         tar_bytes: unpacked.tar_bytes,
         origins: vec![Origin { digest: unpacked.blob, size: unpacked.blob_bytes }],
+        form,
         opaque_root: extracted.opaque_root,
         implied: extracted.implied.into_iter().map(EntryPath::new).collect(),
         links: extracted.links.into_iter().map(|(a, b)| (EntryPath::new(a), EntryPath::new(b))).collect(),
@@ -205,10 +216,6 @@ fn unpack<R: Read>(
     context.layout.discard(&target)?;
     fs::rename(&stage, &target).map_err(Error::io("publish", &target))?;
     Ok(record)
-}
-
-fn extractor(root: OwnedFd) -> Result<Box<dyn Sink>, LayerError> {
-    Ok(Box::new(Extractor::new(root)?))
 }
 
 /// Reads a blob for its digests alone: the layer is stored, but nobody has yet seen this blob unpack to it.

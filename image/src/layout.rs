@@ -5,7 +5,7 @@
 //! store.lock                     held exclusively for the short moments of sweeping and reaping
 //! unsettled                      there if something may not survive a loss of power yet
 //! blobs/<algorithm>/<hex>        manifests, configurations and kept blobs, as an OCI layout has them
-//! layers/<algorithm>-<hex>/      one a DiffID: diff/ (an overlay lower directory), layer.json and recipe (its tar)
+//! layers/<algorithm>-<hex>/      one a DiffID: diff/ (a directory) or image/layer.erofs, layer.json and recipe (its tar)
 //! fixups/<algorithm>-<hex>/      one a ChainID that needs it: diff/ and fixup.json
 //! images/<algorithm>-<hex>.json  one a manifest
 //! names/<hex>.json               one a reference; the file name is the reference's SHA-256

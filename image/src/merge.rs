@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::attributes::apply;
+use crate::backend::Form;
 use crate::copy::{Original, copy};
 use crate::directory::{join, open_beneath, remove_tree};
 use crate::entry::Attributes;
@@ -36,8 +37,9 @@ pub(crate) fn lower(layers: &[LayerRecord]) -> Vec<String> {
     let visible: Vec<&LayerRecord> = visible(layers).collect();
     let merged = merged_name(&visible);
     let count = merged.as_ref().map_or(0, |_| merged_count(&visible));
-    let kept = visible[count..].iter().rev().map(|record| layout::layer(&record.diff_id));
-    kept.chain(merged).map(|folder| format!("{folder}/diff")).collect()
+    let of = |folder: &str, form: Form| format!("{folder}/{}", form.path());
+    let kept = visible[count..].iter().rev().map(|record| of(&layout::layer(&record.diff_id), record.form));
+    kept.chain(merged.map(|folder| of(&folder, Form::Directory))).collect()
 }
 
 /// Where the merged layer of a stack is, relative to the store; `None` if the stack needs none.
@@ -60,17 +62,26 @@ pub(crate) fn ensure(
         let stage = workspace.path().join("merged");
         let tree = stage.join("diff");
         make_private(&tree)?;
-        let mut merge = Merge::open(&tree)?;
-        for record in &visible[..merged_count(&visible)] {
-            merge.add(layout, record)?;
-        }
-        merge.finish()?;
+        flatten(layout, &visible[..merged_count(&visible)], &tree)?;
         let record = FixupRecord { fence: Fence::new() };
         record::store(&stage.join("fixup.json"), workspace.path(), &record, Durable::Later)?;
         layout.discard(&target)?;
         fs::rename(&stage, &target).map_err(Error::io("publish", &target))?;
     }
     Ok(())
+}
+
+/// Makes what a whole stack (lowest layer first) shows, in the empty directory `tree`.
+pub(crate) fn flatten_all(layout: &Layout, layers: &[LayerRecord], tree: &Path) -> Result<(), LayerError> {
+    flatten(layout, &visible(layers).collect::<Vec<_>>(), tree)
+}
+
+fn flatten(layout: &Layout, layers: &[&LayerRecord], tree: &Path) -> Result<(), LayerError> {
+    let mut merge = Merge::open(tree)?;
+    for record in layers {
+        merge.add(layout, record)?;
+    }
+    merge.finish()
 }
 
 /// How many of the lowest layers go into the merged one, which takes the place of one.

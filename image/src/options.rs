@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Backend;
+use crate::owners::UnmappedOwners;
+
 /// What a store does beside what each call asks for. The same structure for embedders, the command line and the
 /// configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +16,10 @@ pub struct StoreOptions {
     pub keep_blobs: KeepBlobs,
     /// How full the file system may get before images that nobody uses are removed by themselves; never if `None`.
     pub watermarks: Option<Watermarks>,
+    /// How layers that come in are kept, and snapshots made.
+    pub layers: Backend,
+    /// What becomes of entries whose owner does not exist in the user namespace of this process.
+    pub unmapped_owners: UnmappedOwners,
 }
 
 /// When what was stored survives a loss of power. A crash of the program never costs anything, and in no mode is anything

@@ -1,12 +1,14 @@
 //! Snapshots: a writable place on top of an image, as paths for a mount that somebody else performs.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use cofferdam_registry::Digest;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::backend::{Backend, Form};
 use crate::error::{Error, LayerError};
 use crate::extract::apply;
 use crate::image::Image;
@@ -15,21 +17,79 @@ use crate::layout::{self, Layout, make_private};
 use crate::pull::intact;
 use crate::record::{self, Durable};
 use crate::workspace::Workspace;
-use crate::{fixup, image, merge};
+use crate::{fixup, image, merge, quota};
 
-/// The directories of an overlay mount. All are absolute and within the store; nothing is mounted.
+/// The file of a limited writable layer.
+const DISK: &str = "writable.ext4";
+
+/// What a container's tree is made of. All paths are absolute and within the store; nothing is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// What the snapshot was prepared under.
     pub key: String,
     /// The image's manifest digest.
     pub image: Digest,
-    /// Read-only directories, uppermost first; never empty.
-    pub lower: Vec<PathBuf>,
+    /// Read-only layers, uppermost first, for overlayfs. Empty if `upper` is the whole tree (backend `copy`).
+    pub lower: Vec<Lower>,
     /// The writable directory.
     pub upper: PathBuf,
     /// overlayfs's own directory beside it.
     pub work: PathBuf,
+    /// A file with an ext4 file system of limited size. `upper` and `work` are directories of its root then.
+    pub disk: Option<PathBuf>,
+}
+
+impl Snapshot {
+    /// Every layer that can be looked into while the snapshot is mounted or not, uppermost first. A limited writable layer
+    /// is not among them.
+    pub fn layers(&self) -> impl Iterator<Item = Lower> {
+        let upper = self.disk.is_none().then(|| Lower::Directory(self.upper.clone()));
+        upper.into_iter().chain(self.lower.iter().cloned())
+    }
+}
+
+/// A read-only layer of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lower {
+    /// A directory.
+    Directory(PathBuf),
+    /// A file with an EROFS image, to be mounted first.
+    Erofs(PathBuf),
+}
+
+impl Lower {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Lower::Directory(path) | Lower::Erofs(path) => path,
+        }
+    }
+
+    /// Its root directory, for looking into; an image is mounted for it, but nowhere, and goes with the descriptor.
+    pub fn open(&self) -> Result<OwnedFd, Error> {
+        match self {
+            Lower::Directory(path) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                rustix::fs::open(path, flags, Mode::empty()).map_err(Error::io("open", path))
+            }
+            Lower::Erofs(path) => crate::erofs::open(path),
+        }
+    }
+
+    fn of(layout: &Layout, relative: &str) -> Lower {
+        match Form::of_path(relative) {
+            Some((Form::Erofs, _)) => Lower::Erofs(layout.at(relative)),
+            _ => Lower::Directory(layout.at(relative)),
+        }
+    }
+}
+
+/// How a snapshot is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotOptions {
+    /// What its writable layer may hold, in bytes; at least [`SMALLEST_BYTES`](crate::quota::SMALLEST_BYTES). Needs
+    /// mkfs.ext4 and loop devices.
+    pub writable_bytes: Option<u64>,
 }
 
 /// `snapshot.json`.
@@ -39,20 +99,26 @@ pub(crate) struct SnapshotRecord {
     pub(crate) image: Digest,
     /// Relative to the store, uppermost first.
     pub(crate) lower: Vec<String>,
+    /// The writable layer has a file system of its own.
+    #[serde(default)]
+    pub(crate) limited: bool,
 }
 
 impl SnapshotRecord {
     /// What the garbage collector keeps for this snapshot: layers and fix-ups, not the trees in them.
     pub(crate) fn keeps(&self) -> impl Iterator<Item = String> {
-        self.lower.iter().filter_map(|lower| lower.strip_suffix("/diff")).map(str::to_owned)
+        self.lower.iter().filter_map(|lower| Form::of_path(lower)).map(|(_, folder)| folder.to_owned())
     }
 
     fn snapshot(self, layout: &Layout) -> Snapshot {
         let folder = layout.at(&layout::snapshot(&self.key));
+        let disk = self.limited.then(|| folder.join(DISK));
+        let base = if self.limited { PathBuf::new() } else { folder };
         Snapshot {
-            lower: self.lower.iter().map(|lower| layout.at(lower)).collect(),
-            upper: folder.join("upper"),
-            work: folder.join("work"),
+            lower: self.lower.iter().map(|lower| Lower::of(layout, lower)).collect(),
+            upper: base.join("upper"),
+            work: base.join("work"),
+            disk,
             key: self.key,
             image: self.image,
         }
@@ -60,7 +126,12 @@ impl SnapshotRecord {
 }
 
 /// Makes a snapshot of `image` under `key`.
-pub(crate) fn prepare(layout: &Layout, key: &str, image: &Image) -> Result<Snapshot, Error> {
+pub(crate) fn prepare(
+    layout: &Layout,
+    key: &str,
+    image: &Image,
+    options: &SnapshotOptions,
+) -> Result<Snapshot, Error> {
     if key.is_empty() || key.len() > 1024 {
         let (input, reason) = (key.chars().take(64).collect(), "expected 1 to 1024 bytes".to_owned());
         return Err(Error::InvalidInput { what: "snapshot key", input, reason });
@@ -81,15 +152,27 @@ pub(crate) fn prepare(layout: &Layout, key: &str, image: &Image) -> Result<Snaps
         layers.push(layer::load(layout, &layer.diff_id)?.ok_or_else(unknown)?);
     }
     let stage = workspace.path().join("snapshot");
-    for folder in ["upper", "work"] {
-        make_private(&stage.join(folder))?;
+    let seed = match options.writable_bytes {
+        Some(_) => workspace.path().join("seed"),
+        None => stage.clone(),
+    };
+    for folder in [&stage, &seed.join("upper"), &seed.join("work")] {
+        make_private(folder)?;
     }
-    let record = SnapshotRecord {
+    let mut record = SnapshotRecord {
         key: key.to_owned(),
         image: image.digest.clone(),
         lower: lower(&relative, &known.fixup, &layers, &stage)?,
+        limited: options.writable_bytes.is_some(),
     };
-    dress_root(layout, &image.digest, &layers, &stage.join("upper"))?;
+    if layout.options().layers == Backend::Copy {
+        record.lower.clear();
+        copy_layers(layout, &image.digest, &layers, &seed.join("upper"), options)?;
+    }
+    dress_root(layout, &image.digest, &layers, &seed.join("upper"))?;
+    if let Some(bytes) = options.writable_bytes {
+        quota::make_disk(&stage.join(DISK), bytes, &seed)?;
+    }
     record::store(&stage.join("snapshot.json"), workspace.path(), &record, Durable::Later)?;
     match fs::rename(&stage, &target) {
         Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
@@ -106,10 +189,10 @@ fn lower(
     relative: &str,
     fixup: &Option<String>,
     layers: &[LayerRecord],
-    stage: &std::path::Path,
+    stage: &Path,
 ) -> Result<Vec<String>, Error> {
-    let mut lower: Vec<String> = fixup.iter().map(|folder| format!("{folder}/diff")).collect();
-    lower.extend(merge::lower(layers));
+    let fixup = fixup.iter().map(|folder| format!("{folder}/{}", Form::Directory.path()));
+    let mut lower: Vec<String> = fixup.chain(merge::lower(layers)).collect();
     if lower.is_empty() {
         make_private(&stage.join("empty"))?;
         lower.push(format!("{relative}/empty"));
@@ -117,13 +200,26 @@ fn lower(
     Ok(lower)
 }
 
-/// The mounted root shows the upper directory's attributes.
-fn dress_root(
+/// Makes the whole tree in the directory `target`.
+fn copy_layers(
     layout: &Layout,
     image: &Digest,
     layers: &[LayerRecord],
-    upper: &std::path::Path,
+    target: &Path,
+    options: &SnapshotOptions,
 ) -> Result<(), Error> {
+    if let Some(bytes) = options.writable_bytes {
+        let reason = "the backend copy has no writable layer of its own".to_owned();
+        return Err(Error::QuotaUnavailable { bytes, reason });
+    }
+    merge::flatten_all(layout, layers, target).map_err(|source| match source {
+        LayerError::Store(error) => *error,
+        source => Error::Layer { image: image.to_string(), layer: "copy".to_owned(), source: source.into() },
+    })
+}
+
+/// The mounted root shows the upper directory's attributes.
+fn dress_root(layout: &Layout, image: &Digest, layers: &[LayerRecord], upper: &Path) -> Result<(), Error> {
     let failed = |source: LayerError| match source {
         LayerError::Store(error) => *error,
         source => Error::Layer { image: image.to_string(), layer: "root".to_owned(), source: source.into() },

@@ -22,7 +22,7 @@ use crate::prune::{self, PruneOptions, Pruned};
 use crate::pull::{self, PullOptions};
 use crate::push::{self, PushEvent, PushOptions};
 use crate::settle;
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::{self, Snapshot, SnapshotOptions};
 use crate::usage::{self, Usage};
 use crate::verify::{self, Verified, VerifyOptions};
 use crate::workspace::{self, Workspace};
@@ -55,9 +55,13 @@ impl Store {
 
     /// Opens the store at `root`, making it if needed, and clears away what dead processes left half-made.
     ///
-    /// Refuses a store that belongs to another user or that was made in a format that this program does not know.
+    /// Refuses a backend that this host cannot have, and a store that belongs to another user or that was made in a format that this program does not know.
     pub fn open_with(root: &Path, options: StoreOptions) -> Result<Store, Error> {
         let layout = Layout::create(root, options)?;
+        let backend = layout.options().layers;
+        backend
+            .is_supported(layout.root())
+            .map_err(|source| Error::BackendUnavailable { backend, source })?;
         if workspace::any_dead(&layout)? {
             let store = Lock::wait(&layout.store_lock(), Mode::Exclusive)?;
             workspace::reap(&layout, &store)?;
@@ -264,8 +268,18 @@ impl Store {
 
     /// Prepares a writable snapshot of `image` and returns its directories; mounting them is the caller's.
     pub fn prepare(&self, key: &str, image: &Image) -> Result<Snapshot, Error> {
+        self.prepare_with(key, image, &SnapshotOptions::default())
+    }
+
+    /// As [`Store::prepare`], with wishes.
+    pub fn prepare_with(
+        &self,
+        key: &str,
+        image: &Image,
+        options: &SnapshotOptions,
+    ) -> Result<Snapshot, Error> {
         self.require_complete(image)?;
-        let snapshot = snapshot::prepare(&self.layout, key, image)?;
+        let snapshot = snapshot::prepare(&self.layout, key, image, options)?;
         prune::touch(&self.layout, &image.digest);
         Ok(snapshot)
     }

@@ -34,15 +34,12 @@ pub(crate) struct Unpacked {
     pub(crate) blob_bytes: u64,
 }
 
-/// Makes the sink on the confined thread, where `folder` is all that there is.
-pub(crate) type OpenSink = fn(OwnedFd) -> Result<Box<dyn Sink>, LayerError>;
-
 /// Unpacks `stream` into a sink that keeps what it makes in `folder`, and writes what the tree lacks of the tar to `recipe`.
-/// The blob's digest and size are compared; the tar's are the caller's to.
+/// The sink is opened on the confined thread, where `folder` is all that there is. The blob's digest and size are compared; the tar's are the caller's to.
 pub(crate) fn unpack<R: Read>(
     mut stream: TarStream<R>,
     folder: &Path,
-    open_sink: OpenSink,
+    open_sink: impl FnOnce(OwnedFd) -> Result<Box<dyn Sink>, LayerError> + Send,
     recipe: &Path,
     algorithm: Algorithm,
     limits: Limits,

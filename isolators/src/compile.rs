@@ -57,7 +57,7 @@ impl<'a> Context<'a> {
         match self.container.rootfs {
             Rootfs::Host => false,
             Rootfs::Bundle => self.membership.has(Namespace::Mount),
-            Rootfs::Overlay { .. } => true,
+            Rootfs::Overlay { .. } | Rootfs::Directory(_) => true,
         }
     }
 

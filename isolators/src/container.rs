@@ -13,16 +13,29 @@ pub enum Rootfs {
     /// The layers of an image, uppermost first, under a writable layer.
     Overlay {
         /// Read-only layers, uppermost first.
-        lower: Vec<PathBuf>,
+        lower: Vec<Layer>,
         /// Writable layer.
         upper: PathBuf,
         /// Overlay's work directory, on the file system of `upper`.
         work: PathBuf,
         /// An empty directory on the host that the layers are stacked on, in the container's mount namespace alone.
         onto: PathBuf,
+        /// A file with an ext4 file system, in whose root `upper` and `work` are.
+        disk: Option<PathBuf>,
     },
+    /// A directory with everything in it, this container's alone.
+    Directory(PathBuf),
     /// The host's own root: a host command, isolated by cgroups and namespaces only.
     Host,
+}
+
+/// A read-only layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layer {
+    /// A directory.
+    Directory(PathBuf),
+    /// A file with an EROFS image.
+    Erofs(PathBuf),
 }
 
 /// What `start` has to wait for.

@@ -30,4 +30,4 @@ pub mod sysctl;
 pub mod update;
 
 pub use compile::{compile, compile_joining};
-pub use container::{CgroupManager, Container, Gate, Joining, Rootfs};
+pub use container::{CgroupManager, Container, Gate, Joining, Layer, Rootfs};

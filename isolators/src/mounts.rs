@@ -13,7 +13,7 @@ use crate::devices::CHARACTER;
 use crate::mount_options::{Bind, MountOptions, parse};
 use crate::{cgroups, labels, rootfs};
 
-mod idmap;
+pub(crate) mod idmap;
 
 /// Most mounts of one container.
 const MOUNTS_MAX: usize = 1024;

@@ -1,14 +1,13 @@
 //! The root file system: a directory of the bundle, or stacked layers, made a mount of its own and pivoted into.
 
-use cofferdam_plan::{
-    Builder, HostPath, MountAttributes, Namespace, Op, OverlayApi, Propagation, Refusal, Slot, Stage, Text,
-};
+use cofferdam_plan::{Builder, HostPath, MountAttributes, Namespace, Op, Propagation, Refusal, Slot, Stage};
 
 use crate::compile::Context;
 use crate::container::Rootfs;
 
-/// mount(2) takes at most a page of options.
-const OPTION_STRING_MAX: usize = 4095;
+mod stack;
+
+use stack::Stacked;
 
 /// Makes the root a mount of its own, in the container's mount namespace alone.
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
@@ -36,7 +35,22 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
             attach(context, builder, tree, path);
             Ok(())
         }
-        Rootfs::Overlay { lower, upper, work, onto } => overlay(context, builder, lower, upper, work, onto),
+        Rootfs::Overlay { lower, upper, work, onto, disk } => {
+            stack::plan(context, builder, &Stacked { lower, upper, work, onto, disk: disk.as_deref() })
+        }
+        Rootfs::Directory(path) => {
+            let path = HostPath::new(path, "/root/path")?;
+            let tree = context.root;
+            let op = Op::CloneTree { source: path.clone(), recursive: false, no_follow: true, into: tree };
+            builder.step(context.opening(), "/root/path", op);
+            // As over stacked layers: device nodes of an image are names without power.
+            let set = MountAttributes::NO_DEV;
+            let propagation = (!shared).then_some(Propagation::Slave);
+            let attributes = MountAttributes { set, propagation, ..MountAttributes::default() };
+            builder.step(Stage::Enter, "/root/path", Op::SetAttributes { tree, attributes });
+            attach(context, builder, tree, path);
+            Ok(())
+        }
     }
 }
 
@@ -62,55 +76,6 @@ fn attach(context: &Context<'_>, builder: &mut Builder, tree: Slot, path: HostPa
     let stage = if context.membership.makes(Namespace::Mount) { Stage::Reach } else { Stage::Enter };
     builder.step(stage, "/root/path", Op::OpenDirectory { path, into: onto });
     builder.step(Stage::Enter, "/root/path", Op::AttachRoot { tree, onto });
-}
-
-fn overlay(
-    context: &Context<'_>,
-    builder: &mut Builder,
-    lower: &[std::path::PathBuf],
-    upper: &std::path::Path,
-    work: &std::path::Path,
-    onto: &std::path::Path,
-) -> Result<(), Refusal> {
-    let path = |path: &std::path::Path| HostPath::new(path, "/root/path");
-    let (upper, work, onto) = (path(upper)?, path(work)?, path(onto)?);
-    let lower = lower.iter().map(|layer| path(layer)).collect::<Result<Vec<_>, _>>()?;
-    let tree = context.root;
-    if context.host.overlay == OverlayApi::Descriptors {
-        builder.step(
-            Stage::Enter,
-            "/root/path",
-            Op::Overlay { lower, upper, work, options: Vec::new(), into: tree },
-        );
-        attach(context, builder, tree, onto);
-        return Ok(());
-    }
-    let layers = lower.iter().map(escaped).collect::<Vec<_>>().join(":");
-    let data = format!("lowerdir={layers},upperdir={},workdir={}", escaped(&upper), escaped(&work));
-    if data.len() > OPTION_STRING_MAX {
-        let problem = format!(
-            "{} layers make {} bytes of mount options, this kernel takes {OPTION_STRING_MAX}",
-            lower.len(),
-            data.len()
-        );
-        return Err(Refusal::unsupported("/root/path", problem));
-    }
-    let text = |text: &str| Text::new(text, "/root/path");
-    let op = Op::MountClassic {
-        kind: text("overlay")?,
-        source: text("overlay")?,
-        data: text(&data)?,
-        at: onto,
-        into: tree,
-    };
-    builder.step(Stage::Enter, "/root/path", op);
-    Ok(())
-}
-
-/// Overlay's option parser splits at `,` and `:`; a backslash takes them literally.
-fn escaped(path: &HostPath) -> String {
-    let text = path.as_path().to_string_lossy();
-    text.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
 }
 
 /// `linux.rootfsPropagation`, its r-forms meaning the same.

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cofferdam_isolators::{CgroupManager, Container, Gate, Rootfs, compile};
+use cofferdam_isolators::{CgroupManager, Container, Gate, Layer, Rootfs, compile};
 use cofferdam_plan::host::Systemd;
 use cofferdam_plan::{ContainerId, HostFeatures, HostPath};
 use oci_spec::runtime::Spec;
@@ -24,10 +24,14 @@ fn plan(spec: &Spec, host: &HostFeatures, overlay: bool) -> String {
     let id = ContainerId::parse("golden").expect("an id");
     let rootfs = if overlay {
         Rootfs::Overlay {
-            lower: vec!["/layers/top".into(), "/layers/base".into()],
+            lower: vec![
+                Layer::Erofs("/layers/top/layer.erofs".into()),
+                Layer::Directory("/layers/base".into()),
+            ],
             upper: "/task/upper".into(),
             work: "/task/work".into(),
             onto: "/task/rootfs".into(),
+            disk: None,
         }
     } else {
         Rootfs::Bundle

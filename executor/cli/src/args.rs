@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use cofferdam_executor::{Durability, KeepBlobs, StoreOptions};
+use cofferdam_executor::{Backend, Durability, KeepBlobs, StoreOptions};
 
 use crate::commands::{
     attach, cni, events, exec, image, images, import, inspect, kill, logs, network, plan, ps, pull, push, rm,
@@ -89,6 +89,10 @@ pub(crate) struct StoreArgs {
         value_parser = ["never", "until-unpacked", "always"]
     )]
     keep_blobs: String,
+    /// How layers that come in are kept: overlay-dir (directories), erofs (one image file each) or copy (directories, and a
+    /// whole copy for every task)
+    #[arg(long, global = true, env = "COFFERDAM_LAYERS", value_name = "BACKEND", default_value_t)]
+    layers: Backend,
 }
 
 impl StoreArgs {
@@ -104,6 +108,7 @@ impl StoreArgs {
                 "always" => KeepBlobs::Always,
                 _ => KeepBlobs::UntilUnpacked,
             },
+            layers: self.layers,
             ..StoreOptions::default()
         }
     }

@@ -269,7 +269,7 @@ impl Runtime {
             id: create.id.to_string(),
             rootfs: match &create.rootfs {
                 Rootfs::Bundle => bundle.join(root),
-                Rootfs::Overlay { onto, .. } => onto.clone(),
+                Rootfs::Overlay { onto, .. } | Rootfs::Directory(onto) => onto.clone(),
                 Rootfs::Host => PathBuf::from("/"),
             },
             bundle,

@@ -22,17 +22,35 @@ pub const SOCKET: &str = "shim.sock";
 pub enum RootfsSource {
     /// Layers of an image below a writable directory.
     Overlay {
-        /// Read-only directories, uppermost first.
-        lower: Vec<PathBuf>,
+        /// Read-only layers, uppermost first.
+        lower: Vec<Layer>,
         /// Takes the task's changes.
         upper: PathBuf,
         /// Overlayfs's own scratch directory, beside `upper`.
         work: PathBuf,
         /// An empty directory that the layers are mounted over, in the container's mount namespace alone.
         onto: PathBuf,
+        /// A file with an ext4 file system, in whose root `upper` and `work` are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<PathBuf>,
     },
+    /// A directory with everything in it, the task's alone.
+    Directory(PathBuf),
     /// The host's own tree, without changing root.
     Host,
+}
+
+/// A read-only layer. A directory is written as its path alone, as before there were images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Layer {
+    /// A directory.
+    Directory(PathBuf),
+    /// A file with an image of a file system.
+    Image {
+        /// An EROFS one.
+        erofs: PathBuf,
+    },
 }
 
 /// Everything the mechanical half of a task's supervision needs.

@@ -27,7 +27,7 @@ mod supervise;
 mod time;
 
 pub use exit::Exit;
-pub use launch::{LAUNCH_FILE, Launch, PROTOCOL_VERSION, RootfsSource, SOCKET};
+pub use launch::{LAUNCH_FILE, Launch, Layer, PROTOCOL_VERSION, RootfsSource, SOCKET};
 pub use runtime_engine::RuntimeEngine;
 pub use supervise::supervise;
 pub use time::{Timestamp, TimestampError};

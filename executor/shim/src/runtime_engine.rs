@@ -8,7 +8,7 @@ use rustix::process::{Pid, WaitOptions};
 
 use crate::durable;
 use crate::engine::{Engine, Process, ProcessStdio};
-use crate::launch::{Launch, RootfsSource};
+use crate::launch::{Launch, Layer, RootfsSource};
 use crate::protocol::{Failure, FailureKind, KillScope, StepTime};
 
 /// One container of the runtime.
@@ -36,12 +36,14 @@ impl RuntimeEngine {
     fn rootfs(&self) -> Rootfs {
         match &self.launch.rootfs {
             RootfsSource::Host => Rootfs::Host,
-            RootfsSource::Overlay { lower, upper, work, onto } => Rootfs::Overlay {
-                lower: lower.clone(),
+            RootfsSource::Overlay { lower, upper, work, onto, disk } => Rootfs::Overlay {
+                lower: lower.iter().map(layer).collect(),
                 upper: upper.clone(),
                 work: work.clone(),
                 onto: onto.clone(),
+                disk: disk.clone(),
             },
+            RootfsSource::Directory(path) => Rootfs::Directory(path.clone()),
         }
     }
 }
@@ -101,6 +103,13 @@ impl Engine for RuntimeEngine {
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
         }
         Ok(())
+    }
+}
+
+fn layer(layer: &Layer) -> cofferdam_runtime::Layer {
+    match layer {
+        Layer::Directory(path) => cofferdam_runtime::Layer::Directory(path.clone()),
+        Layer::Image { erofs } => cofferdam_runtime::Layer::Erofs(erofs.clone()),
     }
 }
 

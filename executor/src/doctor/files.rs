@@ -28,6 +28,7 @@ pub(super) fn examine(root: &Path, state: &Path) -> Vec<Check> {
     let existing = nearest_existing(root);
     let mut checks = vec![mount_api(), attributes()];
     checks.extend(overlay(existing));
+    checks.extend(super::backends::examine(existing));
     checks.push(id_mapped(existing));
     checks.push(space("data root, space", existing));
     checks.push(inodes("data root, files", existing));

@@ -13,6 +13,7 @@ pub mod fake;
 pub mod matrix;
 
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -306,6 +307,30 @@ impl TestStore {
         TestStore { folder, store }
     }
 
+    fn open(folder: &tempfile::TempDir, layers: cofferdam_image::Backend) -> Result<Store, Error> {
+        let options = cofferdam_image::StoreOptions { layers, ..Default::default() };
+        Store::open_with(&folder.path().join("store"), options)
+    }
+
+    /// The same folder, opened with another backend.
+    pub fn reopen(self, backend: cofferdam_image::Backend) -> TestStore {
+        let store = TestStore::open(&self.folder, backend).unwrap();
+        TestStore { store, ..self }
+    }
+
+    /// With a backend; `None`, and a line that says so, where this host cannot have it.
+    pub fn with(backend: cofferdam_image::Backend) -> Option<TestStore> {
+        // On a disk: the kernel mounts no image that lies in a tmpfs without a loop device.
+        let folder = tempfile::tempdir().unwrap();
+        match TestStore::open(&folder, backend) {
+            Ok(store) => Some(TestStore { folder, store }),
+            Err(error) => {
+                println!("skipped: {error}");
+                None
+            }
+        }
+    }
+
     pub fn pull(&self, name: &str) -> Result<Image, Error> {
         self.store.pull(&ImageRef::parse(name).unwrap(), &options(), &|_| {})
     }
@@ -343,7 +368,7 @@ impl Mount {
         let target = temporary_folder();
         let key = target.path().to_string_lossy().into_owned();
         let snapshot = store.prepare(&key, image).unwrap();
-        mount_overlay(&snapshot.lower, &snapshot.upper, &snapshot.work, target.path());
+        mount_snapshot(&snapshot, target.path());
         Mount { target, key, store: store.clone() }
     }
 
@@ -357,12 +382,18 @@ impl Mount {
     }
 }
 
-/// Layer by layer where the kernel takes them so (6.7); older ones want one string, of a page at most.
-fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) {
+/// Layer by layer where the kernel takes them so (6.7); older ones want one string, of a page at most. A copy has none.
+pub fn mount_snapshot(snapshot: &cofferdam_image::Snapshot, target: &Path) {
     use rustix::mount::*;
+    let (upper, work) = (&snapshot.upper, &snapshot.work);
+    if snapshot.lower.is_empty() {
+        return mount_bind(upper, target).unwrap();
+    }
+    // A mount that is attached nowhere is taken apart when its last descriptor is closed.
+    let opened: Vec<_> = snapshot.lower.iter().map(|lower| lower.open().unwrap()).collect();
+    let lower: Vec<String> = opened.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
     if fsconfig_set_string(&context, "lowerdir+", &lower[0]).is_err() {
-        let lower: Vec<String> = lower.iter().map(|path| path.display().to_string()).collect();
         let (lower, upper, work) = (lower.join(":"), upper.display(), work.display());
         let data = format!("lowerdir={lower},upperdir={upper},workdir={work}");
         let data = std::ffi::CString::new(data).unwrap();

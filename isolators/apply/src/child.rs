@@ -189,7 +189,6 @@ impl<'a> Half<'a> {
             | Op::AttachRoot { .. }
             | Op::NewFilesystem { .. }
             | Op::Overlay { .. }
-            | Op::MountClassic { .. }
             | Op::SetAttributes { .. }
             | Op::SetAttributesAt { .. }
             | Op::SetRootPropagation { .. }

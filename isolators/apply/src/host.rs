@@ -3,8 +3,9 @@
 use std::os::fd::OwnedFd;
 
 use cofferdam_linux::cgroup::{Cgroup, Layout};
+use cofferdam_linux::image_file::{self, Access};
 use cofferdam_linux::mount;
-use cofferdam_plan::{HostPath, Namespace, Op};
+use cofferdam_plan::{HostPath, ImageKind, Namespace, Op};
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -13,6 +14,7 @@ use rustix::net::{
 };
 
 use crate::applied::Run;
+use crate::stack::Stack;
 
 /// Makes a cgroup in these hierarchies, beside what of it there is in others; the first of it is claimed.
 pub fn create_cgroup(
@@ -87,6 +89,19 @@ pub(crate) fn run(run: &mut Run<'_>, op: &Op) -> Outcome {
             let namespace = cofferdam_linux::namespace::new_user_namespace(&uids, &gids).map_err(plain)?;
             run.table.set(*into, namespace);
         }
+        Op::MountImage { kind, path, into } => {
+            let (name, access) = match kind {
+                ImageKind::Erofs => (c"erofs", Access::ReadOnly),
+                ImageKind::Ext4 => (c"ext4", Access::ReadWrite),
+            };
+            let tree =
+                image_file::mount(name, path.as_c_str(), access).map_err(|errno| unmountable(errno, path))?;
+            run.table.set(*into, tree);
+        }
+        Op::Overlay { form, lower, upper, work, into } => {
+            let tree = Stack { lower, upper, work }.mount(&run.table, form).map_err(plain)?;
+            run.table.set(*into, tree);
+        }
         Op::MapTree { tree, user, recursive } => {
             let user = Some(run.table.get(*user).map_err(plain)?);
             let tree = run.table.get(*tree).map_err(plain)?;
@@ -107,6 +122,15 @@ pub(crate) fn clone_tree(source: &HostPath, recursive: bool, no_follow: bool) ->
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     flags.set(OpenTreeFlags::AT_SYMLINK_NOFOLLOW, no_follow);
     open_tree(CWD, source.as_c_str(), flags)
+}
+
+fn unmountable(errno: Errno, path: &HostPath) -> (Errno, Option<String>) {
+    let words = match errno {
+        Errno::NODEV => Some(format!("the kernel does not know the file system in {path}")),
+        Errno::NOENT => Some(format!("{path}, or a loop device for it, is not there")),
+        _ => None,
+    };
+    (errno, words)
 }
 
 /// `EINVAL` is all that the kernel says.

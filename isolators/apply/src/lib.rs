@@ -25,6 +25,7 @@ mod helper;
 mod host;
 pub mod probe;
 mod resctrl;
+mod stack;
 mod undo;
 
 pub use applied::{Applied, Attendant, Fault, Inputs, Progress, StepTime, apply};

@@ -5,6 +5,8 @@ use cofferdam_plan::{CgroupLayout, HostFeatures, OverlayApi, Standing, V1Hierarc
 
 /// First kernel whose overlayfs takes layers by descriptor.
 const OVERLAY_DESCRIPTORS: (u32, u32) = (6, 13);
+/// First kernel whose overlayfs takes layers one by one.
+const OVERLAY_NAMES: (u32, u32) = (6, 7);
 
 /// Asks the host what it can do and what this process may do. Reads a handful of files below /proc, changes nothing.
 pub fn host(cgroups: &Layout) -> HostFeatures {
@@ -22,11 +24,7 @@ pub fn host_that_spares(cgroups: &Layout, spares: Option<bool>) -> HostFeatures 
         kernel,
         cgroups: cgroup_layout(cgroups.clone(), standing == Standing::Host && spares != Some(true)),
         systemd: None,
-        overlay: if kernel >= OVERLAY_DESCRIPTORS {
-            OverlayApi::Descriptors
-        } else {
-            OverlayApi::OptionString
-        },
+        overlay: overlay(kernel),
         capabilities: field(&status, "CapBnd:")
             .and_then(|hex| u64::from_str_radix(hex, 16).ok())
             .unwrap_or(0),
@@ -58,6 +56,16 @@ pub fn resctrl() -> Option<String> {
         (after.split(' ').next() == Some("resctrl")).then(|| before.split(' ').nth(4).map(str::to_owned))?
     };
     read("/proc/thread-self/mountinfo").lines().find_map(point)
+}
+
+fn overlay(kernel: (u32, u32)) -> OverlayApi {
+    if kernel >= OVERLAY_DESCRIPTORS {
+        OverlayApi::Descriptors
+    } else if kernel >= OVERLAY_NAMES {
+        OverlayApi::Names
+    } else {
+        OverlayApi::OptionString
+    }
 }
 
 fn read(path: &str) -> String {

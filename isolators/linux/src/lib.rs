@@ -15,6 +15,7 @@ pub mod entry;
 pub mod feature;
 pub mod fork;
 pub mod guest;
+pub mod image_file;
 pub mod keyring;
 pub mod mount;
 pub mod namespace;

@@ -92,8 +92,10 @@ pub enum Standing {
 /// How the overlay file system takes its layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverlayApi {
-    /// By descriptor, one fsconfig(2) call a layer (Linux 6.13 and later).
+    /// By descriptor, one fsconfig(2) call a layer (Linux 6.13 and later). Layers may be mounts that are attached nowhere.
     Descriptors,
+    /// By name, one fsconfig(2) call a layer (Linux 6.7 and later).
+    Names,
     /// As one option string of mount(2).
     OptionString,
 }

@@ -15,6 +15,7 @@ pub mod path;
 pub mod plan;
 pub mod print;
 pub mod refusal;
+pub mod stack;
 pub mod step;
 
 pub use host::{CgroupLayout, HostFeatures, OverlayApi, Standing, V1Hierarchy};
@@ -26,4 +27,5 @@ pub use op::{
 pub use path::{ContainerPath, HostPath, Text};
 pub use plan::{Builder, Plan};
 pub use refusal::Refusal;
+pub use stack::{Folder, ImageKind, OverlayForm};
 pub use step::{Stage, Step, Undo, Why};

@@ -4,6 +4,7 @@
 //! that one operation makes and another uses are named by [`Slot`]s.
 
 use crate::path::{ContainerPath, HostPath, Text};
+use crate::stack::{Folder, ImageKind, OverlayForm};
 use crate::step::Undo;
 
 pub use crate::parts::{
@@ -52,6 +53,8 @@ pub enum Op {
     BeginOn { cpus: Vec<u32> },
     /// Make a user namespace for nothing but its id maps. `clone3(CLONE_NEWUSER)`
     MakeUserNamespace { uids: Vec<IdMapping>, gids: Vec<IdMapping>, into: Slot },
+    /// Mount the file system in a file, detached. `fsopen`, and `LOOP_CONFIGURE` where the kernel wants a block device
+    MountImage { kind: ImageKind, path: HostPath, into: Slot },
     /// Show the owners of a detached tree through a user namespace's id maps. `mount_setattr(MOUNT_ATTR_IDMAP)`
     MapTree { tree: Slot, user: Slot, recursive: bool },
 
@@ -126,16 +129,9 @@ pub enum Op {
         attributes: u64,
         into: Slot,
     },
-    /// Stack the layers of an image, uppermost first, detached. `fsopen("overlay")`, layers by descriptor
-    Overlay {
-        lower: Vec<HostPath>,
-        upper: HostPath,
-        work: HostPath,
-        options: Vec<FilesystemOption>,
-        into: Slot,
-    },
-    /// Mount on a host path, in the child's own mount namespace, what an old kernel cannot make detached. `mount`, `open`
-    MountClassic { kind: Text, source: Text, data: Text, at: HostPath, into: Slot },
+    /// Stack the layers of an image, uppermost first; nodev. Detached, by `fsopen("overlay")`; or, where the kernel takes
+    /// layers as one string only, by `mount` at a host path, in the child's own mount namespace
+    Overlay { form: OverlayForm, lower: Vec<Folder>, upper: Folder, work: Folder, into: Slot },
     /// Change a detached or attached tree's mount attributes. `mount_setattr(AT_EMPTY_PATH)`
     SetAttributes { tree: Slot, attributes: MountAttributes },
     /// Attach the rootfs where it lies, making it a mount of its own. `move_mount`
@@ -259,6 +255,7 @@ impl Op {
         use Op::*;
         match self {
             CloneTree { .. }
+            | MountImage { .. }
             | OpenNamespace { .. }
             | ConnectListener { .. }
             | MakeUserNamespace { .. }

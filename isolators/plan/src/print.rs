@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use crate::op::{CgroupWrite, DeviceChange, FilesystemOption, Hierarchies, Op, Slot};
-use crate::path::{HostPath, Text};
+use crate::path::Text;
 use crate::plan::Plan;
+use crate::stack::{Folder, OverlayForm};
 
 impl Plan {
     /// The name of a slot.
@@ -78,6 +79,7 @@ impl Plan {
             MakeUserNamespace { uids, gids, into } => {
                 format!("make-user-namespace {} <- uid [{}] gid [{}]", n(into), list(uids), list(gids))
             }
+            MountImage { kind, path, into } => format!("mount-image {} <- {kind} {path}", n(into)),
             MapTree { tree, user, recursive } => {
                 format!("map-tree {} through {}{}", n(tree), n(user), flag(*recursive, " recursive"))
             }
@@ -123,12 +125,24 @@ impl Plan {
                 let source = source.as_ref().map(|s| format!(" source={s}")).unwrap_or_default();
                 format!("new-filesystem {} <- {kind}{source}{} [{attributes}]", n(into), options(o))
             }
-            Overlay { lower, upper, work, options: o, into } => {
-                let lower = lower.iter().map(HostPath::to_string).collect::<Vec<_>>().join(":");
-                format!("overlay {} lower={lower} upper={upper} work={work}{}", n(into), options(o))
-            }
-            MountClassic { kind, source, data, at, into } => {
-                format!("mount-classic {} <- {kind} {source} at {at} {data}", n(into))
+            Overlay { form, lower, upper, work, into } => {
+                let folder = |folder: &Folder| match folder {
+                    Folder::Path(path) => path.to_string(),
+                    Folder::Tree(slot) => n(slot),
+                    Folder::Within(slot, name) => format!("{}/{name}", n(slot)),
+                };
+                let lower = lower.iter().map(folder).collect::<Vec<_>>().join(":");
+                let form = match form {
+                    OverlayForm::Descriptors => String::new(),
+                    OverlayForm::Names => " by name".to_owned(),
+                    OverlayForm::OptionString { at } => format!(" at {at}"),
+                };
+                format!(
+                    "overlay {} lower={lower} upper={} work={}{form} [nodev]",
+                    n(into),
+                    folder(upper),
+                    folder(work)
+                )
             }
             SetAttributes { tree, attributes } => format!("set-attributes {} [{attributes}]", n(tree)),
             AttachRoot { tree, onto } => format!("attach-root {} onto {}", n(tree), n(onto)),

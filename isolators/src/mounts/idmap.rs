@@ -9,7 +9,7 @@ use crate::mount_options::{Bind, MountOptions};
 use crate::namespaces::mappings;
 
 /// First kernel that maps the owners of a mount.
-const SINCE: (u32, u32) = (5, 12);
+pub(crate) const SINCE: (u32, u32) = (5, 12);
 
 /// Whether a mount asks for a map, by its own lists or by an option.
 pub(super) fn is_asked(mount: &Mount, options: &MountOptions) -> bool {
@@ -63,12 +63,8 @@ fn namespace(
         let gids = mappings(gids, &format!("{pointer}/gidMappings"))?;
         return Ok(make(builder, uids, gids, pointer));
     }
-    if context.membership.makes(Namespace::User) {
-        let linux = context.linux();
-        let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
-        let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
-        let (uids, gids) = (mappings(uids, "/linux/uidMappings")?, mappings(gids, "/linux/gidMappings")?);
-        return Ok(make(builder, uids, gids, pointer));
+    if let Some(user) = own(context, builder, pointer)? {
+        return Ok(user);
     }
     let joined = builder.find(|op| match op {
         Op::OpenNamespace { kind: Namespace::User, into, .. } => Some(*into),
@@ -78,6 +74,47 @@ fn namespace(
         let problem = "needs uidMappings and gidMappings, or a user namespace of the container";
         Refusal::invalid(format!("{pointer}/options"), problem)
     })
+}
+
+/// A namespace with the maps of the one that the container makes; `None` if it makes none.
+pub(crate) fn own(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    pointer: &str,
+) -> Result<Option<Slot>, Refusal> {
+    let maps = own_maps(context)?;
+    Ok(maps.map(|(uids, gids)| make(builder, uids, gids, pointer)))
+}
+
+/// The same with a place for the host's root: overlayfs, mounted by it, makes things in its upper layer in that name, and
+/// what has no id there cannot be made.
+pub(crate) fn own_with_root(
+    context: &Context<'_>,
+    builder: &mut Builder,
+    pointer: &str,
+) -> Result<Option<Slot>, Refusal> {
+    /// An id that no image has: the last but one that exists.
+    const ROOT_AS: u32 = u32::MAX - 2;
+    let with_root = |mut map: Vec<IdMapping>| {
+        if map.iter().all(|line| line.outside != 0) {
+            map.push(IdMapping { inside: ROOT_AS, outside: 0, count: 1 });
+        }
+        map
+    };
+    let maps = own_maps(context)?;
+    Ok(maps.map(|(uids, gids)| make(builder, with_root(uids), with_root(gids), pointer)))
+}
+
+type Maps = (Vec<IdMapping>, Vec<IdMapping>);
+
+fn own_maps(context: &Context<'_>) -> Result<Option<Maps>, Refusal> {
+    if !context.membership.makes(Namespace::User) {
+        return Ok(None);
+    }
+    let linux = context.linux();
+    let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
+    let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
+    Ok(Some((mappings(uids, "/linux/uidMappings")?, mappings(gids, "/linux/gidMappings")?)))
 }
 
 /// One namespace for all mounts with these maps: an engine gives a dozen of a pod the same.

@@ -67,6 +67,9 @@ pub(crate) struct Args {
     /// Size of /dev/shm
     #[arg(long, value_name = "SIZE")]
     shm_size: Option<String>,
+    /// Limit what it may write to its root file system: size=BYTES
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Files")]
+    storage_opt: Vec<String>,
     /// Make its root file system read-only
     #[arg(long)]
     read_only: bool,
@@ -288,6 +291,9 @@ fn to_spec(args: &Args) -> Result<TaskSpec, Failure> {
     spec.read_only = args.read_only;
     spec.volumes = each(&args.volume, Volume::parse)?;
     spec.tmpfs = each(&args.tmpfs, Tmpfs::parse)?;
+    for option in &args.storage_opt {
+        spec.writable_bytes = Some(cofferdam_executor::request::storage::parse(option)?);
+    }
     if let Some(size) = &args.shm_size {
         spec.shm_bytes = parse_bytes(size)?;
     }

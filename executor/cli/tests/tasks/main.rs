@@ -9,4 +9,5 @@ mod killed;
 mod networks;
 mod registries;
 mod running;
+mod storage;
 mod workbench;

@@ -8,16 +8,16 @@ use cofferdam_linux::rootfs::{Missing, Rootfs};
 use cofferdam_plan::op::FilesystemOption;
 use cofferdam_plan::{ContainerPath, Create, HostPath, MountAttributes, Op, Propagation, Slot, Text};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstatfs, open, openat, readlinkat_raw, statat,
-    symlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstatfs, openat, readlinkat_raw, statat, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
 use super::Table;
+use crate::stack::Stack;
 
 /// File system magic of procfs, statfs(2).
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
@@ -38,15 +38,8 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
             table.set(*into, tree);
             Ok(())
         }
-        Op::Overlay { lower, upper, work, options, into } => {
-            let tree = overlay(lower, upper, work, options)?;
-            table.set(*into, tree);
-            Ok(())
-        }
-        Op::MountClassic { kind, source, data, at, into } => {
-            mount::mount_classic(source.as_c_str(), at.as_c_str(), kind.as_c_str(), 0, data.as_c_str())?;
-            let tree =
-                open(at.as_c_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Op::Overlay { form, lower, upper, work, into } => {
+            let tree = Stack { lower, upper, work }.mount(table, form)?;
             table.set(*into, tree);
             Ok(())
         }
@@ -114,28 +107,6 @@ fn make(context: &OwnedFd, attributes: u64) -> Result<OwnedFd, Errno> {
     // MOUNT_ATTR_* are 32 bits wide in fsmount(2).
     let attributes = u32::try_from(attributes).map_err(|_| Errno::INVAL)?;
     fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes))
-}
-
-/// Layers by descriptor: no option string, no limit of its length, no path resolved a second time.
-fn overlay(
-    lower: &[HostPath],
-    upper: &HostPath,
-    work: &HostPath,
-    options: &[FilesystemOption],
-) -> Result<OwnedFd, Errno> {
-    let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let directory = |path: &HostPath| {
-        open(path.as_c_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-    };
-    fsconfig_set_string(&context, c"source", c"overlay")?;
-    for layer in lower {
-        fsconfig_set_fd(&context, c"lowerdir+", directory(layer)?)?;
-    }
-    fsconfig_set_fd(&context, c"upperdir", directory(upper)?)?;
-    fsconfig_set_fd(&context, c"workdir", directory(work)?)?;
-    configure(&context, options)?;
-    fsconfig_create(&context)?;
-    make(&context, 0)
 }
 
 fn attach(tree: BorrowedFd<'_>, onto: BorrowedFd<'_>) -> Result<(), Errno> {

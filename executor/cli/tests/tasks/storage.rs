@@ -1,0 +1,101 @@
+//! How layers are kept and writable layers limited, seen through `run`.
+
+use std::process::{Command, Stdio};
+
+use crate::host::{Answer, call, program, run, settle, settled_world, succeed, world};
+
+#[test]
+fn a31_a70_tasks_run_on_every_backend() {
+    let Some(world) = world() else { return };
+    for backend in ["overlay-dir", "erofs", "copy"] {
+        // A store of its own, or the layers that are there would be used as they are.
+        let root = world.files().join(backend);
+        let with = |words: &[&str]| {
+            let mut command = Command::new(program());
+            command.arg("--state").arg(world.state()).arg("--cni-config").arg(world.files());
+            command.arg("--root").arg(&root).args(["--layers", backend]).args(words).stdin(Stdio::null());
+            Answer::from(command.output().unwrap())
+        };
+        let first = with(&["run", "--rm", "--network", "none", "demo", "true"]);
+        if first.stderr.contains("layers cannot be kept as") {
+            println!("skipped: {}", first.stderr.trim());
+            continue;
+        }
+        assert_eq!(first.code, Some(0), "{backend}: {first:?}");
+        let watch = world.watch();
+        let answer = with(&["run", "--rm", "--network", "none", "demo", "write", "/new", "words"]);
+        assert_eq!(answer.code, Some(0), "{backend}: {answer:?}");
+        let answer = with(&["run", "--rm", "--network", "none", "--user", "root", "demo", "id"]);
+        assert!(answer.stdout.contains("Uid 0"), "{backend}: {answer:?}");
+        let answer = with(&["run", "--rm", "--network", "none", "demo", "cat", "/new"]);
+        assert_ne!(answer.code, Some(0), "{backend}: one task saw what another wrote");
+        let seen = with(&["run", "--rm", "--network", "none", "demo", "cat", "/proc/self/mountinfo"]).stdout;
+        let root = seen.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap_or_default();
+        assert!(root.contains("nodev"), "{backend}: {seen}");
+        settle(&watch);
+    }
+}
+
+#[test]
+fn a77_a_writable_layer_of_64_mib_is_full_then_and_the_host_is_not() {
+    let Some(world) = settled_world() else { return };
+    let watch = world.watch();
+    let small = run(&world, &["--storage-opt", "size=64m"], &["write", "/file", "words"]);
+    if small.stderr.contains("cannot be limited") {
+        println!("skipped: {}", small.stderr.trim());
+        return;
+    }
+    assert_eq!(small.code, Some(0), "{small:?}");
+    let mut child = crate::host::cofferdam(
+        &world,
+        &["run", "--rm", "-i", "--network", "none", "--storage-opt", "size=64m", "demo", "write", "/file"],
+    )
+    .stdin(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let block = vec![b'x'; 1 << 20];
+    let mut written = 0;
+    // It stops reading when there is no room left.
+    while written < 128 && std::io::Write::write_all(&mut stdin, &block).is_ok() {
+        written += 1;
+    }
+    drop(stdin);
+    let answer = Answer::from(child.wait_with_output().unwrap());
+    assert_ne!(answer.code, Some(0), "{answer:?}");
+    assert!(answer.stderr.contains("No space left on device"), "{answer:?}");
+    settle(&watch);
+}
+
+#[test]
+fn a77_a_limited_task_that_is_killed_with_its_supervisor_leaves_no_loop_device() {
+    let Some(world) = settled_world() else { return };
+    let options = ["run", "-d", "--network", "none", "--storage-opt", "size=16m", "--name", "full"];
+    let started = call(&world, &[&options[..], &["demo", "sleep", "1000"]].concat());
+    if started.stderr.contains("cannot be limited") {
+        println!("skipped: {}", started.stderr.trim());
+        return;
+    }
+    assert_eq!(started.code, Some(0), "{started:?}");
+    assert_eq!(backing_files(&world).len(), 1);
+    succeed(&world, &["rm", "-f", "full"]);
+    assert!(backing_files(&world).is_empty());
+    assert!(call(&world, &["run", "--rm", "--storage-opt", "size=1m", "demo", "true"]).code != Some(0));
+}
+
+#[test]
+fn a76_integrity_that_the_kernel_cannot_keep_is_refused() {
+    let Some(world) = settled_world() else { return };
+    let answer = run(&world, &["--storage-opt", "integrity=require"], &["true"]);
+    assert!(answer.code != Some(0) && answer.stderr.contains("fs-verity"), "{answer:?}");
+}
+
+/// Files of this world that loop devices are made of.
+fn backing_files(world: &cofferdam_tests::world::World) -> Vec<String> {
+    let devices = std::fs::read_dir("/sys/block").unwrap().flatten();
+    let files =
+        devices.filter_map(|device| std::fs::read_to_string(device.path().join("loop/backing_file")).ok());
+    let ours = world.root().to_str().unwrap().to_owned();
+    files.filter(|file| file.starts_with(&ours)).collect()
+}
