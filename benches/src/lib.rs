@@ -1,4 +1,5 @@
-//! Launch benchmarks: cofferdam beside its peers and beside the floor, which is the kernel's own cost of the same launch.
+//! Benchmarks: launches beside their peers and beside the floor, which is the kernel's own cost of the same launch, and networks
+//! ([`cni`]) beside the reference plugins.
 //!
 //! ```text
 //! cofferdam-benches pull [--record]                    see `pull`: images pulled beside the peers
@@ -13,6 +14,7 @@
 
 pub mod budget;
 pub mod bundle;
+pub mod cni;
 pub mod contestant;
 pub mod counters;
 pub mod floor;

@@ -1,15 +1,17 @@
-//! `cofferdam-benches launch`: see the library's documentation.
+//! `cofferdam-benches launch`, `cni` …: see the library's documentation.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use cofferdam_benches::{contestant::Contestant, launch, pull, worker};
+use cofferdam_benches::{cni, contestant::Contestant, launch, pull, worker};
 use lexopt::prelude::*;
 
 const USAGE: &str = "\
 usage: cofferdam-benches launch|lifecycle|exec [--rounds N] [--only NAME]… [--record]
        cofferdam-benches pull [--rounds N] [--only IMAGE|PULLER]… [--record]
+       cofferdam-benches cni [--rounds N] [--record]
+       cofferdam-benches cni-once WHO [PATH]    (used by cni: one attachment, to be traced)
        cofferdam-benches worker NAME BUNDLE     (used by launch: one launch for every line on standard input)
        cofferdam-benches once NAME BUNDLE       (used by launch: one launch, to be traced)
 ";
@@ -36,6 +38,12 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
             worker::once(contestant, &bundle)
         }
         "pull" => pull::run(&pull_options(arguments)?),
+        "cni" => cni::run(&cni_options(arguments)?),
+        "cni-once" => {
+            let who = arguments.value().context("nobody named")?.string()?;
+            let path = arguments.value().ok().map(PathBuf::from);
+            cni::once(&cni::host::Contestant::of(&who, path).context("nobody of that name")?)
+        }
         other => match launch::Options::of(other) {
             Some(usual) => launch::run(&options(usual, arguments)?),
             None => bail!("unknown command {other:?}\n\n{USAGE}"),
@@ -61,6 +69,18 @@ fn pull_options(mut arguments: lexopt::Parser) -> Result<pull::Options> {
         match argument {
             Long("rounds") => options.rounds = arguments.value()?.parse()?,
             Long("only") => options.only.push(arguments.value()?.string()?),
+            Long("record") => options.record = launch::Record::Yes,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(options)
+}
+
+fn cni_options(mut arguments: lexopt::Parser) -> Result<cni::Options> {
+    let mut options = cni::Options::default();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("rounds") => options.rounds = arguments.value()?.parse()?,
             Long("record") => options.record = launch::Record::Yes,
             other => return Err(other.unexpected().into()),
         }

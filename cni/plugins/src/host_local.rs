@@ -4,14 +4,14 @@
 //! dataDir/<network>/lock                  flock(2), exclusive
 //!                  /10.88.0.5             "<container>\r\n<interface>"
 //!                  /last_reserved_ip.0    where the search of range set 0 went on from
+//! dataDir/.owners/<network>/<container>:<interface>   our own: the addresses, so that nobody reads every lease
 //! ```
 
-mod index;
 mod range;
 mod store;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cofferdam_cni::{
     AddResult, Code, Dns, IpConfig, IpRange, Object, Plugin, PluginError, Prefix, Request, Route,
@@ -72,10 +72,13 @@ impl Config {
         Ok(sets)
     }
 
-    /// The directory of the network's leases.
-    fn directory(&self, request: &Request<'_>) -> PathBuf {
-        let data = self.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
-        data.join(request.network.as_str())
+    fn data(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DATA_DIR))
+    }
+
+    /// The network's leases, if there ever were any.
+    fn store(&self, request: &Request<'_>) -> Result<Option<Store>, PluginError> {
+        Store::open_existing(self.data(), request.network.as_str())
     }
 }
 
@@ -118,12 +121,12 @@ impl Plugin for HostLocal {
         if let Some(path) = &config.resolv_conf {
             result.dns = read_resolv_conf(path)?;
         }
-        let mut store = Store::open(config.directory(request))?;
+        let store = Store::open(config.data(), request.network.as_str())?;
         store.refuse_second(request)?;
         let allocated = sets.iter().enumerate().try_for_each(|(at, set)| {
             let asked =
                 wanted.iter().position(|address| set.contains(*address)).map(|at| wanted.swap_remove(at));
-            result.ips.push(allocate(&mut store, set, at, asked, request)?);
+            result.ips.push(allocate(&store, set, at, asked, request)?);
             Ok(())
         });
         let allocated = allocated.and_then(|()| match wanted.first() {
@@ -133,26 +136,22 @@ impl Plugin for HostLocal {
             None => Ok(()),
         });
         if allocated.is_err() {
-            store.release(request)?;
+            store.release(request, std::iter::empty())?;
         }
         allocated.map(|()| result)
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        let Some(mut store) = Store::open_existing(Config::of(request)?.directory(request))? else {
-            return Ok(());
-        };
+        let Some(store) = Config::of(request)?.store(request)? else { return Ok(()) };
         let known = request.previous.iter().flat_map(|result| &result.ips).map(|ip| ip.address.address);
-        if store.release_known(request, known)? { Ok(()) } else { store.release(request) }
+        store.release(request, known)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let wrong = |what: String| Err(PluginError::new(Code::CHECK_FAILED, format!("host-local: {what}")));
         let config = Config::of(request)?;
         let sets = config.range_sets(request)?;
-        let Some(mut store) = Store::open_existing(config.directory(request))? else {
-            return wrong("there is no lease".into());
-        };
+        let Some(store) = config.store(request)? else { return wrong("there is no lease".into()) };
         let given = request.previous.iter().flat_map(|result| &result.ips).map(|ip| ip.address.address);
         // A chain may have further addresses that somebody else gave.
         let mut own = given.filter(|address| sets.iter().any(|set| set.contains(*address))).peekable();
@@ -167,9 +166,7 @@ impl Plugin for HostLocal {
 
     fn gc(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let valid = request.valid_owners()?;
-        let Some(mut store) = Store::open_existing(Config::of(request)?.directory(request))? else {
-            return Ok(());
-        };
+        let Some(store) = Config::of(request)?.store(request)? else { return Ok(()) };
         let mark = request.network_mark();
         store.release_where(|lease| {
             let owner = format!("{mark}{}/{}", lease.container, lease.interface);
@@ -181,17 +178,10 @@ impl Plugin for HostLocal {
     fn status(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let config = Config::of(request)?;
         let sets = config.range_sets(request)?;
-        let Some(mut store) = Store::open_existing(config.directory(request))? else { return Ok(()) };
+        let Some(store) = config.store(request)? else { return Ok(()) };
         for (number, set) in sets.iter().enumerate() {
-            let from = store.last_reserved(number);
-            let mut is_free = false;
-            for (address, _) in set.candidates(from) {
-                is_free = store.is_free(address)?;
-                if is_free {
-                    break;
-                }
-            }
-            if !is_free {
+            let candidates = set.candidates(store.last_reserved(number));
+            if store.first_free(candidates)?.is_none() {
                 return Err(PluginError::new(Code::NOT_AVAILABLE, exhausted(set)));
             }
         }
@@ -204,7 +194,7 @@ fn exhausted(set: &RangeSet) -> String {
 }
 
 fn allocate(
-    store: &mut Store,
+    store: &Store,
     set: &RangeSet,
     number: usize,
     asked: Option<IpAddr>,
@@ -230,16 +220,14 @@ fn allocate(
         }
         return Ok(config((address, range)));
     }
-    for candidate in set.candidates(store.last_reserved(number)) {
-        if store.reserve(candidate.0, request)? {
-            store.note_last_reserved(number, candidate.0)?;
-            return Ok(config(candidate));
-        }
-    }
-    Err(PluginError::new(Code::EXHAUSTED, exhausted(set)))
+    let free = store.first_free(set.candidates(store.last_reserved(number)))?;
+    let free = free.ok_or_else(|| PluginError::new(Code::EXHAUSTED, exhausted(set)))?;
+    store.reserve(free.0, request)?;
+    store.note_last_reserved(number, free.0)?;
+    Ok(config(free))
 }
 
-fn read_resolv_conf(path: &std::path::Path) -> Result<Dns, PluginError> {
+fn read_resolv_conf(path: &Path) -> Result<Dns, PluginError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| PluginError::new(Code::IO, format!("cannot read {}: {error}", path.display())))?;
     let mut dns = Dns::default();

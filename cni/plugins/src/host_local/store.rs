@@ -1,5 +1,12 @@
-//! The directory of leases of one network.
+//! The directory of leases of one network, and beside it who has which.
+//!
+//! The leases are files named by address, as the reference plugin has them. It reads all of them to find that a container has
+//! none. A second directory has a file for each attachment, with its addresses, written before its leases and removed after
+//! them. It is a hint: a lease is believed only from its own file, and an attachment without such a file (the reference
+//! plugin did its ADD) is searched for.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -10,14 +17,15 @@ use cofferdam_cni::{Code, PluginError, Request};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::index::{Index, read_one};
+/// Where the files by attachment are, beside the networks' directories. No network's name begins with a dot.
+const OWNERS: &str = ".owners";
+/// So many addresses are looked at one by one; then the directory is listed.
+const LOOKS: usize = 64;
 
 /// The directory, locked against everybody else, the reference plugin included, until it is dropped.
 pub(super) struct Store {
     directory: PathBuf,
-    handle: File,
-    index: Option<Index>,
-    /// Held for its lock alone, which goes last.
+    owners: PathBuf,
     _lock: File,
 }
 
@@ -29,7 +37,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn parse(text: &str) -> Self {
+    fn parse(text: &str) -> Self {
         let mut lines = text.lines().map(str::trim);
         let mut next = || lines.next().unwrap_or_default().to_owned();
         Self { container: next(), interface: next() }
@@ -46,38 +54,33 @@ fn failed<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> PluginErro
     move |error| PluginError::new(Code::IO, format!("host-local: cannot {what} {}: {error}", path.display()))
 }
 
-impl Drop for Store {
-    fn drop(&mut self) {
-        if let Some(index) = self.index.take() {
-            index.put_back(&self.directory, &self.handle);
-        }
-    }
-}
-
 impl Store {
-    /// Opens and locks the directory, and makes it if it is not there.
-    pub(super) fn open(directory: PathBuf) -> Result<Self, PluginError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&directory)
-            .map_err(failed("make", &directory))?;
-        let path = directory.join("lock");
+    /// Opens and locks the network's directory, and makes it if it is not there.
+    pub(super) fn open(data: &Path, network: &str) -> Result<Self, PluginError> {
+        for directory in [data.join(network), data.join(OWNERS).join(network)] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&directory)
+                .map_err(failed("make", &directory))?;
+        }
+        let path = data.join(network).join("lock");
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        Self::locked(directory, open.map_err(failed("open", &path))?)
+        Self::locked(data, network, open.map_err(failed("open", &path))?)
     }
 
-    /// Opens and locks the directory if there is one, and changes nothing.
-    pub(super) fn open_existing(directory: PathBuf) -> Result<Option<Self>, PluginError> {
-        let path = directory.join("lock");
+    /// Opens and locks the network's directory if there is one, and changes nothing.
+    pub(super) fn open_existing(data: &Path, network: &str) -> Result<Option<Self>, PluginError> {
+        let path = data.join(network).join("lock");
         match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => Self::locked(directory, opened.map_err(failed("open", &path))?).map(Some),
+            opened => Self::locked(data, network, opened.map_err(failed("open", &path))?).map(Some),
         }
     }
 
-    fn locked(directory: PathBuf, lock: File) -> Result<Self, PluginError> {
+    fn locked(data: &Path, network: &str, lock: File) -> Result<Self, PluginError> {
+        let directory = data.join(network);
         loop {
             match flock(&lock, FlockOperation::LockExclusive) {
                 Ok(()) => break,
@@ -85,49 +88,85 @@ impl Store {
                 Err(errno) => return Err(failed("lock", &directory)(errno.into())),
             }
         }
-        let handle = File::open(&directory).map_err(failed("open", &directory))?;
-        let index = Index::take(&directory, &handle);
-        Ok(Self { directory, handle, index, _lock: lock })
-    }
-
-    fn index(&mut self) -> Result<&mut Index, PluginError> {
-        let index = match self.index.take() {
-            Some(index) => index,
-            None => {
-                Index::read(&self.handle).map_err(|errno| failed("list", &self.directory)(errno.into()))?
-            }
-        };
-        Ok(self.index.insert(index))
+        Ok(Self { directory, owners: data.join(OWNERS).join(network), _lock: lock })
     }
 
     fn path(&self, address: IpAddr) -> PathBuf {
         self.directory.join(address.to_string())
     }
 
-    /// Whether nobody seems to hold the address.
-    pub(super) fn is_free(&mut self, address: IpAddr) -> Result<bool, PluginError> {
-        Ok(self.index()?.holder(address).is_none())
+    /// A lease; an empty one is nobody's, as a crash of the reference plugin leaves it.
+    fn read(&self, address: IpAddr) -> Option<Lease> {
+        let text = fs::read_to_string(self.path(address)).ok()?;
+        if text.trim().is_empty() { None } else { Some(Lease::parse(&text)) }
+    }
+
+    /// Every lease of the network.
+    fn leases(&self) -> Result<Vec<(IpAddr, Lease)>, PluginError> {
+        let names = self.names()?;
+        let addresses = names.iter().filter_map(|name| name.to_str()?.parse().ok());
+        Ok(addresses.filter_map(|address| Some((address, self.read(address)?))).collect())
+    }
+
+    fn names(&self) -> Result<HashSet<OsString>, PluginError> {
+        let entries = fs::read_dir(&self.directory).map_err(failed("list", &self.directory))?;
+        Ok(entries.flatten().map(|entry| entry.file_name()).collect())
+    }
+
+    /// The first of these addresses that is free.
+    pub(super) fn first_free<T>(
+        &self,
+        candidates: impl Iterator<Item = (IpAddr, T)>,
+    ) -> Result<Option<(IpAddr, T)>, PluginError> {
+        let mut names = None;
+        for (at, candidate) in candidates.enumerate() {
+            if at == LOOKS {
+                names = Some(self.names()?);
+            }
+            // A name alone may be an empty file's.
+            let is_named =
+                names.as_ref().is_none_or(|names| names.contains(&OsString::from(candidate.0.to_string())));
+            if !is_named || self.read(candidate.0).is_none() {
+                return Ok(Some(candidate));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn holder_text(&self, address: IpAddr) -> String {
-        let holder = read_one(&self.handle, address);
-        holder.map(|lease| format!(" to container {}", lease.container)).unwrap_or_default()
+        self.read(address).map(|lease| format!(" to container {}", lease.container)).unwrap_or_default()
     }
 
-    /// The addresses that are leased to this attachment.
-    pub(super) fn leases_of(&mut self, request: &Request<'_>) -> Result<Vec<IpAddr>, PluginError> {
-        let found = self.index()?.of(request.container.as_str(), |lease| lease.is_of(request));
-        let is_current = |address: &IpAddr| self.is_leased_to(request, *address);
-        Ok(found.into_iter().filter(is_current).collect())
+    fn owner_path(&self, request: &Request<'_>) -> PathBuf {
+        // Neither name has a colon.
+        self.owners.join(format!("{}:{}", request.container, request.if_name))
+    }
+
+    /// The addresses that the attachment's own file knows and that are still leased to it.
+    fn known(&self, request: &Request<'_>) -> Vec<IpAddr> {
+        let text = fs::read_to_string(self.owner_path(request)).unwrap_or_default();
+        let addresses = text.lines().filter_map(|line| line.parse().ok());
+        addresses.filter(|address| self.is_leased_to(request, *address)).collect()
+    }
+
+    /// The addresses that are leased to this attachment, whoever leased them.
+    pub(super) fn leases_of(&self, request: &Request<'_>) -> Result<Vec<IpAddr>, PluginError> {
+        let known = self.known(request);
+        if !known.is_empty() {
+            return Ok(known);
+        }
+        let all = self.leases()?.into_iter();
+        Ok(all.filter(|(_, lease)| lease.is_of(request)).map(|(address, _)| address).collect())
     }
 
     /// Whether the file of the address says that it is this attachment's.
     pub(super) fn is_leased_to(&self, request: &Request<'_>, address: IpAddr) -> bool {
-        read_one(&self.handle, address).is_some_and(|lease| lease.is_of(request))
+        self.read(address).is_some_and(|lease| lease.is_of(request))
     }
 
-    pub(super) fn refuse_second(&mut self, request: &Request<'_>) -> Result<(), PluginError> {
-        match self.leases_of(request)?.first() {
+    /// Refuses an attachment that has a lease. One of the reference plugin's goes unseen; its interface will not.
+    pub(super) fn refuse_second(&self, request: &Request<'_>) -> Result<(), PluginError> {
+        match self.known(request).first() {
             Some(address) => {
                 let message = format!("host-local: {address} is leased to this attachment already");
                 Err(PluginError::new(Code::CONFLICT, message))
@@ -137,35 +176,16 @@ impl Store {
     }
 
     /// Leases the address unless somebody has it. The lease appears with its content or not at all.
-    pub(super) fn reserve(&mut self, address: IpAddr, request: &Request<'_>) -> Result<bool, PluginError> {
-        // An index that is there spares the look; one that is not is not worth reading every file.
-        if self.index.as_ref().is_some_and(|index| index.holder(address).is_some()) {
+    pub(super) fn reserve(&self, address: IpAddr, request: &Request<'_>) -> Result<bool, PluginError> {
+        let path = self.path(address);
+        if self.read(address).is_some() {
             return Ok(false);
         }
-        let path = self.path(address);
-        if path.exists() {
-            if read_one(&self.handle, address).is_some() {
-                return Ok(false);
-            }
-            fs::remove_file(&path).map_err(failed("remove the empty lease", &path))?;
-        }
-        self.write(&path, &format!("{}\r\n{}", request.container, request.if_name))?;
-        if let Some(index) = &mut self.index {
-            let (container, interface) = (request.container.to_string(), request.if_name.to_string());
-            index.insert(address, Lease { container, interface });
-        }
-        Ok(true)
-    }
-
-    fn write(&self, path: &Path, text: &str) -> Result<(), PluginError> {
-        let temporary = self.directory.join(".new");
-        let write = || {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(text.as_bytes())?;
-            fs::rename(&temporary, path)
-        };
-        write().map_err(failed("write", path))
+        let mut known = self.known(request);
+        known.push(address);
+        let lines: Vec<String> = known.iter().map(IpAddr::to_string).collect();
+        write(&self.owner_path(request), &lines.join("\n"))?;
+        write(&path, &format!("{}\r\n{}", request.container, request.if_name)).map(|()| true)
     }
 
     pub(super) fn last_reserved(&self, number: usize) -> Option<IpAddr> {
@@ -173,61 +193,58 @@ impl Store {
     }
 
     pub(super) fn note_last_reserved(&self, number: usize, address: IpAddr) -> Result<(), PluginError> {
-        self.write(&self.last_reserved_path(number), &address.to_string())
+        write(&self.last_reserved_path(number), &address.to_string())
     }
 
     fn last_reserved_path(&self, number: usize) -> PathBuf {
         self.directory.join(format!("last_reserved_ip.{number}"))
     }
 
-    /// Releases the leases among these addresses; tells whether all of them were this attachment's.
-    pub(super) fn release_known(
-        &mut self,
+    /// Releases what is leased to this attachment, these addresses among it.
+    pub(super) fn release(
+        &self,
         request: &Request<'_>,
-        addresses: impl Iterator<Item = IpAddr>,
-    ) -> Result<bool, PluginError> {
-        let mut all = None;
-        for address in addresses {
-            let ours = self.is_leased_to(request, address);
-            if ours {
-                self.remove(address)?;
-            }
-            all = Some(all.unwrap_or(true) && ours);
-        }
-        Ok(all.unwrap_or(false))
-    }
-
-    /// Releases every lease of this attachment.
-    pub(super) fn release(&mut self, request: &Request<'_>) -> Result<(), PluginError> {
-        let mut found = self.leases_of(request)?;
-        if found.is_empty() && self.index()?.is_doubtful() {
-            self.index = None;
+        given: impl Iterator<Item = IpAddr>,
+    ) -> Result<(), PluginError> {
+        let mut found: Vec<IpAddr> = given.filter(|address| self.is_leased_to(request, *address)).collect();
+        found.extend(self.known(request));
+        if found.is_empty() && !self.owner_path(request).exists() {
             found = self.leases_of(request)?;
         }
-        found.into_iter().try_for_each(|address| self.remove(address))
+        found.into_iter().try_for_each(|address| remove(&self.path(address)))?;
+        remove(&self.owner_path(request))
     }
 
-    /// Releases every lease that is unwanted.
-    pub(super) fn release_where(&mut self, unwanted: impl Fn(&Lease) -> bool) -> Result<(), PluginError> {
-        // Somebody else's crash is why this is called: what is remembered is not enough.
-        self.index = None;
-        let all = self.index()?.all();
-        let found: Vec<IpAddr> =
-            all.filter(|(_, lease)| unwanted(lease)).map(|(address, _)| address).collect();
-        found.into_iter().try_for_each(|address| self.remove(address))
-    }
-
-    fn remove(&mut self, address: IpAddr) -> Result<(), PluginError> {
-        let path = self.path(address);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("release", &path)(error));
-            }
-            _ => {}
+    /// Releases every lease that is unwanted, and what is left of attachments without one.
+    pub(super) fn release_where(&self, unwanted: impl Fn(&Lease) -> bool) -> Result<(), PluginError> {
+        for (address, _) in self.leases()?.iter().filter(|(_, lease)| unwanted(lease)) {
+            remove(&self.path(*address))?;
         }
-        if let Some(index) = &mut self.index {
-            index.remove(address);
+        for entry in fs::read_dir(&self.owners).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let (container, interface) = name.split_once(':').unwrap_or_default();
+            if unwanted(&Lease { container: container.into(), interface: interface.into() }) {
+                remove(&entry.path())?;
+            }
         }
         Ok(())
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), PluginError> {
+    let temporary = path.with_file_name(".new");
+    let write = || {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(failed("write", path))
+}
+
+fn remove(path: &Path) -> Result<(), PluginError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("release", path)(error)),
+        _ => Ok(()),
     }
 }

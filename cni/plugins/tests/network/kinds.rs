@@ -424,9 +424,7 @@ fn b14_tuning_sets_and_restores_and_refuses_what_is_no_setting_of_the_namespace(
             json!([{ "type": "loopback" },
             { "type": "tuning", "args": { "cni": { "sysctl": { "net.core.somaxconn": "600" } } } }]),
         );
-        let mut attachment = one.attachment();
-        attachment.if_name = interface("lo");
-        caller.attach(&network, &attachment).unwrap();
+        caller.attach(&network, &one.attachment()).unwrap();
         assert_eq!(setting("core/somaxconn").trim(), "600");
     });
 }

@@ -5,12 +5,13 @@
 mod bandwidth;
 mod bed;
 mod chain;
+mod kills;
 mod kinds;
+mod nodes;
 mod peers;
 mod policy;
 mod ports;
 mod tamper;
-mod timing;
 
 use std::os::fd::AsFd;
 
