@@ -164,7 +164,7 @@ fn scale_table() -> Result<String> {
         ("ADD, a thousand others there", half(&crowd.full.add)),
         ("DEL, nobody else there", half(&crowd.empty.del)),
         ("DEL, a thousand others there", half(&crowd.full.del)),
-        ("host-local alone, 60 000 leases: the first ADD of all", leases.first.add),
+        ("host-local alone, 60 000 leases: the first ADD of a process", leases.first.add),
         ("host-local alone, 60 000 leases: ADD", half(&leases.later.add)),
         ("host-local alone, 60 000 leases: DEL", half(&leases.later.del)),
         ("CHECK, best of twenty", check.check),

@@ -138,7 +138,9 @@ fn start(
             Ok(child) => return Ok((child, Streams { stdin, stdout, stderr })),
             Err(Errno::TXTBSY) if Instant::now() < busy_until => std::thread::sleep(BUSY_PAUSE),
             // The cgroup may be one that we can make and not enter; the program itself says so once more if it is not that.
-            Err(Errno::BUSY | Errno::OPNOTSUPP | Errno::ACCESS | Errno::NODEV) if cgroup.is_some() => {
+            Err(Errno::BUSY | Errno::OPNOTSUPP | Errno::ACCESS | Errno::NODEV | Errno::NOENT)
+                if cgroup.is_some() =>
+            {
                 cgroup = None;
             }
             Err(errno) => return Err(failed(errno.into())),

@@ -180,8 +180,8 @@ impl Plugin for HostLocal {
         let sets = config.range_sets(request)?;
         let Some(store) = config.store(request)? else { return Ok(()) };
         for (number, set) in sets.iter().enumerate() {
-            let candidates = set.candidates(store.last_reserved(number));
-            if store.first_free(candidates)?.is_none() {
+            let last = store.last_reserved(number);
+            if store.first_free(|| set.candidates(last))?.is_none() {
                 return Err(PluginError::new(Code::NOT_AVAILABLE, exhausted(set)));
             }
         }
@@ -220,7 +220,8 @@ fn allocate(
         }
         return Ok(config((address, range)));
     }
-    let free = store.first_free(set.candidates(store.last_reserved(number)))?;
+    let last = store.last_reserved(number);
+    let free = store.first_free(|| set.candidates(last))?;
     let free = free.ok_or_else(|| PluginError::new(Code::EXHAUSTED, exhausted(set)))?;
     store.reserve(free.0, request)?;
     store.note_last_reserved(number, free.0)?;

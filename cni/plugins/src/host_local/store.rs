@@ -114,23 +114,19 @@ impl Store {
     }
 
     /// The first of these addresses that is free.
-    pub(super) fn first_free<T>(
+    pub(super) fn first_free<T, I: Iterator<Item = (IpAddr, T)>>(
         &self,
-        candidates: impl Iterator<Item = (IpAddr, T)>,
+        candidates: impl Fn() -> I,
     ) -> Result<Option<(IpAddr, T)>, PluginError> {
-        let mut names = None;
-        for (at, candidate) in candidates.enumerate() {
-            if at == LOOKS {
-                names = Some(self.names()?);
-            }
-            // A name alone may be an empty file's.
-            let is_named =
-                names.as_ref().is_none_or(|names| names.contains(&OsString::from(candidate.0.to_string())));
-            if !is_named || self.read(candidate.0).is_none() {
-                return Ok(Some(candidate));
-            }
+        let is_free = |(address, _): &(IpAddr, T)| self.read(*address).is_none();
+        if let Some(found) = candidates().take(LOOKS).find(is_free) {
+            return Ok(Some(found));
         }
-        Ok(None)
+        let names = self.names()?;
+        let is_named = |(address, _): &(IpAddr, T)| names.contains(&OsString::from(address.to_string()));
+        let unnamed = candidates().skip(LOOKS).find(|candidate| !is_named(candidate));
+        // The last resort, before it is said that there is none: an empty file is nobody's.
+        Ok(unnamed.or_else(|| candidates().skip(LOOKS).find(is_free)))
     }
 
     pub(super) fn holder_text(&self, address: IpAddr) -> String {
