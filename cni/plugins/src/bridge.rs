@@ -178,7 +178,12 @@ fn connect(
         config.is_default_gateway,
     );
     let interface = interface(request);
-    let inner = inside(netns, |socket| interface.configure(socket, &result))?;
+    let inner = inside(netns, |socket| {
+        let link = interface.configure(socket, &result)?;
+        veth::wait_for_carrier(socket, interface.name)?;
+        Ok(link)
+    })?;
+    veth::wait_for_carrier(host, &end.name)?;
     let gateways = config.gateways(&result);
     if !gateways.is_empty() {
         gateway::put_on(host, bridge, &gateways)?;

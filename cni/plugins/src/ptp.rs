@@ -81,7 +81,12 @@ fn connect(
         host.replace_route(&route)?;
     }
     let interface = interface(request);
-    let inner = inside(netns, |socket| interface.configure(socket, &result))?;
+    let inner = inside(netns, |socket| {
+        let link = interface.configure(socket, &result)?;
+        veth::wait_for_carrier(socket, interface.name)?;
+        Ok(link)
+    })?;
+    veth::wait_for_carrier(&mut host, &end.name)?;
     Ruleset::open()?.add(&elements(request, &result)?).map_err(PluginError::from)?;
 
     for ip in &mut result.ips {

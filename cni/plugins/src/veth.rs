@@ -1,6 +1,7 @@
 //! The pair of links between host and container.
 
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use cofferdam_cni::{NetnsFate, PluginError, Request};
 use cofferdam_linux::netlink::{Link, LinkChange, LinkKind, MacAddress, NewLink, Socket, VethPeer};
@@ -35,6 +36,22 @@ pub(crate) fn add(
         made => made?,
     }
     Ok(host.link(&name)?)
+}
+
+/// How long the kernel may take to tell everybody that a pair has carrier; it needs a lock that others may hold for long.
+const CARRIER: Duration = Duration::from_secs(2);
+/// Between two looks: mostly the second finds it.
+const LOOK: Duration = Duration::from_micros(200);
+
+/// Waits until frames pass: a bridge opens its port, and a link its queue, only when the kernel's worker has told them of
+/// the carrier. An attachment that is ready before would lose its first packets.
+pub(crate) fn wait_for_carrier(socket: &mut Socket, name: &str) -> Result<(), PluginError> {
+    let deadline = Instant::now() + CARRIER;
+    // Who goes on without will see the packets come through a moment later.
+    while !socket.link(name)?.operational && Instant::now() < deadline {
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 /// The hardware address that somebody asked for.

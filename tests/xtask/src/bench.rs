@@ -10,7 +10,8 @@ use crate::workspace::Workspace;
 
 pub(crate) fn run(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
     // What is measured lies beside the program that measures.
-    let measured = "build --release --package cofferdam --package cofferdam-oci --package cofferdam-cni-plugins";
+    let measured =
+        "build --release --package cofferdam --package cofferdam-oci --package cofferdam-cni-plugins";
     if !command::succeeds(&mut workspace.cargo(measured))? {
         return Ok(ExitCode::FAILURE);
     }

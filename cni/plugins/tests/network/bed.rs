@@ -77,10 +77,11 @@ impl Bed {
         let mut facts = String::new();
         for netns in [&self.host, &container.netns] {
             let mut socket = Socket::route_in(netns.as_fd()).unwrap();
-            let mut routes: Vec<_> =
-                socket.all_routes().unwrap().iter().map(|route| format!("{route:?}")).collect();
+            let mut routes: Vec<_> = routes(&mut socket).iter().map(|route| format!("{route:?}")).collect();
             routes.sort();
-            let (links, addresses) = (socket.links().unwrap(), socket.addresses(0).unwrap());
+            let (mut links, mut addresses) = (socket.links().unwrap(), socket.addresses(0).unwrap());
+            addresses.retain(|one| !is_the_kernels(one.address));
+            links.iter_mut().for_each(|link| link.operational = false);
             let rules = socket.rules_by_source().unwrap();
             facts.push_str(&format!("{links:#?}\n{addresses:#?}\n{routes:#?}\n{rules:#?}\n"));
         }
@@ -184,6 +185,18 @@ impl Container {
     pub(crate) fn serve(&self, address: &str) {
         serve(&self.netns, address);
     }
+}
+
+/// The kernel gives links addresses of their own, some time after they came up.
+fn is_the_kernels(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_multicast())
+}
+
+/// Every route but those that the kernel makes some time after a link came up.
+pub(crate) fn routes(socket: &mut Socket) -> Vec<Route> {
+    let mut routes = socket.all_routes().unwrap();
+    routes.retain(|route| !is_the_kernels(route.destination.address));
+    routes
 }
 
 /// Every file of a folder with its content, but locks.

@@ -262,7 +262,7 @@ fn b16_sbr_sends_by_the_interface_of_the_source_address() {
         let (first, second) = two_interfaces(bed, json!({ "type": "sbr" }));
         let one = bed.container("one");
         attach_as(&caller, &first, &one, "eth0");
-        let before = inside(&one).all_routes().unwrap().len();
+        let before = crate::bed::routes(&mut inside(&one)).len();
         attach_as(&caller, &second, &one, "eth1");
         let mut socket = inside(&one);
         let rule = socket.rules_by_source().unwrap()[0];
@@ -286,7 +286,7 @@ fn b16_sbr_sends_by_the_interface_of_the_source_address() {
         socket.add_rule(&rule).unwrap();
         caller.detach(&second.name, &one.id, &interface("eth1"), NetnsFate::Stays).unwrap();
         assert_eq!(socket.rules_by_source().unwrap(), []);
-        assert_eq!(socket.all_routes().unwrap().len(), before);
+        assert_eq!(crate::bed::routes(&mut socket).len(), before);
         caller.detach(&second.name, &one.id, &interface("eth1"), NetnsFate::Stays).unwrap();
         let id = one.id.clone();
         attach_as(&caller, &second, &one, "eth1");

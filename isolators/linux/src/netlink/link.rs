@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoPortData, InfoPortKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    LinkMessage, State,
 };
 use rustix::io::Errno;
 
@@ -65,6 +65,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether the link is administratively up.
     pub up: bool,
+    /// Whether frames pass: up, with carrier, and everybody who had to be told of it was.
+    pub operational: bool,
     /// Whether the link is loopback.
     pub loopback: bool,
     /// Index of the bridge (or other master) it is a port of.
@@ -256,6 +258,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Controller(master) => link.master = Some(master).filter(|index| *index != 0),
                 LinkAttribute::Link(peer) => link.peer = Some(peer).filter(|index| *index != 0),
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(MacAddress),
+                LinkAttribute::OperState(state) => link.operational = state == State::Up,
                 LinkAttribute::TxQueueLen(length) => link.queue_length = length,
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
                 LinkAttribute::LinkInfo(infos) => {
