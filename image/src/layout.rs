@@ -12,6 +12,7 @@
 //! snapshots/<hex>/               one a key: upper/, work/, snapshot.json
 //! locks/<name>                   one a layer or fix-up, and one for emptying the trash
 //! tmp/<random>/                  one a running operation: lock (held while it lives), lease.json, staging
+//! partial/<blob>.<boot>          beginnings of large blobs, each locked by who fetches it
 //! trash/<random>                 what is to be deleted
 //! ```
 

@@ -17,6 +17,7 @@ use rustix::fs::FlockOperation;
 
 use crate::error::Error;
 use crate::layout::{Layout, make_private};
+use crate::options::KeepBlobs;
 
 const FOLDER: &str = "partial";
 /// A blob below this is not written down: it is fetched again sooner than anybody notices.
@@ -53,7 +54,8 @@ impl<'a> Partials<'a> {
         blob: &Descriptor,
         ranges: Option<RangePolicy>,
     ) -> Result<Box<dyn Read>, Error> {
-        let file = match blob.size >= FROM_BYTES && !self.boot.is_empty() {
+        let may_write = self.layout.options().keep_blobs != KeepBlobs::Never && !self.boot.is_empty();
+        let file = match may_write && blob.size >= FROM_BYTES {
             true => self.claim(&blob.digest)?,
             false => None,
         };
