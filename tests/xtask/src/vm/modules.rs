@@ -29,6 +29,13 @@ pub(super) const SUITES: &[&str] = &[
     "8021q",
     "vrf",
     "tun",
+    "vxlan",
+    // Limits of throughput.
+    "ifb",
+    "sch_tbf",
+    "sch_ingress",
+    "cls_u32",
+    "act_mirred",
     // Address translation by nft.
     "nf_tables",
     "nft_chain_nat",
