@@ -223,12 +223,14 @@ pub(crate) fn have_kind(name: &str, kind: LinkKind<'static>) -> bool {
     }
     let made = with_new_netns(|| {
         let mut socket = Socket::route().unwrap();
-        let lo = socket.link("lo").unwrap().index;
+        // Not the loopback, which refuses tags with the same error.
+        socket.add_link(&NewLink::new("below", LinkKind::Bridge)).unwrap();
+        let below = socket.link("below").unwrap().index;
         let parent =
             matches!(kind, LinkKind::Vlan { .. } | LinkKind::Ipvlan { .. } | LinkKind::Macvlan { .. });
-        socket.add_link(&NewLink { parent: parent.then_some(lo), ..NewLink::new("probe", kind) })
+        socket.add_link(&NewLink { parent: parent.then_some(below), ..NewLink::new("probe", kind) })
     });
-    // Whatever else is wrong with a link on the loopback, the kernel knows the kind.
+    // Whatever else is wrong with it, the kernel knows the kind.
     let missing = made.unwrap().is_err_and(|error| error.errno() == rustix::io::Errno::OPNOTSUPP);
     if missing {
         println!("skipped: this kernel has no links of the kind {name}");
