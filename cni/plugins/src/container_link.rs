@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use serde::Deserialize;
 
 use crate::bridge::described;
-use crate::container::{Inside, Neighbours, christen, inside, sandbox};
+use crate::container::{Inside, Neighbours, already_there, christen, inside, sandbox};
 use crate::ipam::{Ipam, dns_of};
 use crate::veth::wanted_mac;
 use crate::{links, refuse_keys};
@@ -113,6 +113,9 @@ impl ContainerLink {
     ) -> Result<AddResult, PluginError> {
         let config = self.config(request)?;
         let born = links::name("new", &request.owner());
+        if Socket::route_in(netns)?.find_link(request.if_name.as_str())?.is_some() {
+            return Err(already_there(request.if_name.as_str()));
+        }
         self.make(request, &config, netns, &born)?;
         let (interface, owner) = (self.interface(request), request.owner());
         let link = inside(netns, |socket| {
