@@ -66,51 +66,50 @@ pub(crate) struct PlaceArgs {
     pub(crate) config: Option<PathBuf>,
 }
 
-/// How the image store is operated.
+/// How the image store is operated; what is not given is the configuration file's.
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
-    /// When stored images survive a loss of power: soon, when the command returns, or not for certain
+    /// When stored images survive a loss of power: soon (the default), when the command returns, or not for certain
     #[arg(
         long,
         global = true,
         env = "COFFERDAM_DURABILITY",
         value_name = "WHEN",
-        default_value = "deferred",
         value_parser = ["deferred", "sync", "none"]
     )]
-    durability: String,
-    /// Keep layers also as they were fetched
+    durability: Option<String>,
+    /// Keep layers also as they were fetched; until they are unpacked, by default
     #[arg(
         long,
         global = true,
         env = "COFFERDAM_KEEP_BLOBS",
         value_name = "WHEN",
-        default_value = "until-unpacked",
         value_parser = ["never", "until-unpacked", "always"]
     )]
-    keep_blobs: String,
+    keep_blobs: Option<String>,
     /// How layers that come in are kept: overlay-dir (directories), erofs (one image file each) or copy (directories, and a
     /// whole copy for every task)
-    #[arg(long, global = true, env = "COFFERDAM_LAYERS", value_name = "BACKEND", default_value_t)]
-    layers: Backend,
+    #[arg(long, global = true, env = "COFFERDAM_LAYERS", value_name = "BACKEND")]
+    layers: Option<Backend>,
 }
 
 impl StoreArgs {
-    pub(crate) fn options(&self) -> StoreOptions {
-        StoreOptions {
-            durability: match self.durability.as_str() {
-                "sync" => Durability::Sync,
-                "none" => Durability::None,
-                _ => Durability::Deferred,
-            },
-            keep_blobs: match self.keep_blobs.as_str() {
-                "never" => KeepBlobs::Never,
-                "always" => KeepBlobs::Always,
-                _ => KeepBlobs::UntilUnpacked,
-            },
-            layers: self.layers,
-            ..StoreOptions::default()
+    /// What is given here, over what the configuration file says.
+    pub(crate) fn over(&self, mut options: StoreOptions) -> StoreOptions {
+        options.layers = self.layers.unwrap_or(options.layers);
+        match self.durability.as_deref() {
+            Some("sync") => options.durability = Durability::Sync,
+            Some("none") => options.durability = Durability::None,
+            Some(_) => options.durability = Durability::Deferred,
+            None => {}
         }
+        match self.keep_blobs.as_deref() {
+            Some("never") => options.keep_blobs = KeepBlobs::Never,
+            Some("always") => options.keep_blobs = KeepBlobs::Always,
+            Some(_) => options.keep_blobs = KeepBlobs::UntilUnpacked,
+            None => {}
+        }
+        options
     }
 }
 

@@ -80,7 +80,7 @@ async fn open(places: &PlaceArgs) -> Result<Executor, Failure> {
         shim: ShimBinary::CurrentExe,
         cni_config: places.cni_config.clone(),
         cni_plugins: places.cni_plugins.clone(),
-        store: places.store.options(),
+        store: places.store.over(file.store),
         pull: file.pull,
     });
     Ok(executor.await?)

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cofferdam_executor::PullConfig;
+use cofferdam_executor::{PullConfig, StoreOptions};
 use serde::Deserialize;
 
 use crate::failure::Failure;
@@ -16,6 +16,8 @@ const DEFAULT_PATH: &str = "/etc/cofferdam/config.toml";
 pub(crate) struct ConfigFile {
     /// How images are pulled.
     pub(crate) pull: PullConfig,
+    /// How the image store is operated.
+    pub(crate) store: StoreOptions,
 }
 
 impl ConfigFile {

@@ -118,6 +118,15 @@ fn a89_a90_images_are_taken_in_named_told_of_written_out_verified_and_pruned() {
     let kept = archive(&world, "kept.tar", "three");
     succeed(&world, &["--keep-blobs", "always", "--durability", "sync", "import", &kept]);
     assert_eq!(blobs(), before + 3, "a manifest, a configuration and the layer");
+    let config = world.files().join("config.toml");
+    std::fs::write(&config, "[store]\nkeep-blobs = \"always\"\ndurability = \"none\"\n").unwrap();
+    let config = config.to_str().unwrap().to_owned();
+    let by_file = archive(&world, "file.tar", "four");
+    succeed(&world, &["--config", &config, "import", &by_file]);
+    assert_eq!(blobs(), before + 6);
+    let over_file = archive(&world, "over.tar", "five");
+    succeed(&world, &["--config", &config, "--keep-blobs", "never", "import", &over_file]);
+    assert_eq!(blobs(), before + 8, "an option counts for more than the file");
 
     let told = json(&succeed(&world, &["image", "prune", "--dry-run", "--all", "--format", "json"]));
     assert_eq!(keys(&told[0]), ["bytes", "collected", "images", "untagged"]);
