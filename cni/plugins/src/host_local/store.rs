@@ -57,13 +57,7 @@ fn failed<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> PluginErro
 impl Store {
     /// Opens and locks the network's directory, and makes it if it is not there.
     pub(super) fn open(data: &Path, network: &str) -> Result<Self, PluginError> {
-        for directory in [data.join(network), data.join(OWNERS).join(network)] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(&directory)
-                .map_err(failed("make", &directory))?;
-        }
+        make_directory(&data.join(network))?;
         let path = data.join(network).join("lock");
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -180,6 +174,7 @@ impl Store {
         let mut known = self.known(request);
         known.push(address);
         let lines: Vec<String> = known.iter().map(IpAddr::to_string).collect();
+        make_directory(&self.owners)?;
         write(&self.owner_path(request), &lines.join("\n"))?;
         write(&path, &format!("{}\r\n{}", request.container, request.if_name)).map(|()| true)
     }
@@ -208,7 +203,9 @@ impl Store {
             found = self.leases_of(request)?;
         }
         found.into_iter().try_for_each(|address| remove(&self.path(address)))?;
-        remove(&self.owner_path(request))
+        remove(&self.owner_path(request))?;
+        let _ = fs::remove_dir(&self.owners); // unless others have addresses; a network that is removed leaves nothing
+        Ok(())
     }
 
     /// Releases every lease that is unwanted, and what is left of attachments without one.
@@ -225,6 +222,10 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn make_directory(path: &Path) -> Result<(), PluginError> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed("make", path))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), PluginError> {
