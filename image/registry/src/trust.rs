@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::{
@@ -24,14 +25,14 @@ use crate::transport::Peer;
 pub(crate) struct Trust {
     extra: Vec<PathBuf>,
     folders: Vec<PathBuf>,
-    system: OnceLock<Vec<CertificateDer<'static>>>,
+    system: Arc<OnceLock<RootCertStore>>,
     configs: Mutex<HashMap<Peer, Arc<ClientConfig>>>,
 }
 
 impl Trust {
     /// The system's authorities, those in the PEM files `extra`, and what lies in `folders` for a host.
     pub(crate) fn new(extra: Vec<PathBuf>, folders: Vec<PathBuf>) -> Trust {
-        Trust { extra, folders, system: OnceLock::new(), configs: Mutex::default() }
+        Trust { extra, folders, system: Arc::default(), configs: Mutex::default() }
     }
 
     pub(crate) fn config_for(&self, peer: &Peer) -> Result<Arc<ClientConfig>, Error> {
@@ -50,11 +51,9 @@ impl Trust {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| tls(error.to_string()))?;
-        let builder = if peer.tls.unchecked {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked(provider)))
-        } else {
-            builder.with_root_certificates(self.roots(peer, &host)?)
-        };
+        let judge = if peer.tls.unchecked { Judge::Nobody } else { self.judge(peer, &host)? };
+        let builder =
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { provider, judge }));
         let Some((certificate, key)) = peer.tls.client.clone().or_else(|| self.client_files(&host)) else {
             return Ok(builder.with_no_client_auth());
         };
@@ -65,22 +64,19 @@ impl Trust {
         builder.with_client_auth_cert(chain, secret).map_err(|error| read(&certificate, error.to_string()))
     }
 
-    fn roots(&self, peer: &Peer, host: &str) -> Result<RootCertStore, Error> {
-        // A system without a certificate store is no error as long as the registry's own authority is laid out.
-        let system = self.system.get_or_init(|| rustls_native_certs::load_native_certs().certs);
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(system.iter().cloned());
-        let own = self.files(host, "crt");
-        for file in self.extra.iter().chain(&peer.tls.authorities).chain(&own) {
+    fn judge(&self, peer: &Peer, host: &str) -> Result<Judge, Error> {
+        let mut own = RootCertStore::empty();
+        let files = self.files(host, "crt");
+        for file in self.extra.iter().chain(&peer.tls.authorities).chain(&files) {
             let read = |error: String| Error::Tls {
                 host: host.to_owned(),
                 reason: format!("{}: {error}", file.display()),
             };
             for certificate in certificates(file).map_err(read)? {
-                roots.add(certificate).map_err(|error| read(error.to_string()))?;
+                own.add(certificate).map_err(|error| read(error.to_string()))?;
             }
         }
-        Ok(roots)
+        Ok(Judge::Authorities { own, system: Arc::clone(&self.system), checks: OnceLock::new() })
     }
 
     /// The first `*.cert` that has a `*.key` beside it.
@@ -133,20 +129,57 @@ pub(crate) fn explain(error: &std::io::Error) -> String {
     format!("{class} ({error})")
 }
 
-/// Takes any certificate: an administrator said so for one host. The handshake itself is still checked.
+/// Who says whether a certificate is good.
 #[derive(Debug)]
-struct Unchecked(Arc<CryptoProvider>);
+enum Judge {
+    /// Any is taken: an administrator said so for one host. The handshake itself is still checked.
+    Nobody,
+    /// The authorities of the host's own files and the system's. The latter, a hundred files and more, are read when a
+    /// certificate is shown: a registry on loopback that speaks plain HTTP shows none.
+    Authorities {
+        own: RootCertStore,
+        system: Arc<OnceLock<RootCertStore>>,
+        checks: OnceLock<Arc<WebPkiServerVerifier>>,
+    },
+}
 
-impl ServerCertVerifier for Unchecked {
+#[derive(Debug)]
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    judge: Judge,
+}
+
+/// A system without a certificate store is no error as long as the registry's own authority is laid out.
+fn system_authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
+        let Judge::Authorities { own, system, checks } = &self.judge else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let checks = match checks.get() {
+            Some(checks) => checks,
+            None => {
+                let mut roots = system.get_or_init(system_authorities).clone();
+                roots.extend(own.roots.iter().cloned());
+                let built =
+                    WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(&self.provider));
+                let built = built.build().map_err(|_| CertificateError::UnknownIssuer)?;
+                checks.get_or_init(|| built)
+            }
+        };
+        checks.verify_server_cert(certificate, between, name, ocsp, now)
     }
 
     fn verify_tls12_signature(
@@ -155,7 +188,12 @@ impl ServerCertVerifier for Unchecked {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -164,10 +202,15 @@ impl ServerCertVerifier for Unchecked {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
