@@ -42,7 +42,8 @@ pub(crate) fn collect(layout: &Layout) -> Result<Collected, Error> {
         candidates(layout, &marks.kept)?
     };
     if candidates.is_empty() && !workspace::any_dead(layout)? {
-        return Ok(Collected::default());
+        // A pull that was killed before it came to anything leaves the locks it held.
+        return sweep_locks(layout).map(|()| Collected::default());
     }
     let store = Lock::wait(&layout.store_lock(), Mode::Exclusive)?;
     // Leases first: whoever ends in between has written its record before it lets go of its lease.
