@@ -1,7 +1,8 @@
 //! What the network plugins may cost: beside the reference plugins in the same run, on a full host, and in programs started.
 //!
-//! A busy machine is slow to everybody in turn, so what is compared was measured in turns; and what is not within its budget
-//! is measured again, since only what is always too slow is too slow.
+//! Times are held with `--full` only: on every merge others share the machine. It is slow to everybody in turn, so what is
+//! compared was measured in turns; and what is not within its budget is measured again, since only what is always too slow is
+//! too slow. Programs started are counted on every merge.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
@@ -21,6 +22,10 @@ const ATTEMPTS: usize = 4;
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn within(what: &str, mut measure: impl FnMut() -> Result<(), String>) {
+    if std::env::var_os("COFFERDAM_FULL").is_none() {
+        println!("skipped: times are not held on every merge, where others share the machine");
+        return;
+    }
     if !rustix::process::geteuid().is_root() {
         println!("skipped: needs root");
         return;
@@ -83,10 +88,6 @@ fn p3_twenty_at_once_take_a_tenth_of_the_reference_plugins_time() {
 
 #[test]
 fn p4_attaching_among_a_thousand_takes_no_more_than_half_as_long_again() {
-    if std::env::var_os("COFFERDAM_FULL").is_none() {
-        println!("skipped: a thousand attachments take too long for every merge");
-        return;
-    }
     within("ADD among a thousand", || {
         let crowd = on_a_host(|host| scale::crowd(host, CROWD)).unwrap();
         println!("{:?} and {:?}", best(&crowd.empty.add), best(&crowd.full.add));
@@ -123,8 +124,9 @@ fn p6_no_program_is_executed() {
         println!("skipped: needs strace");
         return;
     }
-    within("programs", || {
-        let execs = cni::traced_execs(Path::new(DRIVER), &Contestant::InProcess).unwrap();
-        if execs == 0 { Ok(()) } else { Err(format!("{execs} programs were executed")) }
-    });
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    assert_eq!(cni::traced_execs(Path::new(DRIVER), &Contestant::InProcess).unwrap(), 0);
 }
