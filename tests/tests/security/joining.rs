@@ -145,7 +145,9 @@ fn ex_04_a_container_that_may_trace_finds_joining_processes_confined() {
             std::thread::sleep(Duration::from_millis(5));
         }
         for _ in 0..cofferdam_tests::pace::rounds(30, 5) {
-            let mut exec = runtime.command(&["exec", "c", "usleep", "20000"]);
+            // Long enough to be seen by whoever looks at one process after the other.
+            let seen = cofferdam_tests::pace::limit(Duration::from_millis(20)).as_micros().to_string();
+            let mut exec = runtime.command(&["exec", "c", "usleep", &seen]);
             assert!(exec.env("SECRET", SECRET).status().unwrap().success());
         }
         runtime.succeed(&["delete", "--force", "c"]).unwrap();
