@@ -48,8 +48,9 @@ const TEMPORARY_PREFIX: &str = "cofferdam-";
 /// A cgroup is ours when its path contains this.
 const CGROUP_NAME: &str = "cofferdam";
 
-/// How long a difference may last: the kernel takes links, namespaces and cgroups down after the fact.
-const SETTLE: Duration = Duration::from_secs(5);
+/// How long a difference may last: the kernel takes links, namespaces and cgroups down after the fact, and network namespaces
+/// one after the other.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// Between two looks while waiting for that. There is no descriptor to wait on for "the host is as before".
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
