@@ -37,55 +37,47 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
             let (contestant, bundle) = subject(arguments)?;
             worker::once(contestant, &bundle)
         }
-        "pull" => pull::run(&pull_options(arguments)?),
-        "cni" => cni::run(&cni_options(arguments)?),
+        "pull" => {
+            let mut said = pull::Options::usual();
+            options(arguments, &mut said.rounds, Some(&mut said.only), &mut said.record)?;
+            pull::run(&said)
+        }
+        "cni" => {
+            let mut said = cni::Options::default();
+            options(arguments, &mut said.rounds, None, &mut said.record)?;
+            cni::run(&said)
+        }
         "cni-once" => {
             let who = arguments.value().context("nobody named")?.string()?;
             let path = arguments.value().ok().map(PathBuf::from);
             cni::once(&cni::host::Contestant::of(&who, path).context("nobody of that name")?)
         }
         other => match launch::Options::of(other) {
-            Some(usual) => launch::run(&options(usual, arguments)?),
+            Some(mut said) => {
+                options(arguments, &mut said.rounds, Some(&mut said.only), &mut said.record)?;
+                launch::run(&said)
+            }
             None => bail!("unknown command {other:?}\n\n{USAGE}"),
         },
     }
 }
 
-fn options(mut options: launch::Options, mut arguments: lexopt::Parser) -> Result<launch::Options> {
+/// What every group is told the same way; `only` is for those that can leave somebody out.
+fn options(
+    mut arguments: lexopt::Parser,
+    rounds: &mut u32,
+    mut only: Option<&mut Vec<String>>,
+    record: &mut launch::Record,
+) -> Result<()> {
     while let Some(argument) = arguments.next()? {
-        match argument {
-            Long("rounds") => options.rounds = arguments.value()?.parse()?,
-            Long("only") => options.only.push(arguments.value()?.string()?),
-            Long("record") => options.record = launch::Record::Yes,
-            other => return Err(other.unexpected().into()),
+        match (argument, &mut only) {
+            (Long("rounds"), _) => *rounds = arguments.value()?.parse()?,
+            (Long("only"), Some(only)) => only.push(arguments.value()?.string()?),
+            (Long("record"), _) => *record = launch::Record::Yes,
+            (other, _) => return Err(other.unexpected().into()),
         }
     }
-    Ok(options)
-}
-
-fn pull_options(mut arguments: lexopt::Parser) -> Result<pull::Options> {
-    let mut options = pull::Options::usual();
-    while let Some(argument) = arguments.next()? {
-        match argument {
-            Long("rounds") => options.rounds = arguments.value()?.parse()?,
-            Long("only") => options.only.push(arguments.value()?.string()?),
-            Long("record") => options.record = launch::Record::Yes,
-            other => return Err(other.unexpected().into()),
-        }
-    }
-    Ok(options)
-}
-
-fn cni_options(mut arguments: lexopt::Parser) -> Result<cni::Options> {
-    let mut options = cni::Options::default();
-    while let Some(argument) = arguments.next()? {
-        match argument {
-            Long("rounds") => options.rounds = arguments.value()?.parse()?,
-            Long("record") => options.record = launch::Record::Yes,
-            other => return Err(other.unexpected().into()),
-        }
-    }
-    Ok(options)
+    Ok(())
 }
 
 fn subject(mut arguments: lexopt::Parser) -> Result<(Contestant, PathBuf)> {

@@ -21,7 +21,7 @@ use pullers::{Cost, Puller};
 #[derive(Debug)]
 pub struct Options {
     /// Pulls of each image by each puller.
-    pub rounds: usize,
+    pub rounds: u32,
     /// Images or pullers; all of a kind of which none is named.
     pub only: Vec<String>,
     /// Whether the result goes to `benches/BUDGETS.md` and `benches/pull.svg`.
