@@ -16,6 +16,9 @@ use crate::workspace::Workspace;
 /// How the line begins by which a test says that it could not run here.
 const SKIP: &str = "skipped: ";
 
+/// How the line begins that names a test which failed once: whoever reads the gate's output looks for it.
+pub(crate) const LATER: &str = "passed at the second try only: ";
+
 /// The crate whose tests compare the whole host before and after, and so run alone.
 const HOST_SUITES: &str = "cofferdam-tests";
 
@@ -141,6 +144,10 @@ fn read_report(report: &Path) -> Result<Tally> {
         match outcome {
             Outcome::Passed => tally += Tally::PASSED,
             Outcome::Failed => tally += Tally::FAILED,
+            Outcome::PassedLater => {
+                println!("  {LATER}{name}");
+                tally += Tally::PASSED;
+            }
             Outcome::Skipped(reason) => {
                 println!("  {SKIP}{name}: {reason}");
                 tally += Tally::SKIPPED;
@@ -154,6 +161,8 @@ fn read_report(report: &Path) -> Result<Tally> {
 enum Outcome<'a> {
     Passed,
     Failed,
+    /// At the second try.
+    PassedLater,
     Skipped(&'a str),
 }
 
@@ -169,6 +178,9 @@ fn cases(report: &str) -> impl Iterator<Item = (&str, Outcome<'_>)> {
 fn outcome(case: &str) -> Outcome<'_> {
     if case.contains("<failure") || case.contains("<error") {
         return Outcome::Failed;
+    }
+    if case.contains("<flakyFailure") || case.contains("<flakyError") {
+        return Outcome::PassedLater;
     }
     let reason = case.split(['\n', '>']).find_map(|line| line.strip_prefix(SKIP));
     reason.map_or(Outcome::Passed, |reason| Outcome::Skipped(reason.split('<').next().unwrap_or(reason)))
@@ -197,6 +209,8 @@ running 1 test
 skipped: needs root
 test three ... ok</system-out></testcase>
             <testcase name="four" classname="a"/>
+            <testcase name="six" classname="a"><flakyFailure type="x"><system-out>skipped: no</system-out>
+</flakyFailure></testcase>
             <testcase name="five" classname="a"><system-err>skipped: no curl</system-err></testcase>"#;
         let found: Vec<_> = cases(report).collect();
         assert_eq!(
@@ -206,6 +220,7 @@ test three ... ok</system-out></testcase>
                 ("two", Outcome::Failed),
                 ("three", Outcome::Skipped("needs root")),
                 ("four", Outcome::Passed),
+                ("six", Outcome::PassedLater),
                 ("five", Outcome::Skipped("no curl")),
             ]
         );

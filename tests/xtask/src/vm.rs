@@ -180,7 +180,7 @@ fn tests(suite: &Executable) -> Result<Vec<Work>> {
     }
     let listed = read(list.current_dir(&suite.folder))?;
     let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
-    Ok(names.map(|test| Work { suite: name(suite), test: test.to_owned() }).collect())
+    Ok(names.map(|test| Work { suite: name(suite), test: test.to_owned(), is_second_try: false }).collect())
 }
 
 fn is_wanted(work: &Work, only: &[String]) -> bool {

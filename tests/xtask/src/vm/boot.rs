@@ -24,6 +24,7 @@ use anyhow::{Context, Result};
 
 use super::Machine;
 use crate::command::command;
+use crate::suite::LATER;
 use crate::tally::Tally;
 
 /// How much of the kernel's console is shown when a machine fails.
@@ -54,6 +55,8 @@ const SLOWEST: usize = 12;
 pub(super) struct Work {
     pub(super) suite: String,
     pub(super) test: String,
+    /// Whether it has failed once. A failure goes to the end of the queue, as it is tried again on this host.
+    pub(super) is_second_try: bool,
 }
 
 impl Work {
@@ -85,7 +88,7 @@ pub(super) fn run_suites(machine: &Machine, work: Vec<Work>, deadline: Duration)
         println!("not run: {} {}", work.suite, work.test);
         total.tally += Tally::FAILED;
     }
-    total.print_slowest();
+    total.print_times();
     Ok(total.tally)
 }
 
@@ -136,7 +139,7 @@ fn serve(
         said.push(line.to_owned());
         println!("[{number}] {}", said.join(&format!("\n[{number}] ")));
         said.clear();
-        report.line(mark);
+        lock(queue).extend(report.line(mark));
     }
     child.wait().context("waiting for qemu")?;
     if !report.is_complete {
@@ -197,24 +200,34 @@ struct Report {
     current: Option<Work>,
     /// Seconds and name of every test.
     times: Vec<(u32, String)>,
+    /// What failed once.
+    later: Vec<String>,
 }
 
 impl Report {
-    /// Reads a mark: `passed SUITE TEST (3 s)`, `done`.
-    fn line(&mut self, mark: &str) {
-        self.tally += match mark.split(' ').next() {
-            Some("passed") => Tally::PASSED,
-            Some("failed") => Tally::FAILED,
-            Some("skipped") => Tally::SKIPPED,
-            Some("done") => {
-                self.is_complete = true;
-                return;
+    /// Reads a mark: `passed SUITE TEST (3 s)`, `done`. Gives what is to be tried again.
+    fn line(&mut self, mark: &str) -> Option<Work> {
+        let is_second_try = self.current.as_ref().is_some_and(|work| work.is_second_try);
+        self.tally += match mark.split(' ').next()? {
+            "passed" => Tally::PASSED,
+            "failed" if !is_second_try => {
+                return self.current.take().map(|work| Work { is_second_try: true, ..work });
             }
-            _ => return,
+            "failed" => Tally::FAILED,
+            "skipped" => Tally::SKIPPED,
+            "done" => {
+                self.is_complete = true;
+                return None;
+            }
+            _ => return None,
         };
-        let name = self.current.take().map(|work| format!("{} {}", work.suite, work.test));
+        let name = self.current.take().map(|work| format!("{} {}", work.suite, work.test))?;
+        if is_second_try && mark.starts_with("passed") {
+            self.later.push(name.clone());
+        }
         let seconds = mark.rsplit_once(" (").and_then(|(_, rest)| rest.strip_suffix(" s)")?.parse().ok());
-        self.times.extend(seconds.zip(name));
+        self.times.extend(seconds.map(|seconds| (seconds, name)));
+        None
     }
 
     /// A machine that did not finish is a failure too.
@@ -228,14 +241,18 @@ impl Report {
     fn add(&mut self, other: Report) {
         self.tally += other.tally;
         self.times.extend(other.times);
+        self.later.extend(other.later);
     }
 
-    fn print_slowest(&mut self) {
+    fn print_times(&mut self) {
         self.times.sort_by(|one, other| other.cmp(one));
         let all: u32 = self.times.iter().map(|(seconds, _)| seconds).sum();
         println!("  {all} s of tests, of which");
         for (seconds, name) in self.times.iter().take(SLOWEST) {
             println!("  {seconds:>5} s {name}");
+        }
+        for name in &self.later {
+            println!("  {LATER}{name}");
         }
     }
 }
@@ -244,25 +261,34 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn report(marks: &[&str]) -> Report {
+    fn work(is_second_try: bool) -> Work {
+        Work { suite: "a".into(), test: "b".into(), is_second_try }
+    }
+
+    fn report(marks: &[&str], is_second_try: bool) -> (Report, Vec<Work>) {
         let mut report = Report::default();
+        let mut again = Vec::new();
         for mark in marks {
-            report.current = Some(Work { suite: "a".into(), test: "b".into() });
-            report.line(mark);
+            report.current = Some(work(is_second_try));
+            again.extend(report.line(mark));
         }
-        report.ended()
+        (report.ended(), again)
     }
 
     #[test]
     fn a_machine_that_stops_early_has_failed() {
-        assert_eq!(report(&["passed a one"]).tally, Tally { passed: 1, failed: 1, skipped: 0 });
+        assert_eq!(report(&["passed a one"], false).0.tally, Tally { passed: 1, failed: 1, skipped: 0 });
     }
 
     #[test]
     fn marks_are_counted_with_their_times() {
-        let report =
-            report(&["booted", "passed a one (3 s)", "skipped a three: no kvm", "failed a b (40 s)", "done"]);
-        assert_eq!(report.tally, Tally { passed: 1, failed: 1, skipped: 1 });
-        assert_eq!(report.times, [(3, "a b".to_owned()), (40, "a b".to_owned())]);
+        let marks = ["booted", "passed a one (3 s)", "skipped a three: no kvm", "failed a b (40 s)", "done"];
+        let (first, again) = report(&marks, false);
+        assert_eq!(first.tally, Tally { passed: 1, failed: 0, skipped: 1 });
+        assert_eq!((first.times, first.later), (vec![(3, "a b".to_owned())], Vec::new()));
+        assert_eq!(again, [work(true)]);
+        let (second, again) = report(&marks, true);
+        assert_eq!(second.tally, Tally { passed: 1, failed: 1, skipped: 1 });
+        assert_eq!((second.later, again), (vec!["a b".to_owned()], Vec::new()));
     }
 }
