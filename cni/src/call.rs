@@ -15,7 +15,7 @@ use crate::object::Object;
 use crate::observe::Call;
 use crate::plugin::{Code, Delegate, Plugin, PluginError, Request};
 use crate::resolve::Resolved;
-use crate::result::{AddResult, ResultError};
+use crate::result::{AddResult, ResultError, unknown};
 use crate::tree::Tree;
 use crate::version::Version;
 
@@ -220,7 +220,8 @@ impl Operation<'_> {
             Verb::Gc => plugin.gc(&request).map(nothing),
             Verb::Status | Verb::Version => plugin.status(&request).map(nothing),
         }?;
-        let raw = if verb == Verb::Add { Some(print(&result, self.version)?) } else { None };
+        let previous = input.raw("prevResult");
+        let raw = if verb == Verb::Add { Some(print(&result, self.version, previous)?) } else { None };
         Ok(Answer { raw, result })
     }
 
@@ -357,9 +358,6 @@ impl Delegate for Delegation<'_> {
     }
 }
 
-/// What a result holds by the specification; everything else is a plugin's own.
-const RESULT_KEYS: [&str; 7] = ["cniVersion", "interfaces", "ips", "routes", "dns", "ip4", "ip6"];
-
 /// Reads a result, and puts it into the network's version; what nobody knows in it stays.
 pub(crate) fn accept(text: &str, version: Version) -> Result<(Box<RawValue>, AddResult), ResultError> {
     let result = AddResult::parse(text, version)?;
@@ -371,19 +369,19 @@ pub(crate) fn accept(text: &str, version: Version) -> Result<(Box<RawValue>, Add
         object.set("cniVersion", &version.to_string())?;
         return Ok((RawValue::from_string(object.to_text())?, result));
     }
-    let mut converted: Object = serde_json::from_str(&result.to_text(version)?)?;
-    object.remove_keys(|key| RESULT_KEYS.contains(&key));
-    for key in object.keys() {
-        if let Some(value) = object.raw(key) {
-            converted.set_raw(key, value.to_owned());
-        }
-    }
-    Ok((RawValue::from_string(converted.to_text())?, result))
+    let said = RawValue::from_string(object.to_text())?;
+    Ok((RawValue::from_string(unknown::keep(result.to_text(version)?, Some(&said)))?, result))
 }
 
-fn print(result: &AddResult, version: Version) -> Result<Box<RawValue>, PluginError> {
-    let text = result.to_text(version).map_err(|error| PluginError::new(Code::DECODE, error.to_string()))?;
-    RawValue::from_string(text).map_err(|error| PluginError::new(Code::DECODE, error.to_string()))
+/// What a plugin of this process answers, with what the plugins before it said that it does not know.
+fn print(
+    result: &AddResult,
+    version: Version,
+    previous: Option<&RawValue>,
+) -> Result<Box<RawValue>, PluginError> {
+    let wrong = |error: &dyn std::fmt::Display| PluginError::new(Code::DECODE, error.to_string());
+    let text = result.to_text(version).map_err(|error| wrong(&error))?;
+    RawValue::from_string(unknown::keep(text, previous)).map_err(|error| wrong(&error))
 }
 
 /// An error as a plugin says it.

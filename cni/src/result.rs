@@ -1,6 +1,7 @@
 //! The result of ADD: one type in the newest version, read from and printed in any.
 
 mod convert;
+pub(crate) mod unknown;
 
 use std::fmt;
 use std::net::IpAddr;

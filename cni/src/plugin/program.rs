@@ -23,7 +23,7 @@ use crate::caller::NetnsFate;
 use crate::error::Verb;
 use crate::name::NetworkName;
 use crate::object::Object;
-use crate::result::AddResult;
+use crate::result::{AddResult, unknown};
 use crate::version::Version;
 
 /// Configurations are kilobytes; whoever sends more is not a runtime.
@@ -165,7 +165,9 @@ impl<'a> Program<'a> {
         if call.environment.verb != Verb::Add {
             return Ok(None);
         }
-        result.to_text(version).map(Some).map_err(|error| {
+        let previous = call.config.raw("prevResult");
+        let text = result.to_text(version).map(|text| Some(unknown::keep(text, previous)));
+        text.map_err(|error| {
             // What cannot be told must not stay. The first failure is the one worth telling.
             let _ = call.handle(plugin, Verb::Del);
             PluginError::new(Code::INCOMPATIBLE_VERSION, error.to_string())
