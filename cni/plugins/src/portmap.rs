@@ -44,6 +44,10 @@ impl Plugin for Portmap {
         }
         let entries = entries(request, &mappings, &previous)?;
         let mut ruleset = Ruleset::open()?;
+        for target in targets(&previous) {
+            let hairpin = hairpin_entry(target, &request.owner());
+            ruleset.remove_ports_of_former(&hairpin, target.address.address)?;
+        }
         refuse_taken(&mut ruleset, &mappings, &entries)?;
         allow_loopback(&mappings, &previous)?;
         match ruleset.add(&entries) {
@@ -128,13 +132,18 @@ fn entries(
             entries.push(entry);
         }
         if snat && !mapped.is_empty() {
-            let network: Prefix = target.address;
-            let first = [octets(network.network()), octets(address)];
-            let last = [octets(network.last()), octets(address)];
-            entries.push((Kind::Hairpin.set(ip), Element::range(&first, &last, &owner)));
+            entries.push(hairpin_entry(target, &owner));
         }
     }
     Ok(entries)
+}
+
+/// Masquerades what comes from the container's own network by way of the host.
+fn hairpin_entry(target: &IpConfig, owner: &str) -> Entry {
+    let Prefix { address, .. } = target.address;
+    let first = [octets(target.address.network()), octets(address)];
+    let last = [octets(target.address.last()), octets(address)];
+    (Kind::Hairpin.set(Ip::of(address)), Element::range(&first, &last, owner))
 }
 
 fn port_entry(mapping: &PortMapping, ip: Ip, target: IpAddr, owner: &str) -> Entry {

@@ -155,10 +155,28 @@ impl Ruleset {
     /// Whichever plugin of a chain is asked first deletes for all of them: a transaction that deletes waits 10 to 15 ms
     /// for RCU if another has just done so.
     pub(crate) fn remove(&mut self, unwanted: impl Fn(&str) -> bool) -> Result<(), Error> {
+        self.remove_elements(|element| unwanted(&element.comment))
+    }
+
+    /// Deletes the ports of those who had this entry's address before its owner, and were never detached here: what came in
+    /// by them would reach somebody else now. Whoever holds the lease is right.
+    pub(crate) fn remove_ports_of_former(&mut self, entry: &Entry, address: IpAddr) -> Result<(), Error> {
+        let (set, element) = entry;
+        let Some(former) = self.find(*set, element)?.filter(|found| found.comment != element.comment) else {
+            return Ok(());
+        };
+        let address = octets(address);
+        self.remove_elements(|element| {
+            element.comment == former.comment
+                && element.data.as_ref().is_some_and(|data| data.starts_with(&address))
+        })
+    }
+
+    fn remove_elements(&mut self, unwanted: impl Fn(&Element) -> bool) -> Result<(), Error> {
         for _ in 0..TRIES {
             let mut batch = Batch::new(Family::Inet, TABLE);
             for set in Kind::ALL.iter().flat_map(|kind| [kind.set(IPV4), kind.set(IPV6)]) {
-                for element in self.elements(set)?.iter().filter(|element| unwanted(&element.comment)) {
+                for element in self.elements(set)?.iter().filter(|element| unwanted(element)) {
                     batch.delete_element(&set.text(), element);
                 }
             }

@@ -233,6 +233,9 @@ fn b8_a_late_del_does_not_touch_the_new_owner_of_its_address() {
         assert_eq!(ip(&second, true), ip(&first, true));
         new.serve("[::]:80");
         assert!(ask(&bed.host, "127.0.0.1:9090").is_ok());
+        // What was asked of the old one does not reach the new one.
+        assert!(ask(&bed.host, "127.0.0.1:8080").is_err());
+        assert!(ask(&bed.host, "[fd00:88::1]:8080").is_err());
         caller.detach(&network.name, &id, &eth0(), NetnsFate::Stays).unwrap();
         assert!(ask(&bed.host, "127.0.0.1:9090").is_ok());
         assert!(ask(&bed.host, "[fd00:88::1]:9090").is_ok());
