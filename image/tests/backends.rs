@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cofferdam_image::{Backend, Image};
+use cofferdam_tests::{needs, pace};
 use support::*;
 
 /// Each takes a second of a debug build on a busy disk.
@@ -358,7 +359,7 @@ fn a43_holes_stay_holes_in_every_backend() {
         let begun = Instant::now();
         let image = test.pull_layers(&layers).unwrap();
         let mount = test.mount(&image);
-        assert!(begun.elapsed() < Duration::from_secs(5), "{backend}: {:?}", begun.elapsed());
+        pace::held(&format!("{backend}"), begun.elapsed(), Duration::from_secs(1));
         let file = std::fs::File::open(mount.path("big")).unwrap();
         let metadata = file.metadata().unwrap();
         assert_eq!(metadata.len(), size);
@@ -378,16 +379,16 @@ fn a43_holes_stay_holes_in_every_backend() {
     }
 }
 
-/// Enough for the difference to stand out of a busy machine's noise.
-const FILES: usize = 4_000;
-
+/// One file holds a layer, however many the layer has: that is what is written, and what is deleted. Where nothing else is
+/// at work it is seen in the time too.
 #[test]
 fn a81_many_small_files_are_written_faster_and_removed_at_once_as_erofs() {
     if !is_root() {
         return;
     }
+    let files = if needs::is_full() { 50_000 } else { 4_000 };
     let mut tar = Tar::new();
-    for index in 0..FILES {
+    for index in 0..files {
         tar = tar.file(&format!("d{}/f{index}", index / 500), "some words in a small file");
     }
     let layer = Layer::plain(tar.end());
@@ -397,19 +398,33 @@ fn a81_many_small_files_are_written_faster_and_removed_at_once_as_erofs() {
         let image: Image = test.pull_layers(std::slice::from_ref(&layer)).unwrap();
         let pulled = begun.elapsed();
         test.store.settle().unwrap();
+        let entries = entries(&test.store.root().join("layers"));
         let begun = Instant::now();
         test.store.remove(&image.digest.to_string(), true).unwrap();
-        let returned = begun.elapsed();
         test.store.settle().unwrap();
-        Some((pulled, returned, begun.elapsed()))
+        assert!(test.list("trash").is_empty());
+        Some((entries, pulled, begun.elapsed()))
     };
     let (Some(directory), Some(erofs)) = (measure(Backend::OverlayDir), measure(Backend::Erofs)) else {
         return;
     };
-    println!("{FILES} files, pull / remove / reclaim: overlay-dir {directory:?}, erofs {erofs:?}");
-    let ratio = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64();
-    assert!(ratio(directory.0, erofs.0) >= 1.3, "pull: {:?} against {:?}", directory.0, erofs.0);
-    assert!(ratio(directory.2, erofs.2) >= 20.0, "reclaim: {:?} against {:?}", directory.2, erofs.2);
+    println!("{files} files, entries / pull / removal: overlay-dir {directory:?}, erofs {erofs:?}");
+    assert!(directory.0 >= files && erofs.0 <= 8, "{} and {} entries", directory.0, erofs.0);
+    if needs::is_full() {
+        let ratio = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64();
+        assert!(ratio(directory.1, erofs.1) >= 1.3, "pull: {:?} against {:?}", directory.1, erofs.1);
+        assert!(ratio(directory.2, erofs.2) >= 50.0, "removal: {:?} against {:?}", directory.2, erofs.2);
+    }
+}
+
+/// Files and directories below a path.
+fn entries(path: &Path) -> usize {
+    let below = std::fs::read_dir(path).into_iter().flatten().flatten();
+    below
+        .map(|entry| {
+            1 + entry.file_type().map_or(0, |kind| if kind.is_dir() { entries(&entry.path()) } else { 0 })
+        })
+        .sum()
 }
 
 #[test]

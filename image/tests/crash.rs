@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use cofferdam_image::{Cancel, Error, ImageRef, PullEvent, PullOptions, Store, VerifyOptions};
-use cofferdam_tests::pace;
+use cofferdam_tests::{needs, pace};
 use rustix::process::{Pid, Signal};
 use support::fake::{FakeRegistry, FaultKind};
 use support::*;
@@ -199,7 +199,7 @@ fn a58_eight_processes_that_want_one_image_fetch_it_once_and_none_is_held_up() {
         start.elapsed()
     };
     let mut told = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..if needs::is_full() { 5 } else { 1 } {
         let single = slowest(1);
         // What eight processes cost beside one that have nothing to wait for.
         let warm = slowest(8).saturating_sub(slowest(1));
@@ -213,11 +213,11 @@ fn a58_eight_processes_that_want_one_image_fetch_it_once_and_none_is_held_up() {
         assert_eq!(Store::open(&root).unwrap().snapshots().unwrap().len(), 8);
         std::fs::remove_dir_all(&root).unwrap();
         told.push((single, warm, eight));
-        if eight <= single * 115 / 100 + warm {
-            return;
-        }
     }
-    panic!("one, what eight cost more that have nothing to fetch, eight: {told:?}");
+    println!("one, what eight cost more that have nothing to fetch, eight: {told:?}");
+    let is_held_up =
+        |(single, warm, eight): &(Duration, Duration, Duration)| *eight > *single * 115 / 100 + *warm;
+    assert!(!needs::is_full() || !told.iter().all(is_held_up), "{told:?}");
 }
 
 #[test]
@@ -290,8 +290,8 @@ fn a60_a_pull_that_takes_for_ever_delays_no_snapshot() {
     stopped.kill().unwrap();
     stopped.wait().unwrap();
     let (during, without) = (beside.into_iter().min().unwrap(), p99());
-    println!("p99 {during:?} beside a stopped pull, {without:?} alone");
-    assert!(during <= without + pace::limit(Duration::from_millis(5)), "{during:?} and {without:?}");
+    println!("p99 {without:?} alone");
+    pace::held("p99 beside a stopped pull", during, without + Duration::from_millis(5));
 }
 
 #[test]

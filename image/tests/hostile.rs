@@ -9,6 +9,7 @@ mod support;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cofferdam_image::{ImageRef, Store};
 use support::fake::FakeRegistry;
@@ -663,35 +664,34 @@ fn a54_files_swapped_for_links_while_they_are_unpacked_lead_nowhere() {
     let registry = FakeRegistry::start();
     serve(&registry, "test/image", "latest", &[Layer::plain(tar.file("d0/f0", "x").end())]);
     let test = TestStore::new();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let is_stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
-    let (mut pulls, mut swaps) = (0, 0u64);
+    let stop = AtomicBool::new(false);
+    let is_stopped = || stop.load(Ordering::Relaxed);
+    let (mut pulls, swaps) = (0, AtomicU64::new(0));
+    let count = |swapped: std::io::Result<()>| swaps.fetch_add(swapped.is_ok().into(), Ordering::Relaxed);
     std::thread::scope(|scope| {
-        let attacker = scope.spawn(|| {
-            let mut swaps = 0u64;
+        scope.spawn(|| {
             while !is_stopped() {
                 for tree in staging(test.store.root()) {
                     for number in 0..5 {
                         let folder = tree.join(format!("d{number}"));
-                        if std::fs::rename(&folder, tree.join(format!("away{swaps}"))).is_ok() {
-                            swaps +=
-                                u64::from(std::os::unix::fs::symlink(canary.path("dir"), &folder).is_ok());
+                        let away = tree.join(format!("away{}", swaps.load(Ordering::Relaxed)));
+                        if std::fs::rename(&folder, away).is_ok() {
+                            count(std::os::unix::fs::symlink(canary.path("dir"), &folder));
                         }
                         for name in ["f0", "f1", "inner"] {
                             let path = folder.join(name);
                             if !path.is_symlink() && folder.is_dir() && !folder.is_symlink() {
                                 drop(std::fs::remove_file(&path));
-                                let linked = std::os::unix::fs::symlink(canary.path("file"), &path);
-                                swaps += u64::from(linked.is_ok());
+                                count(std::os::unix::fs::symlink(canary.path("file"), &path));
                             }
                         }
                     }
                 }
             }
-            swaps
         });
         let started = std::time::Instant::now();
-        while started.elapsed().as_secs() < seconds {
+        let has_raced = |pulls| pulls > 3 && swaps.load(Ordering::Relaxed) > 3;
+        while started.elapsed().as_secs() < seconds || !has_raced(pulls) && started.elapsed().as_secs() < 60 {
             // It may fail, and what it makes may be nonsense: the tree was changed under it.
             drop(test.pull(&registry.name("test/image")));
             for image in test.store.images().unwrap() {
@@ -699,9 +699,9 @@ fn a54_files_swapped_for_links_while_they_are_unpacked_lead_nowhere() {
             }
             pulls += 1;
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        swaps = attacker.join().unwrap();
+        stop.store(true, Ordering::Relaxed);
     });
+    let swaps = swaps.into_inner();
     println!("{pulls} pulls, {swaps} swaps");
     assert!(pulls > 3 && swaps > 3, "{pulls} pulls, {swaps} swaps: no race took place");
     assert_eq!(canary.state(), before);

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +18,7 @@ use cofferdam_image::{
     PushOptions, Pushed, Store, Verifier,
 };
 use cofferdam_registry::{Algorithm, Hasher};
+use cofferdam_tests::{needs, pace};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use support::fake::{FakeRegistry, FaultKind, Link};
@@ -175,7 +177,8 @@ fn a25_a_cancelled_pull_ends_at_once_and_leaves_a_beginning_to_go_on_from() {
         (pulling.join().unwrap(), start.elapsed())
     });
     assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
-    assert!(took < Duration::from_millis(200), "{took:?}");
+    assert!(took < Duration::from_secs(30), "it waits for the registry: {took:?}");
+    pace::held("cancelling", took, Duration::from_millis(200));
     assert!(test.list("tmp").is_empty() && test.store.images().unwrap().is_empty());
     assert_eq!(partials(test.store.root()).len(), 1);
     registry.forget();
@@ -289,13 +292,55 @@ fn a82_an_image_that_is_stored_costs_one_request() {
     assert_eq!((again.digest, registry.seen("").len()), (first.digest, 1));
 }
 
+/// Every answer stops half-way until it is let go on, so that it is seen what a request waits for. A connection, the manifest,
+/// the configuration while the other connections are made, and the first layers: four round trips. From there on the line is
+/// never idle: a layer is asked for when another one has come, while the rest is still under way.
 #[test]
 fn a86_a_distant_registry_costs_its_bandwidth_and_four_round_trips() {
     if !is_root() {
         return;
     }
-    if std::env::var_os("COFFERDAM_EMULATED").is_some() {
-        println!("skipped: an emulated machine is slower than the connection that this is about");
+    let registry = FakeRegistry::start();
+    let layers: Vec<Layer> = (1..=11).rev().map(large_layer).collect();
+    let manifest = serve(&registry, "test/image", "latest", &layers);
+    let test = TestStore::new();
+    let mut options = options();
+    // That it speaks plain HTTP is known, as it is of every registry that speaks TLS.
+    options.client.hosts = hosts_file(&test, &format!("server = \"http://{}\"", registry.address));
+    let at_once = options.parallel_layers;
+    assert!((2..layers.len()).contains(&at_once));
+    registry.fault("", usize::MAX, FaultKind::Hold);
+    let asked = || registry.seen("").into_iter().map(|seen| seen.path).collect::<Vec<_>>();
+    // What was asked for when so much has been let through.
+    let wait = |count: usize| {
+        wait_until(&format!("request {count}"), || asked().len() >= count);
+        assert_eq!(asked().len(), count, "{:?}", asked());
+    };
+    let connections = || registry.state.lock().unwrap().connections;
+    std::thread::scope(|scope| {
+        let pulling = scope.spawn(|| test.store.pull(&name(&registry, "test/image"), &options, &|_| {}));
+        wait(1);
+        assert!(asked()[0].contains("/manifests/") && connections() == 1);
+        registry.release(&asked()[0]);
+        wait(2);
+        wait_until("connections for the layers", || connections() == at_once);
+        registry.release(&asked()[1]);
+        for come in 0..layers.len() {
+            wait(2 + (at_once + come).min(layers.len()));
+            registry.release(&asked()[2 + come]);
+        }
+        assert_eq!(pulling.join().unwrap().unwrap().digest, manifest);
+    });
+    let all: BTreeSet<String> = asked().into_iter().collect();
+    assert_eq!((all.len(), asked().len()), (2 + layers.len(), 2 + layers.len()), "each once");
+    assert_eq!(connections(), at_once, "nobody had to connect again");
+    let state = registry.state.lock().unwrap();
+    assert_eq!(state.served_blob_bytes, state.blobs.values().map(Vec::len).sum::<usize>());
+}
+
+#[test]
+fn a86_the_time_of_a_distant_registry() {
+    if !is_root() || !needs::full("a second of transfer at 100 Mbit/s, several times") {
         return;
     }
     let registry = FakeRegistry::start();
@@ -307,18 +352,15 @@ fn a86_a_distant_registry_costs_its_bandwidth_and_four_round_trips() {
     let transfer = Duration::from_secs_f64(sum as f64 / link.bytes_per_second);
     let limit = transfer.mul_f64(1.1) + 4 * link.round_trip;
     // That the machine has other things to do is not what this is about: the best of three counts.
-    let best = (0..3).find_map(|_| {
+    let times = (0..3).map(|_| {
         let test = TestStore::new();
         let mut options = options();
-        // That it speaks plain HTTP is known, as it is of every registry that speaks TLS.
         options.client.hosts = hosts_file(&test, &format!("server = \"http://{}\"", registry.address));
         let start = Instant::now();
         test.store.pull(&name(&registry, "test/image"), &options, &|_| {}).unwrap();
-        let took = start.elapsed();
-        println!("{sum} bytes at 100 Mbit/s over 200 ms take {took:?}; the limit is {limit:?}");
-        (took <= limit).then_some(took)
+        start.elapsed()
     });
-    assert!(best.is_some(), "never within {limit:?}");
+    pace::held(&format!("{sum} bytes at 100 Mbit/s over 200 ms"), times.min().unwrap(), limit);
 }
 
 fn hosts_file(test: &TestStore, text: &str) -> HostFiles {
@@ -452,7 +494,7 @@ fn a28_d20_a_verifier_is_asked_before_the_first_layer_and_only_yes_is_yes() {
         let error = test.store.pull(&image, &PullOptions { admission, ..options() }, &|_| {}).unwrap_err();
         assert!(error.to_string().contains(expected), "{script}: {error}");
         assert_eq!(error.kind(), Kind::Denied);
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(30), "it waits for what a verifier started");
         assert!(registry.seen("/blobs/").is_empty(), "nothing of the image was asked for");
         assert!(test.list("tmp").is_empty() && test.list("layers").is_empty());
     }

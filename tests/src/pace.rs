@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::needs;
+
 /// Set in the virtual machine, whose processor is emulated.
 pub const EMULATED_VARIABLE: &str = "COFFERDAM_EMULATED";
 
@@ -23,6 +25,14 @@ pub fn rounds(native: u32, emulated: u32) -> u32 {
 /// How long something may take that takes at most `native` on hardware.
 pub fn limit(native: Duration) -> Duration {
     if is_emulated() { native * EMULATED_TIMES } else { native }
+}
+
+/// Says what something took. That it took no longer than `most` is a test only where the slow tests run too: there the
+/// machine has nothing else to do, while on every merge others share its processors. What such a test is about has a count
+/// beside it that holds everywhere.
+pub fn held(what: &str, took: Duration, most: Duration) {
+    println!("{what}: {took:?}, at most {most:?}");
+    assert!(!needs::is_full() || took <= limit(most), "{what}: {took:?}, at most {most:?}");
 }
 
 fn is_emulated() -> bool {

@@ -154,7 +154,7 @@ fn crash(folder: &Path) -> Result<(), Error> {
     let begun = Instant::now();
     let flood = fails("echo raving >&2; exec cat /dev/zero");
     assert!(flood.contains("more than 4194304 bytes") && flood.contains("raving"), "{flood}");
-    assert!(begun.elapsed() < pace::limit(Duration::from_secs(5)), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < pace::limit(Duration::from_secs(60)), "{:?}", begun.elapsed());
     let grown = peak_kib() - idle;
     assert!(grown < MOST_KIB, "{grown} KiB above idle");
     Ok(())

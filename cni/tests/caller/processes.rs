@@ -13,6 +13,9 @@ fn with_deadline(limit: Duration) -> Bed {
     Bed::with(|options| options.deadlines = Deadlines { add: limit, ..Deadlines::default() })
 }
 
+/// Sooner than any of the children here ends by itself; a hang, on the busiest machine.
+const SOON: Duration = Duration::from_secs(100);
+
 /// The process ids that the plugin wrote into files.
 fn pids(bed: &Bed, names: &[&str]) -> Vec<i32> {
     names.iter().map(|name| bed.plugins.read(name).trim().parse().unwrap()).collect()
@@ -22,8 +25,8 @@ fn pids(bed: &Bed, names: &[&str]) -> Vec<i32> {
 fn two_children(bed: &Bed) -> String {
     let d = bed.folder.display();
     format!(
-        "sleep 20 & echo $! > {d}/near; \
-         setsid sh -c 'sh -c \"echo \\$\\$ > {d}/far; exec sleep 20\" & exit' ; \
+        "sleep 300 & echo $! > {d}/near; \
+         setsid sh -c 'sh -c \"echo \\$\\$ > {d}/far; exec sleep 300\" & exit' ; \
          while [ ! -s {d}/far ]; do sleep 0.01; done"
     )
 }
@@ -38,8 +41,7 @@ fn x1_a_plugin_that_hangs_ends_at_its_deadline_with_everything_that_it_started()
     bed.plugin("a", &format!("[ $CNI_COMMAND = ADD ] && {{ {children}; echo stuck >&2; wait; }}"));
     let begun = Instant::now();
     let error = bed.caller.attach(&network(r#"{"type":"a"}"#), &plain("one")).unwrap_err();
-    let limit = pace::limit(Duration::from_millis(3500));
-    assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     assert_eq!(error.kind(), Kind::Interrupted);
     let text = error.to_string();
     assert!(text.contains("did not finish within") && text.contains("stuck"), "{text}");
@@ -56,12 +58,12 @@ fn x1_a_child_that_outlives_its_plugin_and_holds_the_output_does_not_hold_us() {
     if !needs::root() || !needs::programs(&["setsid"]) {
         return;
     }
-    let bed = with_deadline(pace::limit(Duration::from_secs(10)));
+    let bed = with_deadline(2 * SOON);
     let children = two_children(&bed);
     bed.plugin("a", &format!("[ $CNI_COMMAND = ADD ] && {{ {children}; }}"));
     let begun = Instant::now();
     bed.caller.attach(&network(r#"{"type":"a"}"#), &plain("one")).unwrap();
-    assert!(begun.elapsed() < pace::limit(Duration::from_secs(3)), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     for pid in pids(&bed, &["near", "far"]) {
         assert!(!lives(pid), "{pid}");
     }
@@ -115,7 +117,7 @@ fn x2_a_program_that_stays_open_for_writing_is_an_error_and_never_a_success() {
     let begun = Instant::now();
     // DEL, where a false success would be a leak that nobody learns of.
     let error = bed.detach().unwrap_err();
-    assert!(begun.elapsed() < pace::limit(Duration::from_secs(7)), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     assert!(error.to_string().contains("cannot start"), "{error}");
     assert!(bed.log().is_empty() && bed.has_records());
     drop(held);
@@ -244,9 +246,9 @@ fn p7_running_a_plugin_costs_little_more_than_the_plugin() {
         let (with, without) = (median(with), median(without));
         println!("ADD {with:?}, the plugin alone {without:?}");
         least = least.min(with.saturating_sub(without));
-        if least <= MOST {
+        if least <= MOST || !needs::is_full() {
             break;
         }
     }
-    assert!(least <= pace::limit(MOST), "{least:?} more than the plugin");
+    pace::held("more than the plugin", least, MOST);
 }

@@ -176,7 +176,7 @@ fn a_manager_that_fails_leaves_nothing_behind() {
         let begin = Instant::now();
         let outcome = driver.create("c1", &bundle);
         assert!(outcome.status == Some(1) && outcome.stderr.contains(words), "{manner:?}: {outcome:?}");
-        assert!(begin.elapsed() < Duration::from_secs(25), "{manner:?}: {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(100), "{manner:?}: {:?}", begin.elapsed());
         assert!(driver.call(&["state", "c1"]).stderr.contains("does not exist"));
         assert!(!outcome.stderr.contains("left behind"), "{manner:?}: {outcome:?}");
         if manner == Manner::JobFails {

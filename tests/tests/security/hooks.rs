@@ -59,7 +59,7 @@ fn hk_03_misbehaving_hooks_end_in_time_and_leave_nothing() {
             config["annotations"] = json!({ "large": "x".repeat(200 << 10) });
         });
         let plain = configuration(&bundle);
-        let long = pace::limit(Duration::from_secs(8));
+        let long = pace::limit(Duration::from_secs(30));
         for (script, timeout, succeeds, limit) in [
             ("exit 0", Value::Null, true, long),
             ("exec 0<&-; sleep 0.1; exit 0", Value::Null, true, long),

@@ -56,6 +56,8 @@ pub enum FaultKind {
     Endless,
     /// Say nothing for so long after that many bytes of the body.
     StallAfter(usize, Duration),
+    /// Say nothing after half of the body until the path is released.
+    Hold,
     /// Further headers beside the proper answer.
     Headers(Vec<(String, String)>),
 }
@@ -101,6 +103,8 @@ pub struct State {
     pub base: Option<String>,
     /// Connections that were made.
     pub connections: usize,
+    /// Paths whose answers go on; see `FaultKind::Hold`.
+    released: HashSet<String>,
     line_free_at: Option<Instant>,
     line_users: usize,
     tokens: HashMap<String, usize>,
@@ -187,6 +191,11 @@ impl FakeRegistry {
 
     pub fn seen(&self, part: &str) -> Vec<Seen> {
         self.state.lock().unwrap().seen.iter().filter(|seen| seen.path.contains(part)).cloned().collect()
+    }
+
+    /// Lets the answer to a path go on that is held.
+    pub fn release(&self, path: &str) {
+        self.state.lock().unwrap().released.insert(path.to_owned());
     }
 
     pub fn forget(&self) {
@@ -305,6 +314,14 @@ fn send(
             write_paced(stream, &body[..count.min(body.len())], state)?;
             thread::sleep(time);
             Ok(false)
+        }
+        Some(FaultKind::Hold) => {
+            let (first, rest) = body.split_at(body.len() / 2);
+            write_paced(stream, first, state)?;
+            while !state.lock().unwrap().released.contains(&seen.path) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            write_paced(stream, rest, state).map(|()| true)
         }
         _ => write_paced(stream, body, state).map(|()| true),
     }
