@@ -31,5 +31,4 @@ pub mod signal;
 pub mod spawn;
 pub mod tap;
 pub mod terminal;
-pub mod text;
 pub mod wait;

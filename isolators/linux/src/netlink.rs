@@ -11,11 +11,13 @@
 //! the user namespace that owns the network namespace.
 
 mod address;
+mod bridge_vlan;
 mod link;
 mod new_link;
 mod queue;
 mod route;
 mod rule;
+mod watch;
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -33,12 +35,14 @@ use rustix::net::{
     sockopt,
 };
 
-pub use address::{Address, PrefixRoute};
+pub use address::{Address, Duplicates, PrefixRoute, Settled};
+pub use bridge_vlan::PortVlans;
 pub use link::{BridgePort, Link, LinkChange, MacAddress};
 pub use new_link::{IpvlanMode, LinkKind, MacvlanMode, NewLink, VethPeer};
 pub use queue::TokenBucket;
 pub use route::Route;
 pub use rule::Rule;
+pub use watch::LinkWatch;
 
 /// The kernel writes at most this much into one datagram of a dump (`NLMSG_GOODSIZE` is capped at 32 KiB).
 const RECEIVE_BYTES: usize = 64 * 1024;
@@ -129,6 +133,11 @@ impl Socket {
     }
 
     fn open(protocol: Option<rustix::net::Protocol>) -> Result<Self, Error> {
+        Self::listening(protocol, 0)
+    }
+
+    /// Opens a socket that hears what the kernel tells these groups, a bit each.
+    fn listening(protocol: Option<rustix::net::Protocol>, groups: u32) -> Result<Self, Error> {
         let failed = |errno| Error::new("open a netlink socket", errno);
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
             .map_err(failed)?;
@@ -136,7 +145,7 @@ impl Socket {
         // Both are conveniences of newer kernels (4.12, 4.20): errors with words, dumps filtered by the kernel.
         set_netlink_option(fd.as_fd(), libc::NETLINK_EXT_ACK).map_err(failed)?;
         set_netlink_option(fd.as_fd(), libc::NETLINK_GET_STRICT_CHK).map_err(failed)?;
-        bind(&fd, &SocketAddrNetlink::new(0, 0)).map_err(failed)?;
+        bind(&fd, &SocketAddrNetlink::new(0, groups)).map_err(failed)?;
         Ok(Self { fd, sequence: 0, buffer: vec![0; RECEIVE_BYTES] })
     }
 
@@ -199,6 +208,40 @@ impl Socket {
         let mut answer = Vec::new();
         self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP, operation, |part| answer.push(part))?;
         Ok(answer)
+    }
+
+    /// Sends a request that the encoder has no words for, header and all but its length left to us, and visits the answer.
+    fn dump_raw(
+        &mut self,
+        kind: u16,
+        payload: &[u8],
+        operation: &str,
+        mut part: impl FnMut(&[u8]),
+    ) -> Result<(), Error> {
+        let sequence = self.next_sequence();
+        let mut bytes =
+            u32::try_from(HEADER_BYTES + payload.len()).unwrap_or(u32::MAX).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(payload);
+        self.send(&bytes).map_err(|errno| Error::new(operation, errno))?;
+        let mut refused = None;
+        self.receive_until(|received| {
+            match received.kind {
+                _ if received.sequence != sequence => return Ok(Next::More),
+                NLMSG_DONE => return Ok(Next::Stop),
+                NLMSG_ERROR => {
+                    refused = refusal(&received);
+                    return Ok(Next::Stop);
+                }
+                _ => part(received.payload),
+            }
+            Ok(Next::More)
+        })
+        .map_err(|errno| Error::new(operation, errno))?;
+        refused.map_or(Ok(()), |(errno, detail)| Err(Error { operation: operation.into(), errno, detail }))
     }
 
     /// Sends one request for one object and returns it.

@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoPortData, InfoPortKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, State,
+    InfoBridge, InfoBridgePort, InfoData, InfoPortData, InfoPortKind, InfoVrf, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage, State,
 };
 use rustix::io::Errno;
 
@@ -85,6 +85,8 @@ pub struct Link {
     pub port: Option<BridgePort>,
     /// The routing table, of a vrf.
     pub table: Option<u32>,
+    /// Whether it is a bridge that keeps the VLANs of its ports apart.
+    pub filters_vlans: bool,
 }
 
 /// How a bridge treats one of its ports.
@@ -265,6 +267,7 @@ impl From<LinkMessage> for Link {
                     link.kind = infos.iter().find_map(kind_name);
                     link.port = infos.iter().find_map(bridge_port);
                     link.table = infos.iter().find_map(vrf_table);
+                    link.filters_vlans = infos.iter().any(filters_vlans);
                 }
                 _ => {}
             }
@@ -286,6 +289,11 @@ fn vrf_table(info: &LinkInfo) -> Option<u32> {
         InfoVrf::TableId(table) => Some(*table),
         _ => None,
     })
+}
+
+fn filters_vlans(info: &LinkInfo) -> bool {
+    let LinkInfo::Data(InfoData::Bridge(data)) = info else { return false };
+    data.contains(&InfoBridge::VlanFiltering(true))
 }
 
 fn bridge_port(info: &LinkInfo) -> Option<BridgePort> {

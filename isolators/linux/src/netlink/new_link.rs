@@ -41,6 +41,8 @@ pub struct NewLink<'a> {
 pub enum LinkKind<'a> {
     /// A switch.
     Bridge,
+    /// A switch that keeps the VLANs of its ports apart, which needs a kernel with `CONFIG_BRIDGE_VLAN_FILTERING`.
+    VlanBridge,
     /// A link that leads nowhere.
     Dummy,
     /// A link whose queue shapes what another receives.
@@ -54,6 +56,8 @@ pub enum LinkKind<'a> {
     Macvlan {
         /// Whom it reaches.
         mode: MacvlanMode,
+        /// How many broadcast frames the parent keeps at most until they are passed on; absent means the kernel's number.
+        broadcast_queue: Option<u32>,
     },
     /// One end of a pair.
     Veth(VethPeer<'a>),
@@ -167,15 +171,20 @@ impl<'a> NewLink<'a> {
 impl LinkKind<'_> {
     fn info(self) -> (InfoKind, Option<InfoData>) {
         match self {
-            Self::Bridge => (InfoKind::Bridge, Some(InfoData::Bridge(Vec::<InfoBridge>::new()))),
+            Self::Bridge => (InfoKind::Bridge, Some(InfoData::Bridge(Vec::new()))),
+            Self::VlanBridge => {
+                (InfoKind::Bridge, Some(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)])))
+            }
             Self::Dummy => (InfoKind::Dummy, None),
             Self::Ifb => (InfoKind::Ifb, None),
             Self::Ipvlan { mode } => {
                 let data = vec![InfoIpVlan::Mode(mode.into()), InfoIpVlan::Flags(IpVlanFlags::empty())];
                 (InfoKind::IpVlan, Some(InfoData::IpVlan(data)))
             }
-            Self::Macvlan { mode } => {
-                (InfoKind::MacVlan, Some(InfoData::MacVlan(vec![InfoMacVlan::Mode(mode.into())])))
+            Self::Macvlan { mode, broadcast_queue } => {
+                let mut data = vec![InfoMacVlan::Mode(mode.into())];
+                data.extend(broadcast_queue.map(InfoMacVlan::BcQueueLen));
+                (InfoKind::MacVlan, Some(InfoData::MacVlan(data)))
             }
             Self::Veth(peer) => (InfoKind::Veth, Some(InfoData::Veth(InfoVeth::Peer(peer.message())))),
             Self::Vlan { id } => (InfoKind::Vlan, Some(InfoData::Vlan(vec![InfoVlan::Id(id)]))),
@@ -269,13 +278,16 @@ mod tests {
 
     #[test]
     fn b16_the_messages_that_make_ipvlan_vlan_vrf_and_dummy_are_the_golden_ones() {
+        let macvlan = |broadcast_queue| LinkKind::Macvlan { mode: MacvlanMode::Bridge, broadcast_queue };
         let on_parent = |kind| NewLink { parent: Some(7), ..NewLink::new("eth0", kind) };
         let cases = [
             ("dummy", NewLink::new("eth0", LinkKind::Dummy)),
             ("ipvlan-l3s", on_parent(LinkKind::Ipvlan { mode: IpvlanMode::L3s })),
             ("vlan", on_parent(LinkKind::Vlan { id: 100 })),
             ("vrf", NewLink::new("eth0", LinkKind::Vrf { table: 10 })),
-            ("macvlan-bridge", on_parent(LinkKind::Macvlan { mode: MacvlanMode::Bridge })),
+            ("macvlan-bridge", on_parent(macvlan(None))),
+            ("macvlan-queue", on_parent(macvlan(Some(77)))),
+            ("vlan-bridge", NewLink::new("eth0", LinkKind::VlanBridge)),
         ];
         let golden = include_str!("golden/new_link.txt");
         for (name, link) in cases {

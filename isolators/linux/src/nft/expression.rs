@@ -11,6 +11,8 @@ pub enum Family {
     Ipv4,
     /// IPv6 only.
     Ipv6,
+    /// Frames on their way through a bridge.
+    Bridge,
 }
 
 impl Family {
@@ -20,6 +22,7 @@ impl Family {
             Self::Inet => 1,
             Self::Ipv4 => 2,
             Self::Ipv6 => 10,
+            Self::Bridge => 7,
         }
     }
 }
@@ -42,6 +45,8 @@ pub enum Field {
     Ipv4,
     /// Sixteen bytes.
     Ipv6,
+    /// Ethernet address, six bytes.
+    Mac,
     /// Transport protocol, one byte.
     Protocol,
     /// Port, two bytes in network order.
@@ -55,6 +60,7 @@ impl Field {
         match self {
             Self::Ipv4 => 7,
             Self::Ipv6 => 8,
+            Self::Mac => 9,
             Self::Protocol => 12,
             Self::Port => 13,
             Self::Interface => 41,
@@ -65,6 +71,7 @@ impl Field {
         match self {
             Self::Ipv4 => 4,
             Self::Ipv6 | Self::Interface => 16,
+            Self::Mac => 6,
             Self::Protocol => 1,
             Self::Port => 2,
         }
@@ -118,6 +125,15 @@ pub enum Expression {
     Meta {
         /// Which.
         key: Key,
+        /// Where to.
+        into: Register,
+    },
+    /// Loads bytes of the Ethernet header.
+    LinkHeader {
+        /// First byte.
+        offset: u32,
+        /// How many.
+        length: u32,
         /// Where to.
         into: Register,
     },
@@ -212,6 +228,7 @@ pub enum Expression {
     Verdict(Verdict),
 }
 
+const LINK_HEADER: u32 = 0;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const NFTA_DATA_VALUE: u16 = 1;
@@ -236,7 +253,7 @@ impl Expression {
     fn name(&self) -> &'static str {
         match self {
             Self::Meta { .. } => "meta",
-            Self::NetworkHeader { .. } | Self::TransportHeader { .. } => "payload",
+            Self::LinkHeader { .. } | Self::NetworkHeader { .. } | Self::TransportHeader { .. } => "payload",
             Self::ConnectionStatus { .. } | Self::ConnectionState { .. } => "ct",
             Self::DestinationType { .. } => "fib",
             Self::Mask { .. } => "bitwise",
@@ -266,6 +283,7 @@ impl Expression {
             Self::Meta { key, into } => {
                 out.number(1, into.number()).number(2, meta_key(*key));
             }
+            Self::LinkHeader { offset, length, into } => payload(out, LINK_HEADER, *offset, *length, *into),
             Self::NetworkHeader { offset, length, into } => {
                 payload(out, NETWORK_HEADER, *offset, *length, *into)
             }
