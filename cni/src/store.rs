@@ -65,12 +65,11 @@ impl Store {
     /// Removes temporary files whose writer did not live to rename them. What cannot be removed is only clutter.
     fn sweep(&self) {
         for entry in fs::read_dir(&self.results).into_iter().flatten().flatten() {
-            let temporary = entry.file_name().as_encoded_bytes().starts_with(b".");
-            let age = entry
-                .metadata()
-                .and_then(|meta| meta.modified())
-                .map(|then| then.elapsed().unwrap_or_default());
-            if temporary && age.is_ok_and(|age| age > ABANDONED) {
+            if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let written = entry.metadata().and_then(|meta| meta.modified());
+            if written.is_ok_and(|then| then.elapsed().unwrap_or_default() > ABANDONED) {
                 let _ = fs::remove_file(entry.path());
             }
         }

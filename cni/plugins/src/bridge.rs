@@ -5,78 +5,40 @@
 //! DEL   veth pair ∥ (IPAM, nft elements)
 //! ```
 //!
+//! | asked for | done by | where |
+//! |---|---|---|
+//! | `vlan`, `vlanTrunk`, `preserveDefaultVlan` | VLANs of the port; the gateway on a link of its own | `vlan.rs` |
+//! | `macspoofchk` | nft elements of the table `bridge cofferdam` | `sender.rs` |
+//! | `enabledad` | the kernel asks for duplicates and ADD waits for what it says; otherwise it does not ask | `container.rs` |
+//! | `disableContainerInterface` | the container's end stays down | here |
+//! | `forceAddress` | addresses of the bridge that are in the gateways' way go | `gateway.rs` |
+//! | `hairpinMode`, `portIsolation`, `promiscMode`, `mtu` | settings of links | here |
+//!
 //! The host's end of the pair is named after the attachment, so DEL finds it without a result, without a namespace and
 //! after any crash. Hairpin mode lets a container reach itself by a port map: the host routes such packets, but where
 //! br_netfilter is on the destination is rewritten inside the bridge, and the frame must leave by the port it came in by.
 
+mod config;
+mod sender;
+mod vlan;
+
 use std::os::fd::{AsFd, BorrowedFd};
 
 use cofferdam_cni::{AddResult, Code, Interface, Object, Plugin, PluginError, Request, Verb, Version};
-use cofferdam_linux::netlink::{
-    self, Address, BridgePort, Link, LinkChange, LinkKind, MacAddress, NewLink, Socket,
-};
+use cofferdam_linux::netlink::{self, BridgePort, Link, LinkChange, LinkKind, MacAddress, NewLink, Socket};
 use cofferdam_linux::nft::Element;
 use rustix::io::Errno;
-use serde::Deserialize;
 
-use crate::container::{Inside, Neighbours, inside, sandbox};
+use crate::container::{Inside, inside, sandbox};
 use crate::ipam::{Ipam, dns_of};
 use crate::ruleset::{Entry, Ip, Kind, Ruleset, octets};
-use crate::{foreign, gateway, links, refuse_keys, veth};
+use crate::veth::Carrier;
+use crate::{foreign, gateway, links, veth};
+use config::Config;
+
+pub(crate) use sender::delete_table as delete_sender_table;
 
 pub(crate) struct Bridge;
-
-/// What the reference plugin calls its bridge.
-const DEFAULT_BRIDGE: &str = "cni0";
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Config {
-    #[serde(default)]
-    bridge: Option<String>,
-    #[serde(default)]
-    is_gateway: bool,
-    #[serde(default)]
-    is_default_gateway: bool,
-    #[serde(default)]
-    ip_masq: bool,
-    #[serde(default)]
-    hairpin_mode: bool,
-    #[serde(default)]
-    promisc_mode: bool,
-    #[serde(default)]
-    port_isolation: bool,
-    #[serde(default)]
-    mtu: u32,
-}
-
-impl Config {
-    fn of(request: &Request<'_>) -> Result<Self, PluginError> {
-        let config: Self = serde_json::from_str(&request.config.to_text())
-            .map_err(|error| PluginError::new(Code::DECODE, format!("bridge: {error}")))?;
-        if config.hairpin_mode && config.promisc_mode {
-            return Err(PluginError::config("bridge: hairpinMode and promiscMode exclude each other"));
-        }
-        Ok(config)
-    }
-
-    fn bridge(&self) -> &str {
-        self.bridge.as_deref().filter(|name| !name.is_empty()).unwrap_or(DEFAULT_BRIDGE)
-    }
-
-    fn mtu(&self) -> Option<u32> {
-        Some(self.mtu).filter(|mtu| *mtu > 0)
-    }
-
-    fn port(&self) -> BridgePort {
-        BridgePort { hairpin: self.hairpin_mode, isolated: self.port_isolation }
-    }
-
-    /// The addresses that the bridge has for its containers.
-    fn gateways(&self, result: &AddResult) -> Vec<Address> {
-        if self.is_gateway || self.is_default_gateway { gateway::gateways(result) } else { Vec::new() }
-    }
-}
 
 impl Plugin for Bridge {
     fn kind(&self) -> &'static str {
@@ -84,8 +46,7 @@ impl Plugin for Bridge {
     }
 
     fn supports(&self, config: &Object) -> Result<(), String> {
-        let unknown = ["vlan", "vlanTrunk", "macspoofchk", "disableContainerInterface", "forceAddress"];
-        refuse_keys(config, &unknown)
+        crate::refuse_backend(config, "ipMasqBackend")
     }
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, PluginError> {
@@ -96,12 +57,15 @@ impl Plugin for Bridge {
         let allocated = Ipam::of(request)?.call(request, Verb::Add)?;
         connect(request, &config, &mut host, &bridge, netns.as_fd(), allocated).inspect_err(|_| {
             // The first failure is the one worth telling; the caller's DEL tries again.
-            let _ = disconnect(request);
+            let _ = self.del(request);
         })
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        disconnect(request)
+        // Who cannot say any more whether frames were checked gets what was made for it deleted.
+        let checked = request.get("macspoofchk").unwrap_or(Some(true)).unwrap_or(false);
+        let sender = if checked { sender::remove(request) } else { Ok(()) };
+        disconnect(request).and(sender)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
@@ -110,11 +74,11 @@ impl Plugin for Bridge {
         Ipam::of(request)?.call(request, Verb::Check)?;
         let result = request.previous.clone().unwrap_or_default();
         check_host(request, &config, &result)?;
-        interface(request).check(&mut Socket::route_in(netns.as_fd())?, &result).map(drop)
+        check_inside(request, &config, &mut Socket::route_in(netns.as_fd())?, &result)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        let all = [Ruleset::collect(request), links::collect(request)];
+        let all = [Ruleset::collect(request), links::collect(request), sender::collect(request)];
         let ipam = Ipam::of(request)?.call(request, Verb::Gc).map(drop);
         all.into_iter().chain([ipam]).collect()
     }
@@ -128,24 +92,25 @@ impl Plugin for Bridge {
     }
 }
 
-fn interface<'a>(request: &'a Request<'_>) -> Inside<'a> {
-    Inside { plugin: "bridge", name: request.if_name.as_str(), neighbours: Neighbours::Network }
-}
-
 /// Finds the bridge or makes it. Of many that make it at once one succeeds and the others find it.
 fn ensure_bridge(host: &mut Socket, config: &Config) -> Result<Link, PluginError> {
     let name = config.bridge();
     let mut found = host.find_link(name)?;
     if found.is_none() {
         let mac = MacAddress::random().map_err(|errno| netlink::Error::new("choose an address", errno))?;
-        let new = NewLink { mac: Some(mac), mtu: config.mtu(), ..NewLink::new(name, LinkKind::Bridge) };
+        let kind = if config.vlans().is_some() { LinkKind::VlanBridge } else { LinkKind::Bridge };
+        let new = NewLink { mac: Some(mac), mtu: config.mtu(), ..NewLink::new(name, kind) };
         match host.add_link(&new) {
+            Err(error) if error.errno() == Errno::OPNOTSUPP && config.vlans().is_some() => {
+                return Err(vlan::unknown_to_the_kernel());
+            }
             Err(error) if error.errno() != Errno::EXIST => return Err(error.into()),
             _ => found = Some(host.link(name)?),
         }
     }
     let link = found.ok_or_else(|| PluginError::new(Code::KERNEL, format!("bridge {name} vanished")))?;
     is_bridge(&link)?;
+    vlan::ensure_filtering(&link, config)?;
     if !link.up || (config.promisc_mode && !link.promiscuous) {
         let promiscuous = config.promisc_mode.then_some(true);
         host.change_link(link.index, &LinkChange { up: Some(true), promiscuous, ..LinkChange::default() })?;
@@ -172,21 +137,23 @@ fn connect(
     if config.port() != BridgePort::default() {
         host.set_port(end.index, config.port())?;
     }
-    let mut result = gateway::complete(
-        allocated,
-        config.is_gateway || config.is_default_gateway,
-        config.is_default_gateway,
-    );
-    let interface = interface(request);
-    let inner = inside(netns, |socket| {
-        let link = interface.configure(socket, &result)?;
-        veth::wait_for_carrier(socket, interface.name)?;
-        Ok(link)
-    })?;
-    veth::wait_for_carrier(host, &end.name)?;
+    vlan::join(host, &end, config)?;
+    if config.check_sender {
+        sender::guard(request, mac_inside(request, &mut Socket::route_in(netns)?)?)?;
+    }
+    let mut result = gateway::complete(allocated, config.is_gateway(), config.is_default_gateway());
+    let inner = if config.disable_container_interface {
+        Socket::route_in(netns)?.link(request.if_name.as_str())?
+    } else {
+        bring_up(config.interface(request), netns, &end, &result)?
+    };
     let gateways = config.gateways(&result);
-    if !gateways.is_empty() {
-        gateway::put_on(host, bridge, &gateways)?;
+    let gateway = if gateways.is_empty() { None } else { Some(vlan::ensure_gateway(host, bridge, config)?) };
+    if let Some(gateway) = &gateway {
+        if config.force_address {
+            gateway::clear_for(host, gateway, &gateways)?;
+        }
+        gateway::put_on(host, gateway, &gateways)?;
     }
     Ruleset::open()?.add(&elements(request, config, &result)).map_err(PluginError::from)?;
 
@@ -199,7 +166,34 @@ fn connect(
         described(request, &end, String::new()),
         described(request, &inner, sandbox(request)),
     ];
+    let apart = gateway.filter(|gateway| gateway.index != bridge.index);
+    result.interfaces.extend(apart.map(|gateway| described(request, &gateway, String::new())));
     Ok(result)
+}
+
+/// Gives the container's end its addresses and waits until both ends pass frames.
+fn bring_up(
+    interface: Inside<'_>,
+    netns: BorrowedFd<'_>,
+    end: &Link,
+    result: &AddResult,
+) -> Result<Link, PluginError> {
+    let carrier = Carrier::watch()?;
+    let inner = inside(netns, |socket| {
+        let carrier = Carrier::watch()?;
+        let link = interface.configure(socket, result)?;
+        carrier.wait(&link)?;
+        interface.settle(socket, &link)?;
+        Ok(link)
+    })?;
+    carrier.wait(end)?;
+    Ok(inner)
+}
+
+fn mac_inside(request: &Request<'_>, socket: &mut Socket) -> Result<MacAddress, PluginError> {
+    let name = request.if_name.as_str();
+    let mac = socket.link(name)?.mac;
+    mac.ok_or_else(|| PluginError::new(Code::KERNEL, format!("bridge: {name} has no hardware address")))
 }
 
 /// A link as a result tells of it; the mtu only to versions that know it.
@@ -211,7 +205,7 @@ pub(crate) fn described(request: &Request<'_>, link: &Link, sandbox: String) -> 
 
 fn elements(request: &Request<'_>, config: &Config, result: &AddResult) -> Vec<Entry> {
     let owner = request.owner();
-    let mut name = config.bridge().as_bytes().to_vec();
+    let mut name = config.gateway_link().into_bytes();
     name.resize(16, 0);
     let mut entries = Vec::new();
     for ip in result.container_ips() {
@@ -232,7 +226,11 @@ pub(crate) fn disconnect(request: &Request<'_>) -> Result<(), PluginError> {
     let (link, rest) = std::thread::scope(|scope| {
         let link = scope.spawn(|| veth::remove(&name, fate));
         let ipam = Ipam::of(request).and_then(|ipam| ipam.call(request, Verb::Del).map(drop));
-        let rest = [ipam, Ruleset::remove_of(request), foreign::remove_chains(request, foreign::MASQUERADE)];
+        let rest = [
+            ipam,
+            Ruleset::remove_of(request, Vec::new()),
+            foreign::remove_chains(request, foreign::MASQUERADE),
+        ];
         let link = link.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (link, rest)
     });
@@ -253,14 +251,40 @@ fn check_host(request: &Request<'_>, config: &Config, result: &AddResult) -> Res
             return wrong(format!("{name} is not on {}", bridge.name));
         }
         Some(end) if !end.up || !bridge.up => return wrong(format!("{name} or {} is down", bridge.name)),
+        Some(_) if config.promisc_mode && !bridge.promiscuous => {
+            return wrong(format!("{} is not in promiscuous mode", bridge.name));
+        }
         // A later plugin may isolate the port; nobody may take the isolation away.
         Some(end) if end.port.is_some_and(|port| lacks(port, config.port())) => {
             return wrong(format!("{name} is treated by {} as {:?}", bridge.name, end.port));
         }
-        Some(_) => {}
+        Some(end) => vlan::check(&mut host, &end, config)?,
     }
-    gateway::check_on("bridge", &mut host, &bridge, &config.gateways(result))?;
+    let gateways = config.gateways(result);
+    if !gateways.is_empty() {
+        let link = match host.find_link(&config.gateway_link())? {
+            Some(link) if link.up => link,
+            _ => return wrong(format!("the gateway's link {} is gone or down", config.gateway_link())),
+        };
+        gateway::check_on("bridge", &mut host, &link, &gateways)?;
+    }
     Ruleset::open()?.check("bridge", &elements(request, config, result))
+}
+
+fn check_inside(
+    request: &Request<'_>,
+    config: &Config,
+    socket: &mut Socket,
+    result: &AddResult,
+) -> Result<(), PluginError> {
+    if config.check_sender {
+        sender::check(request, mac_inside(request, socket)?)?;
+    }
+    let interface = config.interface(request);
+    match config.disable_container_interface {
+        true => interface.check_link(socket, result).map(drop),
+        false => interface.check(socket, result).map(drop),
+    }
 }
 
 fn lacks(port: BridgePort, wanted: BridgePort) -> bool {

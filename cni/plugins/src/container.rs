@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use cofferdam_cni::{AddResult, Code, IpConfig, PluginError, Prefix, Request};
 use cofferdam_linux::namespace::with_netns;
-use cofferdam_linux::netlink::{Address, Link, LinkChange, PrefixRoute, Route, Socket};
+use cofferdam_linux::netlink::{Address, Duplicates, Link, LinkChange, PrefixRoute, Route, Settled, Socket};
 use rustix::io::Errno;
 
 use crate::sysctl;
@@ -26,6 +27,17 @@ pub(crate) enum Neighbours {
     Gateway,
 }
 
+/// Whether an interface looks for others that have its IPv6 addresses, before it uses them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detection {
+    /// As the kernel is set up for the link-local address; never for those that were given.
+    Kernel,
+    /// Never: a port in hairpin mode gets its own question back, and takes it for somebody else's.
+    Off,
+    /// Always, and who has a duplicate is told.
+    On,
+}
+
 /// How an interface inside is to be, or was, made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inside<'a> {
@@ -35,7 +47,14 @@ pub(crate) struct Inside<'a> {
     pub(crate) name: &'a str,
     /// Whom it reaches.
     pub(crate) neighbours: Neighbours,
+    /// Whether it looks for duplicates.
+    pub(crate) detection: Detection,
 }
+
+/// The kernel asks once, after at most a second, and waits a second for an answer.
+const DETECTION: Duration = Duration::from_secs(10);
+/// Between two looks at what became of it.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Runs `work` on a thread inside the namespace.
 pub(crate) fn inside<T: Send>(
@@ -64,18 +83,52 @@ impl Inside<'_> {
             sysctl::set(&format!("ipv6/conf/{}/disable_ipv6", self.name), "0")?;
             sysctl::set(&format!("ipv6/conf/{}/ndisc_notify", self.name), "1")?;
         }
+        self.set_detection()?;
         let prefix_route = match self.neighbours {
             Neighbours::Network => PrefixRoute::Made,
             Neighbours::Gateway => PrefixRoute::Left,
         };
+        let duplicates =
+            if self.detection == Detection::On { Duplicates::LookedFor } else { Duplicates::Excluded };
         for ip in &result.ips {
-            socket.add_address_with(link.index, to_address(ip.address), prefix_route)?;
+            socket.add_address_with(link.index, to_address(ip.address), prefix_route, duplicates)?;
         }
         socket.set_up(link.index)?;
         for route in self.routes(result, link.index) {
             add_route(socket, route)?;
         }
         Ok(link)
+    }
+
+    fn set_detection(&self) -> Result<(), PluginError> {
+        let key = |name: &str| format!("ipv6/conf/{}/{name}", self.name);
+        match self.detection {
+            Detection::Kernel => Ok(()),
+            Detection::Off => sysctl::set_if_there(&key("accept_dad"), "0"),
+            Detection::On => {
+                // Its own question, which a hairpin sends back, is known by a number (RFC 7527).
+                sysctl::set_if_there(&key("enhanced_dad"), "1")?;
+                sysctl::set_if_there(&key("accept_dad"), "1")
+            }
+        }
+    }
+
+    /// Waits until nobody has been found who has one of the addresses. Needs carrier.
+    pub(crate) fn settle(&self, socket: &mut Socket, link: &Link) -> Result<(), PluginError> {
+        if self.detection != Detection::On {
+            return Ok(());
+        }
+        let deadline = Instant::now() + DETECTION;
+        loop {
+            match socket.settled(link.index)? {
+                Settled::Duplicate(address) => {
+                    let message = format!("{}: somebody else on the network has {address}", self.plugin);
+                    return Err(PluginError::new(Code::CONFLICT, message));
+                }
+                Settled::NotYet if Instant::now() < deadline => std::thread::sleep(LOOK),
+                Settled::Yes | Settled::NotYet => return Ok(()),
+            }
+        }
     }
 
     /// The routes of a result; one without a next hop takes the gateway of the first address of its family.
@@ -101,16 +154,13 @@ impl Inside<'_> {
         routes
     }
 
-    /// Compares the interface with what ADD made of it.
-    pub(crate) fn check(&self, socket: &mut Socket, result: &AddResult) -> Result<Link, PluginError> {
+    /// Compares the link alone with what the result tells of it.
+    pub(crate) fn check_link(&self, socket: &mut Socket, result: &AddResult) -> Result<Link, PluginError> {
         let name = self.name;
         let wrong = |what: String| {
             PluginError::new(Code::CHECK_FAILED, format!("{}: in the container {what}", self.plugin))
         };
         let link = socket.find_link(name)?.ok_or_else(|| wrong(format!("{name} is gone")))?;
-        if !link.up {
-            return Err(wrong(format!("{name} is down")));
-        }
         let made = result.interfaces.iter().find(|one| one.name == name && !one.sandbox.is_empty());
         let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
         if let Some(made) = made.filter(|made| !made.mac.is_empty() && !made.mac.eq_ignore_ascii_case(&mac)) {
@@ -118,6 +168,19 @@ impl Inside<'_> {
         }
         if let Some(mtu) = made.and_then(|made| made.mtu).filter(|mtu| *mtu != link.mtu) {
             return Err(wrong(format!("{name} has the mtu {} instead of {mtu}", link.mtu)));
+        }
+        Ok(link)
+    }
+
+    /// Compares the interface with what ADD made of it.
+    pub(crate) fn check(&self, socket: &mut Socket, result: &AddResult) -> Result<Link, PluginError> {
+        let link = self.check_link(socket, result)?;
+        let name = self.name;
+        let wrong = |what: String| {
+            PluginError::new(Code::CHECK_FAILED, format!("{}: in the container {what}", self.plugin))
+        };
+        if !link.up {
+            return Err(wrong(format!("{name} is down")));
         }
         let own = own_addresses(result, name);
         let addresses = socket.addresses(link.index)?;

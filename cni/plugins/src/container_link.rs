@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use serde::Deserialize;
 
 use crate::bridge::described;
-use crate::container::{Inside, Neighbours, already_there, christen, inside, sandbox};
+use crate::container::{Detection, Inside, Neighbours, already_there, christen, inside, sandbox};
 use crate::ipam::{Ipam, dns_of};
 use crate::veth::wanted_mac;
 use crate::{links, refuse_keys};
@@ -75,7 +75,12 @@ impl ContainerLink {
     }
 
     fn interface<'a>(&self, request: &'a Request<'_>) -> Inside<'a> {
-        Inside { plugin: self.kind, name: request.if_name.as_str(), neighbours: Neighbours::Network }
+        Inside {
+            plugin: self.kind,
+            name: request.if_name.as_str(),
+            neighbours: Neighbours::Network,
+            detection: Detection::Kernel,
+        }
     }
 
     /// The link below, as a socket of its namespace sees it.

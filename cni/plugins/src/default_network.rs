@@ -103,6 +103,7 @@ fn choose_subnet(socket: &mut Socket, bridge: &str) -> Result<Prefix, PluginErro
 /// Only for a host without attachments: nobody checks.
 pub fn remove_host_parts(bridge: Option<&str>) -> Result<(), PluginError> {
     Ruleset::open()?.delete_table()?;
+    crate::bridge::delete_sender_table()?;
     let Some(bridge) = bridge else { return Ok(()) };
     match Socket::route()?.delete_link(bridge) {
         Err(error) if error.errno() != Errno::NODEV => Err(error.into()),

@@ -37,6 +37,7 @@ impl Plugin for Firewall {
 
     fn supports(&self, config: &Object) -> Result<(), String> {
         policy_of(config)?;
+        crate::refuse_backend(config, "backend")?;
         crate::refuse_keys(config, &["firewalldZone", "iptablesAdminChainName"])
     }
 
@@ -58,7 +59,7 @@ impl Plugin for Firewall {
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let owner = request.owner();
-        Ruleset::remove_of(request)?;
+        Ruleset::remove_of(request, Vec::new())?;
         remove_from_foreign_chains(|found| found == owner)
     }
 

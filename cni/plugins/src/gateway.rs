@@ -58,6 +58,22 @@ pub(crate) fn check_forwarding(
     Ok(())
 }
 
+/// Takes a link of the host the addresses that are in the way of the gateways': every other IPv4 address, and IPv6 addresses
+/// whose networks overlap.
+pub(crate) fn clear_for(host: &mut Socket, link: &Link, gateways: &[Address]) -> Result<(), PluginError> {
+    let prefix = |one: &Address| Prefix { address: one.address, length: one.prefix };
+    for present in host.addresses(link.index)?.iter().filter(|one| !gateways.contains(one)) {
+        let is_in_the_way = |gateway: &Address| {
+            let both_v4 = gateway.address.is_ipv4() && present.address.is_ipv4();
+            both_v4 || prefix(gateway).overlaps(prefix(present))
+        };
+        if gateways.iter().any(is_in_the_way) {
+            PluginError::unless_gone(host.delete_address(link.index, *present))?;
+        }
+    }
+    Ok(())
+}
+
 /// Gives a link of the host the gateways' addresses and lets the host forward.
 pub(crate) fn put_on(host: &mut Socket, link: &Link, gateways: &[Address]) -> Result<(), PluginError> {
     if gateways.iter().any(|gateway| gateway.address.is_ipv6()) {

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use serde::Deserialize;
 
 use crate::bridge::described;
-use crate::container::{Inside, Neighbours, already_there, inside, sandbox};
+use crate::container::{Detection, Inside, Neighbours, already_there, inside, sandbox};
 use crate::container_link::netns_if_there;
 use crate::ipam::{Ipam, dns_of};
 use crate::refuse_keys;
@@ -87,7 +87,12 @@ impl Plugin for HostDevice {
 }
 
 fn interface<'a>(request: &'a Request<'_>) -> Inside<'a> {
-    Inside { plugin: "host-device", name: request.if_name.as_str(), neighbours: Neighbours::Network }
+    Inside {
+        plugin: "host-device",
+        name: request.if_name.as_str(),
+        neighbours: Neighbours::Network,
+        detection: Detection::Kernel,
+    }
 }
 
 fn find(host: &mut Socket, request: &Request<'_>) -> Result<Link, PluginError> {

@@ -128,6 +128,16 @@ fn one_of<T: Copy>(request: &Request<'_>, key: &str, known: &[(&str, T)]) -> Res
     })
 }
 
+/// Refuses a backend that cannot be meant by what is done here: rules are always nft's, whichever program would have made
+/// them, so both names of programs that make rules will do.
+fn refuse_backend(config: &Object, key: &str) -> Result<(), String> {
+    let said: Option<String> = config.get(key).map_err(|error| format!("{key}: {error}"))?;
+    match said.as_deref() {
+        None | Some("" | "nftables" | "iptables") => Ok(()),
+        Some(other) => Err(format!("the built-in plugin has no {key} {other:?}, only its own nft table")),
+    }
+}
+
 /// Refuses a configuration that sets one of these keys to anything but nothing.
 fn refuse_keys(config: &Object, keys: &[&str]) -> Result<(), String> {
     for key in keys {

@@ -16,7 +16,10 @@ pub(crate) static MACVLAN: ContainerLink = ContainerLink {
             ("vepa", MacvlanMode::Vepa),
             ("passthru", MacvlanMode::Passthru),
         ];
-        Ok(Shape::Link(LinkKind::Macvlan { mode: one_of(request, "mode", &modes)? }))
+        Ok(Shape::Link(LinkKind::Macvlan {
+            mode: one_of(request, "mode", &modes)?,
+            broadcast_queue: request.get("bcqueuelen")?.filter(|length| *length > 0),
+        }))
     },
-    unknown: &["bcqueuelen"],
+    unknown: &[],
 };

@@ -31,6 +31,7 @@ impl Plugin for Portmap {
     }
 
     fn supports(&self, config: &Object) -> Result<(), String> {
+        crate::refuse_backend(config, "backend")?;
         refuse_keys(config, &["conditionsV4", "conditionsV6", "externalSetMarkChain"])
     }
 
@@ -45,11 +46,14 @@ impl Plugin for Portmap {
         let entries = entries(request, &mappings, &previous)?;
         let mut ruleset = Ruleset::open()?;
         for target in targets(&previous) {
-            let hairpin = hairpin_entry(target, &request.owner());
+            let hairpin = hairpin_entry(request, target)?;
             ruleset.remove_ports_of_former(&hairpin, target.address.address)?;
         }
         refuse_taken(&mut ruleset, &mappings, &entries)?;
-        allow_loopback(&mappings, &previous)?;
+        if let Some(link) = loopback_link(request, &mappings, &previous)? {
+            // Packets from 127.0.0.1 leave by the link that leads to the container.
+            sysctl::set(&format!("ipv4/conf/{link}/route_localnet"), "1")?;
+        }
         match ruleset.add(&entries) {
             Ok(()) => {
                 for mapping in mappings.iter().filter(|mapping| mapping.protocol == Protocol::Udp) {
@@ -68,7 +72,10 @@ impl Plugin for Portmap {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        Ruleset::remove_of(request)?;
+        // The ports as the caller tells them: tables of older versions have no pointers to them.
+        let previous = request.previous.clone().unwrap_or_default();
+        let told = mappings(request).and_then(|mappings| entries(request, &mappings, &previous));
+        Ruleset::remove_of(request, told.unwrap_or_default())?;
         foreign::remove_chains(request, foreign::PORTS)
     }
 
@@ -76,7 +83,7 @@ impl Plugin for Portmap {
         let previous = request.previous.clone().unwrap_or_default();
         let mappings = mappings(request)?;
         Ruleset::open()?.check("portmap", &entries(request, &mappings, &previous)?)?;
-        let Some(link) = loopback_link(&mappings, &previous)? else { return Ok(()) };
+        let Some(link) = loopback_link(request, &mappings, &previous)? else { return Ok(()) };
         let key = format!("ipv4/conf/{link}/route_localnet");
         if sysctl::get(&key)? == "1" {
             return Ok(());
@@ -118,7 +125,7 @@ fn entries(
     previous: &AddResult,
 ) -> Result<Vec<Entry>, PluginError> {
     let owner = request.owner();
-    let snat = request.get("snat")?.unwrap_or(true);
+    let snat = rewrites_source(request)?;
     let mut entries: Vec<Entry> = Vec::new();
     for target in targets(previous) {
         let address = target.address.address;
@@ -132,18 +139,21 @@ fn entries(
             entries.push(entry);
         }
         if snat && !mapped.is_empty() {
-            entries.push(hairpin_entry(target, &owner));
+            entries.push(hairpin_entry(request, target)?);
         }
     }
     Ok(entries)
 }
 
-/// Masquerades what comes from the container's own network by way of the host.
-fn hairpin_entry(target: &IpConfig, owner: &str) -> Entry {
+/// Masquerades what comes by way of the host from the container's own network, which would be answered directly; or from
+/// everybody.
+fn hairpin_entry(request: &Request<'_>, target: &IpConfig) -> Result<Entry, PluginError> {
+    let all = request.get("masqAll")?.unwrap_or(false);
     let Prefix { address, .. } = target.address;
-    let first = [octets(target.address.network()), octets(address)];
-    let last = [octets(target.address.last()), octets(address)];
-    (Kind::Hairpin.set(Ip::of(address)), Element::range(&first, &last, owner))
+    let network = if all { Prefix { length: 0, ..target.address } } else { target.address };
+    let first = [octets(network.network()), octets(address)];
+    let last = [octets(network.last()), octets(address)];
+    Ok((Kind::Hairpin.set(Ip::of(address)), Element::range(&first, &last, &request.owner())))
 }
 
 fn port_entry(mapping: &PortMapping, ip: Ip, target: IpAddr, owner: &str) -> Entry {
@@ -255,16 +265,20 @@ fn try_bind(host: IpAddr, mapping: &PortMapping) -> Result<(), Errno> {
     if kind == SocketType::STREAM { listen(&socket, 1) } else { Ok(()) }
 }
 
-/// Lets packets from 127.0.0.1 leave by the link that leads to the container.
-fn allow_loopback(mappings: &[PortMapping], previous: &AddResult) -> Result<(), PluginError> {
-    match loopback_link(mappings, previous)? {
-        Some(link) => sysctl::set(&format!("ipv4/conf/{link}/route_localnet"), "1"),
-        None => Ok(()),
-    }
+/// Whether the host's address takes the place of the sender's where the answer would not find back.
+fn rewrites_source(request: &Request<'_>) -> Result<bool, PluginError> {
+    Ok(request.get("snat")?.unwrap_or(true))
 }
 
 /// The link that leads to the container, if a mapping is reached by 127.0.0.1.
-fn loopback_link(mappings: &[PortMapping], previous: &AddResult) -> Result<Option<String>, PluginError> {
+fn loopback_link(
+    request: &Request<'_>,
+    mappings: &[PortMapping],
+    previous: &AddResult,
+) -> Result<Option<String>, PluginError> {
+    if !rewrites_source(request)? {
+        return Ok(None);
+    }
     let by_loopback = |mapping: &PortMapping| match mapping.host_ip {
         None => true,
         Some(IpAddr::V4(host)) => host.is_loopback() || host.is_unspecified(),

@@ -8,9 +8,10 @@ use cofferdam_linux::netlink::{Address, Link, Route, Socket};
 use cofferdam_linux::nft::Element;
 
 use crate::bridge::{described, disconnect};
-use crate::container::{Inside, Neighbours, full_length, inside, sandbox};
+use crate::container::{Detection, Inside, Neighbours, full_length, inside, sandbox};
 use crate::ipam::{Ipam, dns_of};
 use crate::ruleset::{Entry, Ip, Kind, Ruleset, octets};
+use crate::veth::Carrier;
 use crate::{gateway, links, veth};
 
 pub(crate) struct Ptp;
@@ -20,8 +21,8 @@ impl Plugin for Ptp {
         "ptp"
     }
 
-    fn supports(&self, _config: &Object) -> Result<(), String> {
-        Ok(())
+    fn supports(&self, config: &Object) -> Result<(), String> {
+        crate::refuse_backend(config, "ipMasqBackend")
     }
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, PluginError> {
@@ -64,7 +65,12 @@ impl Plugin for Ptp {
 }
 
 fn interface<'a>(request: &'a Request<'_>) -> Inside<'a> {
-    Inside { plugin: "ptp", name: request.if_name.as_str(), neighbours: Neighbours::Gateway }
+    Inside {
+        plugin: "ptp",
+        name: request.if_name.as_str(),
+        neighbours: Neighbours::Gateway,
+        detection: Detection::Kernel,
+    }
 }
 
 fn connect(
@@ -81,12 +87,14 @@ fn connect(
         host.replace_route(&route)?;
     }
     let interface = interface(request);
+    let carrier = Carrier::watch()?;
     let inner = inside(netns, |socket| {
+        let carrier = Carrier::watch()?;
         let link = interface.configure(socket, &result)?;
-        veth::wait_for_carrier(socket, interface.name)?;
+        carrier.wait(&link)?;
         Ok(link)
     })?;
-    veth::wait_for_carrier(&mut host, &end.name)?;
+    carrier.wait(&end)?;
     Ruleset::open()?.add(&elements(request, &result)?).map_err(PluginError::from)?;
 
     for ip in &mut result.ips {

@@ -15,11 +15,12 @@
 //! ```
 //!
 //! An attachment only adds and deletes elements, one transaction each way, and every element carries the attachment's mark
-//! as its comment. Lookups and ADD cost the same with one attachment and with thousands. The table is made with its rules in
+//! as its comment. Lookups, ADD and DEL cost the same with one attachment and with thousands (`owned.rs`). The table is made with its rules in
 //! one transaction by whoever needs it first. Each rule carries its place in the layout as its comment, so CHECK sees whether
 //! somebody took one away, and whoever finds a set missing puts everything back without touching an element.
 
 mod layout;
+mod owned;
 
 use std::net::IpAddr;
 
@@ -50,11 +51,12 @@ impl Ruleset {
         Ok(Self { socket: Socket::netfilter()? })
     }
 
-    /// Adds elements in one transaction, making the table if it is missing.
+    /// Adds elements of one attachment in one transaction, making the table if it is missing, and pointers to its ports.
     ///
     /// An address that the sets still know from an attachment that is gone is taken over: whoever holds the lease is right.
     /// A port is not: `EEXIST` says it is somebody's.
     pub(crate) fn add(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        let entries = &[entries, &owned::pointers(entries)].concat();
         let mut stale = Vec::new();
         for _ in 0..TRIES {
             let mut batch = Batch::new(Family::Inet, TABLE);
@@ -80,7 +82,7 @@ impl Ruleset {
                 done => return done,
             }
         }
-        Err(Error::new("nft: add elements to table cofferdam (others change it all the time)", Errno::BUSY))
+        Err(contended("add elements to"))
     }
 
     /// Makes the table. Somebody else having made it is as good, if it is whole.
@@ -186,15 +188,53 @@ impl Ruleset {
                 done => return done,
             }
         }
-        Err(Error::new(
-            "nft: delete elements of table cofferdam (others change it all the time)",
-            Errno::BUSY,
-        ))
+        Err(contended("delete elements of"))
     }
 
-    /// Deletes what belongs to the attachment.
-    pub(crate) fn remove_of(request: &Request<'_>) -> Result<(), PluginError> {
-        REMOVALS.ask(request.owner())
+    /// Deletes what belongs to the attachment, `known` among it.
+    pub(crate) fn remove_of(request: &Request<'_>, known: Vec<Entry>) -> Result<(), PluginError> {
+        let known = owned::by_address(request).map(|found| [found, known].concat());
+        REMOVALS.ask(Removal { owner: request.owner(), known })
+    }
+
+    /// Deletes what belongs to these attachments, in one transaction.
+    fn remove_together(&mut self, removals: &[Removal]) -> Result<(), Error> {
+        if removals.iter().any(|removal| removal.known.is_none()) {
+            return self.remove(|found| removals.iter().any(|removal| removal.owner == found));
+        }
+        for _ in 0..TRIES {
+            let mut found = Vec::new();
+            for removal in removals {
+                self.find_of(removal, &mut found)?;
+            }
+            let mut batch = Batch::new(Family::Inet, TABLE);
+            found.iter().for_each(|(set, element)| batch.delete_element(&set.text(), element));
+            match self.socket.commit(&batch) {
+                // Somebody else deleted one of them meanwhile: look again.
+                Err(error) if error.errno() == Errno::NOENT => {}
+                done => return done,
+            }
+        }
+        Err(contended("delete elements of"))
+    }
+
+    /// Finds every element of an attachment that is known or pointed at.
+    fn find_of(&mut self, removal: &Removal, found: &mut Vec<Entry>) -> Result<(), Error> {
+        let mut candidates = removal.known.clone().unwrap_or_default();
+        for ip in [IPV4, IPV6] {
+            for at in 0.. {
+                let (set, key) = owned::nth(ip, &removal.owner, at);
+                let Some(pointer) = self.find(set, &key)? else { break };
+                candidates.extend(owned::target(ip, &pointer));
+                candidates.push((set, pointer));
+            }
+        }
+        for (set, like) in candidates {
+            let is_new = !found.iter().any(|(other, element)| *other == set && element.key == like.key);
+            let element = self.find(set, &like)?.filter(|element| is_new && element.comment == removal.owner);
+            found.extend(element.map(|element| (set, element)));
+        }
+        Ok(())
     }
 
     /// Deletes what belongs to attachments of the network that are not valid.
@@ -218,12 +258,23 @@ impl Ruleset {
     }
 }
 
+/// What is to be deleted of one attachment.
+struct Removal {
+    owner: String,
+    /// Keys of its elements, those that pointers lead to apart; absent if there is no word of its addresses.
+    known: Option<Vec<Entry>>,
+}
+
 /// A transaction that deletes waits 10 to 15 ms for RCU if another has just done so, whatever it deletes.
-static REMOVALS: Together<String> = Together::new(|owners| {
-    let removed = Ruleset::open()
-        .and_then(|mut ruleset| Ok(ruleset.remove(|found| owners.iter().any(|owner| owner == found))?));
-    together::all(owners, &removed)
+static REMOVALS: Together<Removal> = Together::new(|removals| {
+    let removed = Ruleset::open().and_then(|mut ruleset| Ok(ruleset.remove_together(removals)?));
+    together::all(removals, &removed)
 });
+
+/// Others were always faster.
+fn contended(what: &str) -> Error {
+    Error::new(format!("nft: {what} table {TABLE} (others change it all the time)"), Errno::BUSY)
+}
 
 /// Tells marks of attachments of the network that are not valid.
 pub(crate) fn unwanted(request: &Request<'_>) -> Result<impl Fn(&str) -> bool, PluginError> {

@@ -12,6 +12,11 @@ pub(crate) fn set(key: &str, value: &str) -> Result<(), PluginError> {
         .map_err(|error| PluginError::new(Code::KERNEL, format!("cannot write {value} to {path}: {error}")))
 }
 
+/// As [`set`]; a kernel without the setting, as one without IPv6, is as good.
+pub(crate) fn set_if_there(key: &str, value: &str) -> Result<(), PluginError> {
+    if std::path::Path::new(&path(key)).exists() { set(key, value) } else { Ok(()) }
+}
+
 /// Reads a value.
 pub(crate) fn get(key: &str) -> Result<String, PluginError> {
     let path = path(key);

@@ -1,10 +1,12 @@
 //! The pair of links between host and container.
 
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cofferdam_cni::{NetnsFate, PluginError, Request};
-use cofferdam_linux::netlink::{Link, LinkChange, LinkKind, MacAddress, NewLink, Socket, VethPeer};
+use cofferdam_linux::netlink::{
+    Link, LinkChange, LinkKind, LinkWatch, MacAddress, NewLink, Socket, VethPeer,
+};
 use rustix::io::Errno;
 
 use crate::container::already_there;
@@ -40,30 +42,39 @@ pub(crate) fn add(
 
 /// How long the kernel may take to tell everybody that a pair has carrier; it needs a lock that others may hold for long.
 const CARRIER: Duration = Duration::from_secs(2);
-/// Between two looks: mostly the second finds it.
-const LOOK: Duration = Duration::from_micros(200);
 
 /// Waits until frames pass: a bridge opens its port, and a link its queue, only when the kernel's worker has told them of
 /// the carrier. An attachment that is ready before would lose its first packets.
-pub(crate) fn wait_for_carrier(socket: &mut Socket, name: &str) -> Result<(), PluginError> {
-    let deadline = Instant::now() + CARRIER;
-    // Who goes on without will see the packets come through a moment later.
-    while !socket.link(name)?.operational && Instant::now() < deadline {
-        std::thread::sleep(LOOK);
+pub(crate) struct Carrier(LinkWatch);
+
+impl Carrier {
+    /// Listens from now on, in the calling thread's namespace; to be called before the link can have carrier.
+    pub(crate) fn watch() -> Result<Self, PluginError> {
+        Ok(Self(LinkWatch::open()?))
     }
-    Ok(())
+
+    /// Waits for the link.
+    pub(crate) fn wait(mut self, link: &Link) -> Result<(), PluginError> {
+        // Who goes on without will see the packets come through a moment later.
+        Ok(self.0.wait(link.index, CARRIER, |now| now.operational).map(drop)?)
+    }
 }
 
-/// The hardware address that somebody asked for.
+/// The hardware address that somebody asked for: by capability, by `args.cni.mac`, by `MAC=` of `CNI_ARGS`, by the
+/// configuration, in this order.
 pub(crate) fn wanted_mac(request: &Request<'_>) -> Result<Option<MacAddress>, PluginError> {
-    let text: Option<String> = request.capability("mac")?;
-    let text = text.or_else(|| request.argument("MAC").map(str::to_owned));
-    let text = if text.is_some() { text } else { request.get("mac")? };
+    let said: [Option<String>; 4] = [
+        request.capability("mac")?,
+        crate::arguments(request, "mac")?,
+        request.argument("MAC").map(str::to_owned),
+        request.get("mac")?,
+    ];
+    let text = said.into_iter().flatten().find(|text| !text.is_empty());
     let parse = |text: String| {
         MacAddress::parse(&text)
             .ok_or_else(|| PluginError::config(format!("{text:?} is no hardware address")))
     };
-    text.filter(|text| !text.is_empty()).map(parse).transpose()
+    text.map(parse).transpose()
 }
 
 /// Takes the pair away; nothing there is fine.

@@ -42,6 +42,11 @@ impl Ip {
         if address.is_ipv4() { IPV4 } else { IPV6 }
     }
 
+    /// How many bytes an address has.
+    pub(super) fn bytes(self) -> usize {
+        usize::from(self.registers()) * 4
+    }
+
     /// How many registers an address takes.
     fn registers(self) -> u8 {
         self.field.registers()
@@ -65,10 +70,12 @@ pub(crate) enum Kind {
     Forward,
     /// address
     Guarded,
+    /// digest of the attachment's mark . number → address . which map . protocol . port
+    Owned,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Ports,
         Self::AddressPorts,
         Self::Hairpin,
@@ -76,6 +83,7 @@ impl Kind {
         Self::Masquerade,
         Self::Forward,
         Self::Guarded,
+        Self::Owned,
     ];
 
     pub(crate) fn set(self, ip: Ip) -> SetName {
@@ -96,6 +104,7 @@ impl Kind {
             Self::Masquerade => "masquerade",
             Self::Forward => "forward",
             Self::Guarded => "guarded",
+            Self::Owned => "owned",
         }
     }
 }
@@ -104,7 +113,7 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SetName {
     pub(crate) kind: Kind,
-    ip: Ip,
+    pub(super) ip: Ip,
 }
 
 impl SetName {
@@ -125,7 +134,7 @@ const DESTINATION_PORT: u32 = 2;
 const R0: Register = Register(0);
 
 /// The number of this layout. Whoever changes a rule counts it up: tables of another number are made anew.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// What becomes of a table that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,9 +209,14 @@ fn add_set(batch: &mut Batch, kind: Kind, ip: Ip) {
         Kind::Hairpin => &[address, address],
         Kind::Local => &[address, Field::Interface],
         Kind::Masquerade | Kind::Forward | Kind::Guarded => &[address],
+        Kind::Owned => &[Field::Ipv6, Field::Port],
     };
-    let data = [address, Field::Port];
-    let map = matches!(kind, Kind::Ports | Kind::AddressPorts).then_some(MapOf(&data));
+    let data = [address, Field::Port, Field::Protocol, Field::Port];
+    let map = match kind {
+        Kind::Ports | Kind::AddressPorts => Some(MapOf(&data[..2])),
+        Kind::Owned => Some(MapOf(&data)),
+        _ => None,
+    };
     batch.add_set(&Set { name: &kind.set(ip).text(), key, map, ranges: kind == Kind::Hairpin });
 }
 

@@ -130,7 +130,8 @@ impl Bed {
     pub(crate) fn nft_marks(&self) -> Vec<String> {
         let mut socket = Socket::netfilter().unwrap();
         let mut marks = Vec::new();
-        for set in ["ports", "address_ports", "hairpin", "local", "masquerade", "forward", "guarded"] {
+        for set in ["ports", "address_ports", "hairpin", "local", "masquerade", "forward", "guarded", "owned"]
+        {
             for family in ['4', '6'] {
                 let elements = socket.elements(Family::Inet, "cofferdam", &format!("{set}{family}"));
                 marks.extend(elements.unwrap_or_default().into_iter().map(|element| element.comment));

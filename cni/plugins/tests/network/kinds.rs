@@ -82,7 +82,7 @@ fn check_sees_and_changes_nothing(bed: &Bed, caller: &Caller, network: &NetworkL
 #[test]
 fn b16_macvlan_lives_as_it_should_and_reaches_its_network() {
     on_a_host(|bed| {
-        if !have_kind("macvlan", LinkKind::Macvlan { mode: MacvlanMode::Bridge }) {
+        if !have_kind("macvlan", LinkKind::Macvlan { mode: MacvlanMode::Bridge, broadcast_queue: None }) {
             return;
         }
         let outside = bed.outside();

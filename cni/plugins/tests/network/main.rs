@@ -4,7 +4,9 @@
 
 mod bandwidth;
 mod bed;
+mod bridge;
 mod chain;
+mod crowd;
 mod kills;
 mod kinds;
 mod nodes;

@@ -81,7 +81,7 @@ fn b17_both_host_locals_share_one_directory() {
             bed.leases().display()
         ));
         let (ours, theirs) = (bed.caller(Prefer::Builtin), bed.caller(Prefer::External));
-        let containers: Vec<_> = (0..12).map(|n| bed.container(&format!("c{n}"))).collect();
+        let containers: Vec<_> = (0..40).map(|n| bed.container(&format!("c{n}"))).collect();
         let addresses = std::thread::scope(|scope| {
             let threads: Vec<_> = containers
                 .iter()
@@ -99,7 +99,7 @@ fn b17_both_host_locals_share_one_directory() {
                 .map(|thread| thread.join().unwrap().to_string())
                 .collect::<std::collections::BTreeSet<_>>()
         });
-        assert_eq!(addresses.len(), 12);
+        assert_eq!(addresses.len(), 40);
         // Each is freed by the other: drop the record's word on who did it.
         for (at, container) in containers.iter().enumerate() {
             let caller = if at % 2 == 0 { &theirs } else { &ours };
