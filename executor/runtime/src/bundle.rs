@@ -1,5 +1,7 @@
 //! Reading a bundle. runtime-spec bundle.md, config.md.
 
+mod place;
+
 use std::io::Read;
 use std::path::Path;
 
@@ -58,11 +60,10 @@ fn parse_warned<T: DeserializeOwned>(text: &str, path: &Path) -> Result<(T, Vec<
 }
 
 fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let at = error.path().to_string();
-        let at = if at == "." { String::new() } else { format!("at {at}: ") };
-        Error::Bundle { path: path.to_owned(), problem: format!("invalid JSON: {at}{}", error.inner()) }
+    serde_json::from_str(text).map_err(|error| {
+        let at = place::path(text, error.line(), error.column());
+        let at = if at.is_empty() { at } else { format!("at {at}: ") };
+        Error::Bundle { path: path.to_owned(), problem: format!("invalid JSON: {at}{error}") }
     })
 }
 
@@ -79,6 +80,34 @@ mod tests {
         let text = r#"{"ociVersion":"1.0.2","process":{"cwd":"/","user":{"uid":"zero"}}}"#;
         let error = parse_json::<Spec>(text, Path::new("/b/config.json")).unwrap_err().to_string();
         assert!(error.contains("/b/config.json") && error.contains("process.user.uid"), "{error}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_path() {
+        let process = r#""process":{"cwd":"/","user":{"uid":0,"gid":0}}"#;
+        for (text, at) in [
+            (r#"{"ociVersion":1}"#.to_owned(), "ociVersion"),
+            (r#"{"ociVersion":"1.0.2","process":{"cwd":"/"}}"#.to_owned(), "process"),
+            (
+                format!(r#"{{"ociVersion":"1.0.2",{process},"mounts":[{{"destination":7}}]}}"#),
+                "mounts[0].destination",
+            ),
+            (
+                format!(
+                    r#"{{"ociVersion":"1.0.2",{process},"linux":{{"namespaces":[{{"type":"pid"}},{{"type":"moon"}}]}}}}"#
+                ),
+                "linux.namespaces[1].type",
+            ),
+            (
+                format!(
+                    "{{\"ociVersion\":\"1.0.2\",\n{process},\n\"linux\":{{\"resources\":{{\"cpu\":{{\"shares\":-1}}}}}}}}"
+                ),
+                "linux.resources.cpu.shares",
+            ),
+        ] {
+            let error = parse_json::<Spec>(&text, Path::new("/b")).unwrap_err().to_string();
+            assert!(error.contains(&format!("at {at}: ")), "{at}: {error}");
+        }
     }
 
     #[test]

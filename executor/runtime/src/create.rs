@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cofferdam_apply::{Attendant, Fault, Inputs, Progress, StepTime, apply};
+use cofferdam_apply::{Applied, Attendant, Fault, Inputs, Progress, StepTime, apply};
 use cofferdam_isolators::compile::{CONSOLE, STDIO};
 use cofferdam_isolators::{CgroupManager, Container, Gate, Rootfs, compile};
 use cofferdam_linux::cgroup::{Cgroup, Error as CgroupError};
@@ -133,11 +133,11 @@ impl Runtime {
     /// The host, and the service manager where it is to make the cgroup.
     fn with_systemd(&self) -> Result<(Arc<HostFeatures>, Option<Systemd>), Error> {
         if self.options.cgroup_manager != CgroupManager::Systemd {
-            return Ok((self.host.clone(), None));
+            return Ok((self.shared_host().clone(), None));
         }
         let mut systemd = Systemd::connect()?;
         let facts = Some(systemd.facts()?);
-        Ok((Arc::new(HostFeatures { systemd: facts, ..HostFeatures::clone(&self.host) }), Some(systemd)))
+        Ok((Arc::new(HostFeatures { systemd: facts, ..HostFeatures::clone(self.host()) }), Some(systemd)))
     }
 
     fn plan_on(&self, create: &Create, host: &HostFeatures) -> Result<Plan, Error> {
@@ -171,14 +171,24 @@ impl Runtime {
         let directory = self.directory(&create.id);
         make_directory(&directory, &create.id)?;
         let locked = Locked::open(&directory, create.id.as_str(), self.options.limits.lock)?;
-        let result = self.create_in(&locked, &plan, create, systemd);
-        match &result {
-            // What could not be undone is still there for `delete`: the state is all that is known of it.
-            Err(Error::Step(failure)) if !failure.left_behind.is_empty() => {}
-            Err(_) => drop(locked.remove()),
-            Ok(_) => {}
+        match self.create_in(&locked, &plan, create, systemd) {
+            Ok(made) => Ok(Created {
+                pid: made.applied.child.pid,
+                pidfd: made.applied.child.pidfd,
+                console: made.console,
+                warnings: plan.warnings.clone(),
+                timings: made.applied.times,
+                plan,
+            }),
+            Err(error) => {
+                // What could not be undone is still there for `delete`: the state is all that is known of it.
+                let kept = matches!(&error, Error::Step(failure) if !failure.left_behind.is_empty());
+                if !kept {
+                    let _ = locked.remove();
+                }
+                Err(error)
+            }
         }
-        result
     }
 
     fn create_in(
@@ -187,15 +197,15 @@ impl Runtime {
         plan: &Plan,
         create: Create,
         systemd: Option<Systemd>,
-    ) -> Result<Created, Error> {
+    ) -> Result<Made, Error> {
         let directory = &locked.directory;
         readiness::make_folder(directory, &create.spec)?;
-        let mut record = self.record(plan, &create)?;
+        let Create { id, bundle, spec, rootfs, stdio, console, pid_file, fault, start, .. } = create;
+        let mut record = self.record(plan, &id, &bundle, &rootfs, spec)?;
         record.store(directory)?;
         if let Some(cgroup) = &record.cgroup {
             crate::state::note_cgroup(directory, cgroup)?;
         }
-        let Create { stdio, console, pid_file, fault, start, .. } = create;
         let limits = self.options.limits;
         let (descriptors, returned) = descriptors(stdio, console, limits.console)?;
         let made = plan.find(|op| match op {
@@ -220,7 +230,6 @@ impl Runtime {
                 _ => Error::from_failure(plan, failure),
             })?;
         let finish = || -> Result<Option<OwnedFd>, Error> {
-            record.store(directory)?;
             if let Some(path) = &pid_file {
                 write_pid(path, record.pid)?;
             }
@@ -232,14 +241,7 @@ impl Runtime {
             returned.map(|socket| receive(&socket, limits.console)).transpose()
         };
         let console = finish().inspect_err(|_| self.abandon(directory, &record, &applied.child))?;
-        Ok(Created {
-            pid: applied.child.pid,
-            pidfd: applied.child.pidfd,
-            console,
-            warnings: plan.warnings.clone(),
-            timings: applied.times,
-            plan: plan.clone(),
-        })
+        Ok(Made { applied, console })
     }
 
     /// The process is there, but what belongs to it could not be finished: it goes again, with all that it has started.
@@ -252,9 +254,16 @@ impl Runtime {
     }
 
     /// The record with everything that `delete` will need, made before anything is touched.
-    pub(crate) fn record(&self, plan: &Plan, create: &Create) -> Result<Record, Error> {
-        let bundle = absolute(&create.bundle)?;
-        let root = create.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+    pub(crate) fn record(
+        &self,
+        plan: &Plan,
+        id: &ContainerId,
+        bundle: &Path,
+        rootfs: &Rootfs,
+        spec: Spec,
+    ) -> Result<Record, Error> {
+        let bundle = absolute(bundle)?;
+        let root = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
         let cgroup = plan.find(|op| match op {
             Op::CreateCgroup { path, .. } => Some(path.clone()),
             _ => None,
@@ -266,8 +275,8 @@ impl Runtime {
         let late = plan.steps.iter().enumerate().filter(|(_, step)| step.stage > Stage::Gate);
         Ok(Record {
             version: STATE_VERSION,
-            id: create.id.to_string(),
-            rootfs: match &create.rootfs {
+            id: id.to_string(),
+            rootfs: match rootfs {
                 Rootfs::Bundle => bundle.join(root),
                 Rootfs::Overlay { onto, .. } | Rootfs::Directory(onto) => onto.clone(),
                 Rootfs::Host => PathBuf::from("/"),
@@ -277,7 +286,7 @@ impl Runtime {
             owner: crate::state::user_name(rustix::process::getuid().as_raw()),
             pid: 0,
             start_time: 0,
-            boot_id: boot_id(),
+            boot_id: boot_id().to_owned(),
             namespaces: Vec::new(),
             cgroup_paths: cgroup.iter().flat_map(|path| self.cgroups.directories(path)).collect(),
             cgroup,
@@ -286,9 +295,15 @@ impl Runtime {
             tracers: false,
             late_steps: late.map(|(index, step)| (index, plan.describe(&step.op))).collect(),
             program: program_name(plan).unwrap_or_default(),
-            spec: create.spec.clone(),
+            spec,
         })
     }
+}
+
+/// A container that was made, and the terminal's master when the caller asked for it.
+struct Made {
+    applied: Applied,
+    console: Option<OwnedFd>,
 }
 
 /// The directory that a step makes and `delete` must remove.
@@ -341,6 +356,10 @@ impl Attendant for Hooks<'_> {
         self.record.start_time = stat(child.pid).map_or(0, |(_, start)| start);
         self.record.note_namespaces(self.made.iter().copied());
         note_process(self.directory, self.record).map_err(|error| error.to_string())
+    }
+
+    fn about_to_wait(&mut self) -> Result<(), String> {
+        self.record.store(self.directory).map_err(|error| error.to_string())
     }
 
     fn start_unit(&mut self, unit: &str, properties: &[UnitProperty], child: &Child) -> Result<(), String> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use cofferdam_linux::cgroup::Cgroup;
 use cofferdam_linux::wait::readable;
 use cofferdam_plan::ContainerId;
 use cofferdam_plan::op::HookPoint;
@@ -43,7 +44,9 @@ impl Runtime {
                 return Err(Error::Conflict(words));
             }
         }
-        if let Some(cgroup) = kill_all(self, &locked.directory, &record)? {
+        if !self.is_left_alone(&locked.directory, &record)
+            && let Some(cgroup) = kill_all(self, &locked.directory, &record)?
+        {
             cgroup.remove()?;
         }
         remove_folders(&record)?;
@@ -52,6 +55,13 @@ impl Runtime {
         let hooks = hooks::run_all(self, &record, HookPoint::Poststop, Status::Stopped);
         locked.remove()?;
         Ok(unit.into_iter().chain(hooks.iter().map(Error::to_string)).collect())
+    }
+
+    /// Whether nothing of a container runs any more; its cgroup is gone then too. What is not clear stays as it is.
+    fn is_left_alone(&self, directory: &Path, record: &Record) -> bool {
+        let process = record.process().or_else(|| noted_process(directory));
+        let idle = |path: &str| Cgroup::remove_idle_in(&self.cgroups, path).unwrap_or(false);
+        process.is_none() && record.cgroup.as_deref().is_none_or(idle)
     }
 
     /// Another operation hangs over the container. Its processes are ended, which lets most such operations notice and

@@ -122,7 +122,7 @@ impl Runtime {
             tracers: record.tracers,
             below: &exec.cgroups,
         };
-        let host = with_resctrl(self.host.clone(), &record.spec);
+        let host = with_resctrl(self.shared_host().clone(), &record.spec);
         let plan = compile_joining(&joining, &host)?;
         record.in_its_namespaces()?;
         let limits = self.options.limits;

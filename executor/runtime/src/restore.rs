@@ -75,7 +75,8 @@ impl Runtime {
 
     fn restore_in(&self, locked: &Locked, plan: &Plan, restore: Restore) -> Result<Restored, Error> {
         let directory = &locked.directory;
-        let mut record = self.record(plan, &restore.create)?;
+        let Create { id, bundle, rootfs, spec, .. } = &restore.create;
+        let mut record = self.record(plan, id, bundle, rootfs, spec.clone())?;
         record.store(directory)?;
         if let Some(cgroup) = &record.cgroup {
             note_cgroup(directory, cgroup)?;

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cofferdam_isolators::CgroupManager;
 use cofferdam_linux::cgroup::Layout;
@@ -30,7 +30,8 @@ pub struct Options {
 pub struct Runtime {
     root: PathBuf,
     pub(crate) options: Options,
-    pub(crate) host: Arc<HostFeatures>,
+    /// Learnt when it is asked for: most operations do not need it.
+    host: Arc<OnceLock<Arc<HostFeatures>>>,
     pub(crate) cgroups: Arc<Layout>,
 }
 
@@ -39,8 +40,7 @@ impl Runtime {
     /// refused.
     pub fn open(root: &Path, options: Options) -> Result<Self, Error> {
         let cgroups = Layout::probe().map_err(Error::Cgroup)?;
-        let host = cofferdam_apply::probe::host_that_spares(&cgroups, options.spare_cgroups);
-        Self::with_host(root, options, host, cgroups)
+        Self::on(root, options, OnceLock::new(), cgroups)
     }
 
     /// As [`Runtime::open`], with a host that was probed before.
@@ -48,6 +48,15 @@ impl Runtime {
         root: &Path,
         options: Options,
         host: HostFeatures,
+        cgroups: Layout,
+    ) -> Result<Self, Error> {
+        Self::on(root, options, Arc::new(host).into(), cgroups)
+    }
+
+    fn on(
+        root: &Path,
+        options: Options,
+        host: OnceLock<Arc<HostFeatures>>,
         cgroups: Layout,
     ) -> Result<Self, Error> {
         std::fs::DirBuilder::new()
@@ -78,7 +87,12 @@ impl Runtime {
 
     /// What was learnt of the host.
     pub fn host(&self) -> &HostFeatures {
-        &self.host
+        self.shared_host()
+    }
+
+    pub(crate) fn shared_host(&self) -> &Arc<HostFeatures> {
+        let probe = || cofferdam_apply::probe::host_that_spares(&self.cgroups, self.options.spare_cgroups);
+        self.host.get_or_init(|| Arc::new(probe()))
     }
 
     /// The state root.

@@ -4,6 +4,7 @@ use cofferdam_apply::LateFailure;
 use cofferdam_isolators::seccomp;
 use cofferdam_plan::ContainerId;
 use cofferdam_plan::op::HookPoint;
+use oci_spec::runtime::Spec;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -20,7 +21,17 @@ use crate::state::{Record, Status, gate};
 impl Runtime {
     /// Starts a created container: afterwards the program runs, or the container is stopped and the error says why.
     pub fn start(&self, id: &ContainerId) -> Result<(), Error> {
+        self.start_after(id, |_| Ok(()))
+    }
+
+    /// As [`Runtime::start`], after a look at the container's configuration.
+    pub fn start_after(
+        &self,
+        id: &ContainerId,
+        look: impl FnOnce(&Spec) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let (locked, record) = self.lock(id)?;
+        look(&record.spec)?;
         match record.status(&locked.directory, &self.cgroups) {
             Status::Created => {}
             Status::Creating => {

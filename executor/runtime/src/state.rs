@@ -5,8 +5,10 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use cofferdam_linux::cgroup::{Cgroup, Layout};
+use cofferdam_linux::text::read_text;
 use cofferdam_plan::Namespace;
 use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
@@ -346,15 +348,17 @@ pub(crate) fn noted_cgroup(directory: &Path) -> Option<String> {
 
 /// State letter and start time of a process, proc_pid_stat(5). The name in parentheses may hold anything.
 pub(crate) fn stat(pid: i32) -> Option<(char, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = read_text(&format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// The id of this boot.
-pub(crate) fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+pub(crate) fn boot_id() -> &'static str {
+    static THIS_BOOT: OnceLock<String> = OnceLock::new();
+    let read = || read_text("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    THIS_BOOT.get_or_init(read)
 }
 
 /// Now, as RFC 3339 in UTC with nanoseconds.

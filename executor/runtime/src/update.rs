@@ -47,7 +47,7 @@ impl Runtime {
         };
         let mut systemd = record.unit.as_ref().map(|_| Systemd::connect()).transpose()?;
         let facts = systemd.as_mut().map(Systemd::facts).transpose()?;
-        let host = HostFeatures { systemd: facts, ..HostFeatures::clone(&self.host) };
+        let host = HostFeatures { systemd: facts, ..HostFeatures::clone(self.host()) };
         let update = compile_update(&updating, &host)?;
         if let Some(limit) = update.usage_must_be_below_bytes {
             refuse_excess(&cgroup, limit)?;

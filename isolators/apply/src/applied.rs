@@ -45,6 +45,11 @@ pub trait Attendant {
     fn cloned(&mut self, _child: &Child) -> Result<(), String> {
         Ok(())
     }
+
+    /// Told once, when all that is left is to wait for the child: what is done now costs no time.
+    fn about_to_wait(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// Nobody: for plans without hooks.
@@ -173,7 +178,8 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
     }
     drop(state.half.take()); // still there when the clone was never reached
     if failed.is_none() {
-        failed = outcome(plan, &run, &report).err();
+        let told = run.attendant.about_to_wait().map_err(|words| (usize::MAX, (Errno::IO, Some(words))));
+        failed = told.and_then(|()| outcome(plan, &run, &report)).err();
     }
     if let Err(problem) = state.succeed(&report) {
         failed = failed.or(Some((usize::MAX, problem)));

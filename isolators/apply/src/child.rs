@@ -60,9 +60,14 @@ impl Table {
         self.0.get_mut(usize::from(slot.0)).and_then(Option::take).ok_or(Errno::BADF)
     }
 
-    /// Closes everything. *Child-safe.*
+    /// Closes everything.
     pub(crate) fn clear(&mut self) {
         self.0.iter_mut().for_each(|slot| drop(slot.take()));
+    }
+
+    /// Lets go of everything, for who is about to close all descriptors there are, by ranges. *Child-safe.*
+    fn forget(&mut self) {
+        self.0.iter_mut().for_each(|slot| std::mem::forget(slot.take()));
     }
 }
 
@@ -219,7 +224,7 @@ impl<'a> Half<'a> {
                     _ => None,
                 });
                 self.listener = listener.and_then(|slot| table.take(slot).ok());
-                table.clear();
+                table.forget();
                 let kept = self.kept();
                 // The preserved range may hold descriptors of ours too, where the caller has left holes.
                 cofferdam_linux::process::close_marked(3, *first, kept);

@@ -31,4 +31,5 @@ pub mod signal;
 pub mod spawn;
 pub mod tap;
 pub mod terminal;
+pub mod text;
 pub mod wait;

@@ -85,34 +85,22 @@ impl<'fd> Rootfs<'fd> {
     ) -> Result<OwnedFd, Errno> {
         let bytes = path.to_bytes();
         let mut buffer = [0u8; PATH_MAX];
-        let mut here = self.open(c"/", OFlags::PATH | OFlags::DIRECTORY, resolve)?;
-        let mut start = 0;
+        let (mut here, mut start) = self.deepest(bytes, resolve)?;
         while start < bytes.len() {
             let end = bytes[start..]
                 .iter()
                 .position(|byte| *byte == b'/')
                 .map_or(bytes.len(), |slash| start + slash);
             if end > start {
-                let reached = prefix(&bytes[..end], &mut buffer)?;
-                here = match self.open(reached, OFlags::PATH, resolve) {
+                let name = prefix(&bytes[start..end], &mut buffer)?;
+                let last = bytes[end..].iter().all(|byte| *byte == b'/');
+                let missing = if last { missing } else { Missing::Directory };
+                make_one(here.as_fd(), name, missing)?;
+                let mut buffer = [0u8; PATH_MAX];
+                here = match self.open(prefix(&bytes[..end], &mut buffer)?, OFlags::PATH, resolve) {
+                    // It was there already, and leads to where nothing is.
                     Err(Errno::NOENT) => {
-                        let mut buffer = [0u8; PATH_MAX];
-                        let name = prefix(&bytes[start..end], &mut buffer)?;
-                        let last = bytes[end..].iter().all(|byte| *byte == b'/');
-                        let missing = if last { missing } else { Missing::Directory };
-                        make_one(here.as_fd(), name, missing)?;
-                        match self.open(reached, OFlags::PATH, resolve) {
-                            // It was there already, and leads to where nothing is.
-                            Err(Errno::NOENT) => self.make_behind(
-                                here.as_fd(),
-                                name,
-                                &bytes[..start],
-                                missing,
-                                resolve,
-                                links,
-                            )?,
-                            result => result?,
-                        }
+                        self.make_behind(here.as_fd(), name, &bytes[..start], missing, resolve, links)?
                     }
                     result => result?,
                 };
@@ -120,6 +108,21 @@ impl<'fd> Rootfs<'fd> {
             start = end + 1;
         }
         Ok(here)
+    }
+
+    /// The deepest directory above the last component of `path` that is there, and where in `path` what is missing below it
+    /// begins. Looked for from the end: most often that is the last component alone.
+    fn deepest(&self, path: &[u8], resolve: ResolveFlags) -> Result<(OwnedFd, usize), Errno> {
+        let mut buffer = [0u8; PATH_MAX];
+        let mut end = path.len();
+        loop {
+            let last = path[..end].iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+            let cut = path[..last].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+            match self.open(prefix(&path[..cut], &mut buffer)?, OFlags::PATH | OFlags::DIRECTORY, resolve) {
+                Err(Errno::NOENT) if cut > 0 => end = cut,
+                result => return result.map(|here| (here, cut)),
+            }
+        }
     }
 
     /// Makes what the link `name` in `directory`, whose path is `way`, leads to: inside, like everything here.

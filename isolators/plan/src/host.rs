@@ -164,14 +164,10 @@ pub struct HostFeatures {
     pub oom_score_adj: i32,
     /// The caller's hard resource limits by `RLIMIT_*` number.
     pub hard_limits: [u64; 16],
-    /// Online processors, for the limits above the host.
-    pub cpus: u32,
     /// Online processors as the kernel lists them, such as `0-3`.
     pub online_cpus: String,
     /// Online memory nodes as the kernel lists them.
     pub online_nodes: String,
-    /// Physical memory in bytes.
-    pub memory_bytes: u64,
     /// Where resctrl is mounted, where it was asked for.
     pub resctrl: Option<String>,
     /// Whether AppArmor is enabled.
@@ -202,10 +198,8 @@ impl HostFeatures {
             gid: 0,
             oom_score_adj: 0,
             hard_limits: [u64::MAX; 16],
-            cpus: 2,
             online_cpus: "0-1".into(),
             online_nodes: "0".into(),
-            memory_bytes: 8 << 30,
             resctrl: Some("/sys/fs/resctrl".into()),
             apparmor: false,
             selinux: false,

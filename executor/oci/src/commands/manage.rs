@@ -4,21 +4,15 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use cofferdam_runtime::readiness::{self, Readiness};
-use cofferdam_runtime::{ContainerId, Runtime, signals};
+use cofferdam_runtime::{ContainerId, Error, Runtime, Spec, signals};
 
-use super::{Call, seal};
+use super::Call;
 use crate::failed::Failed;
 
 pub(crate) fn start(call: &Call<'_>) -> Result<i32, Failed> {
     let (runtime, id) = (call.global.runtime()?, call.said.id()?);
-    let spec = runtime.spec(&id)?;
-    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
-    if hooks.is_some_and(|hooks| !hooks.is_empty()) {
-        // Such a hook is started from inside the container, where it may be a link to this very program.
-        seal()?;
-    }
     let Some(manager) = readiness::manager() else {
-        runtime.start(&id)?;
+        runtime.start_after(&id, sealed_for_hooks)?;
         return Ok(0);
     };
     let process = runtime.first_process(&id)?;
@@ -36,8 +30,14 @@ pub(super) fn open(
     manager: PathBuf,
 ) -> Result<Option<Readiness>, Failed> {
     let listening = runtime.listen_for_readiness(id, manager)?;
-    runtime.start(id)?;
+    runtime.start_after(id, sealed_for_hooks)?;
     Ok(listening)
+}
+
+/// A startContainer hook is started from inside the container, where it may be a link to this very program.
+fn sealed_for_hooks(spec: &Spec) -> Result<(), Error> {
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
+    if hooks.is_some_and(|hooks| !hooks.is_empty()) { cofferdam_runtime::become_sealed() } else { Ok(()) }
 }
 
 /// Waits for that word, and passes it on. A manager that cannot be told is no reason to fail what runs.

@@ -80,12 +80,11 @@ impl Layout {
     /// # Errors
     /// Where `/proc` cannot be read. A host without cgroups is an empty layout.
     pub fn probe() -> Result<Self, Error> {
-        let read =
-            |path: &str| std::fs::read_to_string(path).map_err(|error| Error::io("read", path, &error));
+        let read = |path: &str| crate::text::read_text(path).map_err(|error| Error::io("read", path, &error));
         let mut layout = Self::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
         if let Some(unified) = &mut layout.unified {
             let path = unified.mount_point.join("cgroup.controllers");
-            let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, &error))?;
+            let text = read(&path.to_string_lossy())?;
             unified.controllers = text.split_whitespace().map(str::to_owned).collect();
         }
         Ok(layout)

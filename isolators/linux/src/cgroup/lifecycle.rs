@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::place::{Place, read_all};
-use super::{Cgroup, Error};
+use super::{Cgroup, Error, Layout, sites};
 
 /// Until all processes stand still. A process in uninterruptible sleep can make it longer; then nothing stays frozen.
 const FREEZE_LIMIT: Duration = Duration::from_secs(10);
@@ -129,6 +129,19 @@ impl Cgroup {
             }
         });
         Error::all(failures.collect())
+    }
+
+    /// Removes the cgroup at `path` from every hierarchy in which nobody is in it and nothing lies below it, and gives whether
+    /// nothing of it is left: a stopped container's, most often. Nothing is opened but what lies above.
+    ///
+    /// # Errors
+    /// Where a hierarchy cannot be reached; what was removed until then stays removed.
+    pub fn remove_idle_in(layout: &Layout, path: &str) -> Result<bool, Error> {
+        let mut gone = true;
+        for site in sites(layout, path)? {
+            gone &= site.remove_idle()?;
+        }
+        Ok(gone)
     }
 
     fn freezer(&self) -> Result<&Place, Error> {

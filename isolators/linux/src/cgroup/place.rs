@@ -81,6 +81,25 @@ impl Site<'_> {
         self.walk(false).map(|(place, _)| place)
     }
 
+    /// Removes the cgroup where nobody is in it and nothing lies below it; gives whether it is gone.
+    pub(super) fn remove_idle(&self) -> Result<bool, Error> {
+        let Some((name, above)) = self.components.split_last() else { return Ok(false) };
+        let mut parent = self.mount()?;
+        for name in above {
+            parent = match enter(parent.as_fd(), name) {
+                Err(Errno::NOENT) => return Ok(true),
+                result => {
+                    result.map_err(|errno| Error::call("openat2", self.path(self.components.len()), errno))?
+                }
+            };
+        }
+        match unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(true),
+            Err(Errno::BUSY | Errno::NOTEMPTY) => Ok(false),
+            Err(errno) => Err(Error::call("rmdir", self.path(self.components.len()), errno)),
+        }
+    }
+
     fn walk(&self, make: bool) -> Result<(Place, bool), Error> {
         let mut parent = self.mount()?;
         let mut made = false;
