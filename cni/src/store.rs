@@ -5,9 +5,8 @@
 //! rename.
 
 use std::fs::{self, File, OpenOptions};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,21 +42,18 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn open(state: &Path) -> Result<Self, Error> {
-        let mut hasher = DefaultHasher::new();
-        state.hash(&mut hasher);
-        let store = Self {
-            results: state.join("results"),
-            locks: state.join("locks"),
-            versions: state.join("versions"),
-            mark: format!("{:016x}", hasher.finish()),
-        };
-        for directory in [&store.results, &store.locks] {
+        let [results, locks, versions] = ["results", "locks", "versions"].map(|name| state.join(name));
+        for directory in [&results, &locks] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(directory)
                 .map_err(Error::state("make the directory", directory))?;
         }
+        // The directory itself and not its path: one may have several, and mount namespaces may each have another at it.
+        let meta = fs::metadata(&results).map_err(Error::state("look at the directory", &results))?;
+        let mark = format!("{:x}-{:x}", meta.dev(), meta.ino());
+        let store = Self { results, locks, versions, mark };
         store.sweep();
         Ok(store)
     }
@@ -286,6 +282,20 @@ mod tests {
 
     fn find(store: &Store, record: &Record) -> Result<Option<Record>, Error> {
         store.find(record.network(), record.container(), record.if_name())
+    }
+
+    #[test]
+    fn a_state_directory_is_known_by_itself_and_not_by_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = |name: &str| Store::open(&dir.path().join(name)).unwrap().mark;
+        let one = mark("one");
+        std::os::unix::fs::symlink("one", dir.path().join("other")).unwrap();
+        assert_eq!(one, mark("other"));
+        assert_eq!(one, mark("./one/"));
+        assert_ne!(one, mark("two"));
+        // As another mount namespace has another directory at the same path.
+        std::fs::rename(dir.path().join("one"), dir.path().join("three")).unwrap();
+        assert_ne!(one, mark("one"));
     }
 
     #[test]
