@@ -190,7 +190,7 @@ fn spoken(subject: &Subject) -> Result<Vec<Version>, Error> {
         let mut known: Vec<Version> = texts.filter_map(Version::parse).filter(|v| v.is_supported()).collect();
         known.sort_unstable();
         if known.is_empty() {
-            let answer = format!("{}{}", said.stdout, said.stderr);
+            let answer = said.text();
             return Err(Error::NoPlugin { program: subject.program.clone(), answer });
         }
         Ok(known)

@@ -21,6 +21,7 @@ mod profile;
 mod report;
 mod snapshot;
 mod stage;
+mod talk;
 mod tamper;
 mod xml;
 

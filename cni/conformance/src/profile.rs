@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use cofferdam_cni::{NetworkList, Plugin};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -43,6 +45,14 @@ pub enum Error {
         what: String,
         /// What is wrong.
         source: serde_json::Error,
+    },
+    /// Not a network that a plugin can come after.
+    #[error("{what} is no network to come after: {why}")]
+    Before {
+        /// Which file.
+        what: String,
+        /// What is wrong.
+        why: String,
     },
     /// The stage could not be set.
     #[error("cannot {operation}: {source}")]
@@ -149,7 +159,7 @@ impl Profile {
 }
 
 /// A plugin under test.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Subject {
     /// The program.
     pub program: PathBuf,
@@ -159,6 +169,21 @@ pub struct Subject {
     pub plugin_path: Vec<PathBuf>,
     /// `CNI_ARGS`.
     pub args: String,
+    /// A network whose plugins make what a chained plugin finds, as configuration list; else the tests make an interface.
+    pub after: Option<Value>,
+    /// Plugins of this process that such a network may use.
+    pub builtins: &'static [&'static dyn Plugin],
+    /// A call that takes longer is ended, and has failed.
+    pub limit: Duration,
+}
+
+/// Calls that take longer than this hang: the slowest plugins wait for an address server, some ten seconds.
+const LIMIT: Duration = Duration::from_secs(30);
+
+impl std::fmt::Debug for Subject {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Subject").field("program", &self.program).finish_non_exhaustive()
+    }
 }
 
 impl Subject {
@@ -171,7 +196,29 @@ impl Subject {
 
     /// A plugin with a profile.
     pub fn new(program: impl Into<PathBuf>, profile: Profile) -> Self {
-        Self { program: program.into(), profile, plugin_path: Vec::new(), args: String::new() }
+        Self {
+            program: program.into(),
+            profile,
+            plugin_path: Vec::new(),
+            args: String::new(),
+            after: None,
+            builtins: &[],
+            limit: LIMIT,
+        }
+    }
+
+    /// The same plugin behind the plugins of a network, a list or a single configuration. `what` names it in errors.
+    pub fn after(mut self, text: &str, what: &str) -> Result<Self, Error> {
+        let wrong = |source: String| Error::Before { what: what.into(), why: source };
+        let list = NetworkList::parse(text, None).or_else(|error| {
+            // Which of the two it was meant to be shows in whether there are plugins.
+            NetworkList::parse_single(text)
+                .map_err(|other| if text.contains("\"plugins\"") { error } else { other })
+        });
+        let list = list.map_err(|error| wrong(error.to_string()))?.to_text();
+        self.after = Some(serde_json::from_str(&list).map_err(|error| wrong(error.to_string()))?);
+        self.profile.chained = true;
+        Ok(self)
     }
 
     pub(crate) fn refuse_unusable(&self) -> Result<(), Error> {

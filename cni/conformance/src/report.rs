@@ -132,11 +132,12 @@ impl Report {
                 case.id, case.title, case.severity, case.section
             );
             let Some(how) = details else { continue };
-            out.push_str("  ---\n  message: |\n");
+            // The number says how deep the text is: its first line may begin with blanks.
+            out.push_str("  ---\n  message: |2\n");
             for line in how.lines() {
                 let _ = writeln!(out, "    {line}");
             }
-            out.push_str("  replay: |\n");
+            out.push_str("  replay: |2\n");
             for line in outcome.replay.iter().flat_map(|call| call.lines()) {
                 let _ = writeln!(out, "    {line}");
             }

@@ -1,9 +1,11 @@
 //! What a case works with: a host of its own, containers, calls of the plugin, and looks at what they changed.
 
+mod before;
 mod ground;
+mod strays;
 
 use std::cell::{Cell, RefCell};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use cofferdam_linux::namespace::{create_pinned_netns, open_netns, remove_pinned_
 use serde_json::Value;
 
 use crate::case::{End, Tried, ensure};
-use crate::process::{self, Said};
+use crate::process::{self, Prepared, Said};
 use crate::profile::{Error, Subject};
 use crate::snapshot::Snapshot;
 
@@ -23,6 +25,10 @@ pub(crate) const NETWORK: &str = "conformance";
 /// How long deletions that the kernel finishes later may take.
 const SETTLE: Duration = Duration::from_millis(2500);
 const LOOK_AGAIN: Duration = Duration::from_millis(15);
+const NEW_IN_1_1_0: [(&str, &[&str]); 2] = [
+    ("interfaces", &["mtu", "socketPath", "pciID"]),
+    ("routes", &["mtu", "advmss", "priority", "table", "scope"]),
+];
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The scene of one case. It is on the thread that plays the host.
@@ -67,30 +73,6 @@ pub(crate) struct Changes<'a> {
     pub(crate) kill_after: Option<Duration>,
 }
 
-/// A call that is ready to be made.
-#[derive(Debug)]
-pub(crate) struct Prepared<'a> {
-    program: &'a Path,
-    environment: Vec<(String, String)>,
-    input: Vec<u8>,
-    kill_after: Option<Duration>,
-}
-
-impl Prepared<'_> {
-    /// Runs the plugin. One that cannot be started has failed.
-    pub(crate) fn run(&self) -> Said {
-        let run = process::run(self.program, &self.environment, &self.input, self.kill_after);
-        run.unwrap_or_else(|error| Said {
-            status: None,
-            stdout: String::new(),
-            stderr: error.to_string(),
-            elapsed: Duration::ZERO,
-            left_children: false,
-            verb: "start".into(),
-        })
-    }
-}
-
 impl<'a> Stage<'a> {
     /// Sets the stage on a thread of its own, runs `work` there, and takes everything down.
     pub(crate) fn with<T: Send>(
@@ -98,12 +80,7 @@ impl<'a> Stage<'a> {
         versions: &'a [Version],
         work: impl FnOnce(&Stage<'a>) -> T + Send,
     ) -> Result<T, Error> {
-        // Below none of the covered folders, which would hide it.
-        let folder = tempfile::Builder::new()
-            .prefix("cofferdam-cni-test-")
-            .tempdir_in("/tmp")
-            .map_err(Error::stage("make a folder"))?;
-        let path = folder.path().to_owned();
+        let path = ground::choose_folder(subject)?;
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 ground::enter(&path)?;
@@ -116,7 +93,9 @@ impl<'a> Stage<'a> {
                     figure: RefCell::default(),
                 };
                 stage.set_up()?;
-                Ok(work(&stage))
+                let done = work(&stage);
+                strays::end_all();
+                Ok(done)
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
@@ -164,8 +143,13 @@ impl<'a> Stage<'a> {
         Ok(container)
     }
 
-    /// Makes what a plugin before this one would have made: an interface on a bridge, with an address and a default route.
+    /// Makes what the plugins before this one would have made: those of the chain that it comes after, or else an interface
+    /// on a bridge, with an address and a default route.
     pub(crate) fn give(&self, container: &mut Container, host_part: u32) -> Tried {
+        if self.subject.after.is_some() {
+            container.given = Some(self.attach_before(container)?);
+            return Ok(());
+        }
         let result = ground::make_interface(container, host_part);
         container.given =
             Some(result.map_err(|error| End::Failed(format!("cannot make an interface: {error}")))?);
@@ -187,15 +171,19 @@ impl<'a> Stage<'a> {
 
     /// Gives a container's interface the address that the result of the plugin before says it has.
     pub(crate) fn readdress(&self, container: &Container) -> Tried {
-        let given = container.given.as_ref().and_then(|given| given["ips"][0]["address"].as_str());
+        let given = |key: &str| {
+            let given = container.given.as_ref().and_then(|given| given["ips"][0][key].as_str());
+            given.unwrap_or_default().to_owned()
+        };
         let variables = [
             ("NETNS", container.netns.display().to_string()),
             ("IF", container.ifname.clone()),
-            ("ADDRESS", given.unwrap_or_default().to_owned()),
+            ("ADDRESS", given("address")),
+            ("GATEWAY", given("gateway")),
         ];
         let lines = "nsenter --net=$NETNS ip address flush dev $IF scope global\n\
                      nsenter --net=$NETNS ip address add $ADDRESS dev $IF\n\
-                     nsenter --net=$NETNS ip route replace default via 10.99.0.1";
+                     [ -z \"$GATEWAY\" ] || nsenter --net=$NETNS ip route replace default via $GATEWAY";
         self.shell(lines, &variables).map_err(|how| End::Failed(format!("cannot give an address: {how}")))
     }
 
@@ -271,14 +259,16 @@ impl<'a> Stage<'a> {
     }
 
     fn filled(&self, template: &Value, container: &Container) -> Value {
+        serde_json::from_str(&self.filled_text(&template.to_string(), container)).unwrap_or(Value::Null)
+    }
+
+    fn filled_text(&self, template: &str, container: &Container) -> String {
         let network = if container.network == NETWORK { "0" } else { "1" };
-        let text = template
-            .to_string()
+        template
             .replace("@DATA@", &self.data().display().to_string())
             .replace("@MASTER@", UPLINK)
             .replace("@NET@", network)
-            .replace("\"@PORT@\"", &(20_000 + container.number).to_string());
-        serde_json::from_str(&text).unwrap_or(Value::Null)
+            .replace("\"@PORT@\"", &(20_000 + container.number).to_string())
     }
 
     fn prepare(
@@ -289,7 +279,8 @@ impl<'a> Stage<'a> {
     ) -> Prepared<'_> {
         let program = &self.subject.program;
         self.calls.borrow_mut().push(process::replay(program, &environment, &input));
-        Prepared { program, environment, input, kill_after }
+        let limit = self.subject.limit;
+        Prepared { program, arguments: Vec::new(), environment, input, limit, kill_after, is_watched: false }
     }
 
     /// ADD, which has to work.
@@ -382,7 +373,18 @@ impl<'a> Stage<'a> {
 
     /// Ends a container: its namespace goes, with all that is in it, and what was made for it.
     pub(crate) fn end(&self, container: Container) {
+        self.lose(&container);
+    }
+
+    /// Takes a container's namespace away, and with it what the plugins before have made.
+    pub(crate) fn lose(&self, container: &Container) {
         let _ = remove_pinned_netns(&container.netns);
+        self.detach_before(container);
+    }
+
+    /// The processes of this case that live on, by name.
+    pub(crate) fn strays(&self) -> Vec<String> {
+        strays::find().into_iter().map(|stray| stray.name).collect()
     }
 
     /// Takes away the rules of the whole host, which are made again by whoever needs them.
@@ -431,10 +433,17 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Our result in a version: addresses carry their family below 1.0.0.
+/// Our result in a version: addresses carry their family below 1.0.0, and what 1.1.0 has brought is missing before.
 pub(crate) fn in_version(result: &Value, version: Version) -> Value {
     let mut result = result.clone();
     result["cniVersion"] = version.to_string().into();
+    if version < Version::V1_1_0 {
+        for (list, keys) in NEW_IN_1_1_0 {
+            for entry in result[list].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+                entry.retain(|key, _| !keys.contains(&key.as_str()));
+            }
+        }
+    }
     for ip in result["ips"].as_array_mut().into_iter().flatten() {
         let is_v6 = ip["address"].as_str().is_some_and(|address| address.contains(':'));
         match ip.as_object_mut() {

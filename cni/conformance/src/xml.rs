@@ -14,7 +14,7 @@ pub(crate) fn escape(text: &str) -> String {
             '\n' | '\t' => {
                 let _ = write!(out, "&#{};", u32::from(character));
             }
-            character if character.is_control() => {}
+            character if character.is_control() || matches!(character, '\u{fffe}' | '\u{ffff}') => {}
             character => out.push(character),
         }
     }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use cofferdam_cni_conformance::{Choice, Error, Format, Profile, Report, Severity, Snapshot, Subject, run};
+use cofferdam_cni_conformance::{
+    Choice, Error, Format, Profile, Report, Severity, Snapshot, Subject, Verdict, run,
+};
 
 const REFERENCE: &str = "/usr/lib/cni";
 /// Each case waits for the kernel most of the time.
@@ -137,6 +139,14 @@ const KNOWN_DEFECTS: &[(&str, &str, &str)] = &[
     // Codes and checks.
     ("bridge", "6.exhausted", "999"),
     ("bridge", "7.tampered", "masquerade-removed"),
+    // DEL that cannot succeed once something is gone.
+    ("host-device", "4.twice", "Link not found"),
+    ("host-device", "4.netns-gone", "DEL ended with 1"),
+    ("host-device", "6.ipam", "link eth0"),
+    ("sbr", "4.no-netns", "DEL ended with 1"),
+    ("sbr", "4.netns-gone", "DEL ended with 1"),
+    // CHECK that looks at nothing.
+    ("sbr", "7.tampered", "rules-flushed"),
 ];
 
 #[test]
@@ -148,7 +158,7 @@ fn a4_the_known_defects_of_the_reference_plugins_are_found() {
         println!("skipped: needs containernetworking-plugins and iptables");
         return;
     }
-    for plugin in ["macvlan", "bridge", "firewall", "portmap"] {
+    for plugin in ["macvlan", "bridge", "firewall", "portmap", "host-device", "sbr"] {
         let defects: Vec<_> = KNOWN_DEFECTS.iter().filter(|(kind, ..)| *kind == plugin).collect();
         let ids: Vec<&str> = defects.iter().map(|(_, id, _)| *id).collect();
         let Some(report) = test(&Path::new(REFERENCE).join(plugin), &ids) else { continue };
@@ -189,6 +199,89 @@ fn a5_a_run_leaves_the_machine_as_it_was() {
         assert_eq!(mounts(), 0);
     })
     .unwrap();
+}
+
+/// A script in a folder of its own, with a configuration that names it.
+fn script(text: &str) -> (tempfile::TempDir, Subject) {
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let path = folder.path().join("scripted");
+    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let subject = Subject::new(path, Profile::of_config(r#"{"type":"scripted"}"#, "here").unwrap());
+    (folder, subject)
+}
+
+fn choose(only: &[&str]) -> Choice {
+    Choice { only: only.iter().map(|begin| (*begin).to_owned()).collect(), jobs: JOBS }
+}
+
+/// The processes that have this word among their arguments.
+fn processes_with(word: &str) -> usize {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = all.filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok());
+    lines.filter(|line| line.split('\0').any(|argument| argument == word)).count()
+}
+
+#[test]
+fn a5_a_plugin_that_hangs_forks_and_raves_fails_and_leaves_no_process() {
+    if !is_root() {
+        return;
+    }
+    let far = format!("9{:07}", std::process::id());
+    let (_folder, mut subject) = script(&format!(
+        r#"[ "$CNI_COMMAND" = VERSION ] && {{ echo '{{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}}'; exit; }}
+        setsid sleep {far} &
+        while :; do printf 'r\033[31mubbish'; done &
+        wait"#
+    ));
+    subject.limit = std::time::Duration::from_secs(1);
+    let report = run(&subject, &choose(&["4.twice", "4.unknown", "14.children"]), |_| ()).unwrap();
+    assert_eq!(report.failures(Severity::Must).count(), 3, "{}", report.print(Format::Text));
+    let text = report.print(Format::Text) + &report.print(Format::Tap) + &report.print(Format::Junit);
+    assert!(text.contains("did not end in time") && !text.contains('\x1b'), "{text}");
+    assert_eq!(processes_with(&far), 0);
+}
+
+#[test]
+fn a5_a_process_that_has_left_its_group_is_found_and_ended() {
+    if !is_root() {
+        return;
+    }
+    let far = format!("8{:07}", std::process::id());
+    let (_folder, subject) = script(&format!(
+        r#"cat >/dev/null
+        case $CNI_COMMAND in
+        VERSION) echo '{{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}}';;
+        ADD) setsid sleep {far} </dev/null >/dev/null 2>&1 & echo '{{"cniVersion":"1.0.0"}}';;
+        esac"#
+    ));
+    let report = run(&subject, &choose(&["14.children", "14.one-value"]), |_| ()).unwrap();
+    let [failure] = &report.failures(Severity::Must).collect::<Vec<_>>()[..] else {
+        panic!("{}", report.print(Format::Text))
+    };
+    assert_eq!(failure.case.id, "14.children");
+    assert_eq!(processes_with(&far), 0);
+}
+
+#[test]
+fn a4_a_chained_plugin_is_tested_behind_a_network_of_ones_own() {
+    if !is_root() {
+        return;
+    }
+    let network = r#"{"cniVersion":"1.0.0","name":"before","plugins":[
+        {"type":"bridge","bridge":"mine0","isDefaultGateway":true,"ipMasq":true,
+         "ipam":{"type":"host-local","dataDir":"@DATA@/leases","ranges":[[{"subnet":"10.83.0.0/24"}]]}}]}"#;
+    for kind in ["portmap", "firewall", "bandwidth"] {
+        let mut subject = Subject::known(ours().join(kind)).unwrap().after(network, "here").unwrap();
+        subject.plugin_path = vec![ours().to_owned()];
+        let only = ["2.", "4.netns-gone", "5.", "7.passes", "8.", "9.", "10.", "11.", "15."];
+        let report = run(&subject, &choose(&only), |_| ()).unwrap();
+        assert!(report.is_conformant(), "{}", report.print(Format::Text));
+        let passes_on = report.outcomes.iter().find(|outcome| outcome.case.id == "15.passes-on").unwrap();
+        assert!(matches!(passes_on.verdict, Verdict::Passed(_)), "{passes_on:?}");
+    }
+    let wrong = Subject::known(ours().join("portmap")).unwrap().after(r#"{"plugins":[]}"#, "mine.conflist");
+    assert!(wrong.unwrap_err().to_string().starts_with("mine.conflist is no network"));
 }
 
 #[test]

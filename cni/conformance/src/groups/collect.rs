@@ -1,7 +1,6 @@
 //! 11: GC. 12: STATUS.
 
 use cofferdam_cni::{Verb, Version};
-use cofferdam_linux::namespace::remove_pinned_netns;
 use serde_json::{Value, json};
 
 use super::{case, leaks};
@@ -10,6 +9,7 @@ use crate::case::{Case, Tried, applies, ensure};
 use crate::process::Said;
 use crate::snapshot::Snapshot;
 use crate::stage::{Attached, Changes, Container, Stage};
+use crate::talk::Talk;
 
 pub(super) const CASES: &[Case] = &[
     case(Must, "11.valid", "2 GC", "GC leaves every valid attachment alone", valid),
@@ -35,6 +35,7 @@ pub(super) const CASES: &[Case] = &[
         "GC without a list of valid attachments is refused and changes nothing",
         no_list,
     ),
+    case(Must, "11.traffic", "2 GC", "GC does not disturb what valid attachments are sending", undisturbed),
     case(Must, "12.ready", "2 STATUS", "STATUS succeeds when ADD would", ready),
     case(
         Should,
@@ -44,6 +45,9 @@ pub(super) const CASES: &[Case] = &[
         exhausted,
     ),
 ];
+
+/// How often GC is called while containers talk.
+const COLLECTIONS: usize = 3;
 
 fn exists(stage: &Stage<'_>) -> Tried {
     applies(stage.newest() >= Version::V1_1_0, "it does not speak 1.1.0")
@@ -83,7 +87,7 @@ fn stale(stage: &Stage<'_>) -> Tried {
     let with_one = stage.look();
     let lost = stage.attach()?;
     // As after a reboot, or a runtime that forgot: nobody calls DEL.
-    let _ = remove_pinned_netns(&lost.container.netns);
+    stage.lose(&lost.container);
     let said = gc(stage, &kept.container, Some(vec![&kept.container]));
     ensure(said.succeeded(), || said.text())?;
     if !stage.subject.profile.chained {
@@ -91,7 +95,7 @@ fn stale(stage: &Stage<'_>) -> Tried {
     }
     stage.ensure_check(&kept, "after GC")?;
     let Attached { container, .. } = kept;
-    let _ = remove_pinned_netns(&container.netns);
+    stage.lose(&container);
     let said = gc(stage, &container, Some(Vec::new()));
     ensure(said.succeeded(), || said.text())?;
     stage.ensure_as_before(&before, "after GC with nothing valid")
@@ -125,6 +129,27 @@ fn no_list(stage: &Stage<'_>) -> Tried {
     let said = gc(stage, &attached.container, None);
     stage.ensure_as_before(&before, "after GC without a list")?;
     ensure(!said.succeeded(), || format!("without cni.dev/valid-attachments: {}", said.text()))
+}
+
+fn undisturbed(stage: &Stage<'_>) -> Tried {
+    exists(stage)?;
+    let (one, two) = (stage.attach()?, stage.attach()?);
+    let lost = stage.attach()?;
+    stage.lose(&lost.container);
+    let talk = Talk::between(&one, &two);
+    applies(talk.is_some(), "two of its containers cannot talk to each other")?;
+    let Some(talk) = talk else { return Ok(()) };
+    let talked = talk.while_doing(|| {
+        for _ in 0..COLLECTIONS {
+            let said = gc(stage, &one.container, Some(vec![&one.container, &two.container]));
+            ensure(said.succeeded(), || said.text())?;
+        }
+        Ok(())
+    });
+    let exchanges = talked?
+        .map_err(|error| crate::case::End::Failed(format!("a connection broke during GC: {error}")))?;
+    stage.note(format!("{exchanges} exchanges during {COLLECTIONS} calls"));
+    Ok(())
 }
 
 fn ready(stage: &Stage<'_>) -> Tried {

@@ -85,10 +85,8 @@ fn late_del(stage: &Stage<'_>) -> Tried {
     let old = stage.attach()?;
     let mut container = stage.container()?;
     // The old one's namespace has gone, and with it what held the address.
-    container.given = old.container.given.clone();
-    if let Some(given) = &mut container.given {
-        given["interfaces"][2]["sandbox"] = container.netns.display().to_string().into();
-        given["interfaces"][1]["name"] = format!("given{}-{}", container.number, container.ifname).into();
+    if let (Some(given), Some(old)) = (&mut container.given, &old.container.given) {
+        given["ips"] = old["ips"].clone();
     }
     stage.readdress(&container)?;
     let new = stage.add(container)?;

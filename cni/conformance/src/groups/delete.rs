@@ -1,7 +1,6 @@
 //! 4: DEL succeeds whatever is gone already, and makes nothing.
 
 use cofferdam_cni::{Verb, Version};
-use cofferdam_linux::namespace::remove_pinned_netns;
 
 use super::case;
 use crate::case::Severity::{Must, Should};
@@ -57,7 +56,7 @@ fn no_netns(stage: &Stage<'_>) -> Tried {
 fn gone(stage: &Stage<'_>) -> Tried {
     let attached = stage.attach()?;
     let path = attached.container.netns.clone();
-    let _ = remove_pinned_netns(&path);
+    stage.lose(&attached.container);
     stage.detach(&attached)?;
     stage.detach(&attached)?;
     ensure(!path.exists(), || format!("DEL made a file at the namespace's path {}", path.display()))
@@ -66,7 +65,7 @@ fn gone(stage: &Stage<'_>) -> Tried {
 fn plain_file(stage: &Stage<'_>) -> Tried {
     let attached = stage.attach()?;
     let path = &attached.container.netns;
-    let _ = remove_pinned_netns(path);
+    stage.lose(&attached.container);
     ensure(std::fs::write(path, "").is_ok(), || "cannot put a file there".into())?;
     stage.detach(&attached)
 }

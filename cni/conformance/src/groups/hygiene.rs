@@ -107,5 +107,6 @@ fn children(stage: &Stage<'_>) -> Tried {
     for said in [add, stage.del(&attached), stage.version()] {
         ensure(!said.left_children, || format!("a process of its group lives on: {}", said.text()))?;
     }
-    Ok(())
+    let strays = stage.strays();
+    ensure(strays.is_empty(), || format!("out of its process group, this lives on: {}", strays.join(", ")))
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use cofferdam_cni::Verb;
-use cofferdam_linux::namespace::remove_pinned_netns;
 use serde_json::json;
 
 use super::case;
@@ -89,7 +88,7 @@ fn container(stage: &Stage<'_>) -> Tried {
 fn netns_gone(stage: &Stage<'_>) -> Tried {
     let before = stage.warmed_up()?;
     let attached = stage.attach()?;
-    let _ = remove_pinned_netns(&attached.container.netns);
+    stage.lose(&attached.container);
     stage.detach(&attached)?;
     stage.ensure_as_before(&before, "after DEL with a namespace that is gone")
 }

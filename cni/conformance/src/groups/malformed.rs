@@ -27,6 +27,13 @@ pub(super) const CASES: &[Case] = &[
     case(Must, "13.capability", "1", "a runtimeConfig that it does not know does not break it", capability),
     case(Must, "13.arguments", "2", "unknown CNI_ARGS with IgnoreUnknown=1 do not break it", arguments),
     case(
+        Should,
+        "13.strict-arguments",
+        "2",
+        "unknown CNI_ARGS without IgnoreUnknown=1 do not matter, or are refused in an error object",
+        strict_arguments,
+    ),
+    case(
         Must,
         "13.extra-keys",
         "1",
@@ -166,6 +173,19 @@ fn capability(stage: &Stage<'_>) -> Tried {
 fn arguments(stage: &Stage<'_>) -> Tried {
     let text = "IgnoreUnknown=1;K8S_POD_NAME=pod;K8S_POD_NAMESPACE=default;COFFERDAM_TEST=1".to_owned();
     still_works(stage, || Changes { environment: vec![("CNI_ARGS", text.clone())], ..Changes::default() })
+}
+
+fn strict_arguments(stage: &Stage<'_>) -> Tried {
+    let container = stage.container()?;
+    let changes =
+        || Changes { environment: vec![("CNI_ARGS", "COFFERDAM_TEST=1".into())], ..Changes::default() };
+    let added = stage.call(Verb::Add, &container, changes());
+    if !added.succeeded() {
+        is_error("COFFERDAM_TEST=1", &added)?;
+    }
+    // A runtime that cannot know deletes as it added.
+    let deleted = stage.call(Verb::Del, &container, changes());
+    if deleted.succeeded() { Ok(()) } else { is_error("COFFERDAM_TEST=1", &deleted) }
 }
 
 fn extra_keys(stage: &Stage<'_>) -> Tried {

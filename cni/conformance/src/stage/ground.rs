@@ -1,7 +1,7 @@
 //! The ground that a stage stands on: namespaces, overlays over what plugins write to, links.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cofferdam_linux::namespace::{create_pinned_netns, open_netns};
 use cofferdam_linux::netlink::{self, Address, LinkKind, NewLink, Route, Socket, VethPeer};
@@ -9,7 +9,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use serde_json::{Value, json};
 
 use super::Container;
-use crate::profile::Error;
+use crate::profile::{Error, Subject};
 
 /// The host's way to the world, for plugins that need a master or a default route.
 pub(crate) const UPLINK: &str = "up0";
@@ -17,20 +17,49 @@ pub(crate) const UPLINK: &str = "up0";
 const BRIDGE: &str = "given0";
 /// Folders in which plugins keep things. What they write there goes with the case.
 const COVERED: [&str; 3] = ["/etc", "/run", "/var"];
+/// What the mounts of a case are known by in a table of mounts.
+const NAME: &str = "cofferdam-cni-test";
 const CLONE_NEWNS: u64 = 0x2_0000;
 const CLONE_NEWNET: u64 = 0x4000_0000;
+
+/// Folders that hosts have and that plugins are not in. A case covers one in a mount namespace of its own and keeps there
+/// what it needs: so not even an empty folder is left by a runner that is killed.
+const PLACES: [&str; 5] = ["/mnt", "/media", "/srv", "/dev/shm", "/tmp"];
+
+/// The first of the places that hides nothing that the case needs.
+pub(super) fn choose_folder(subject: &Subject) -> Result<PathBuf, Error> {
+    let needed = || [&subject.program].into_iter().chain(&subject.plugin_path);
+    let is_free = |place: &&&str| {
+        let real = std::fs::symlink_metadata(place).is_ok_and(|meta| meta.is_dir());
+        real && !needed().any(|path| path.starts_with(place))
+    };
+    let found = PLACES.iter().find(is_free).map(PathBuf::from);
+    found.ok_or_else(|| Error::Stage {
+        operation: format!("find a folder to cover among {}", PLACES.join(" ")),
+        source: std::io::ErrorKind::NotFound.into(),
+    })
+}
 
 /// Moves the calling thread to a host of its own: network, mounts, and overlays over the folders that plugins write to.
 pub(super) fn enter(folder: &Path) -> Result<(), Error> {
     cofferdam_linux::process::unshare(CLONE_NEWNET | CLONE_NEWNS).map_err(Error::stage("make namespaces"))?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(Error::stage("make mounts private"))?;
-    mount("tmpfs", folder, "tmpfs", MountFlags::empty(), c"mode=0700")
-        .map_err(Error::stage("mount a tmpfs"))?;
+    mount(NAME, folder, "tmpfs", MountFlags::empty(), c"mode=0700").map_err(Error::stage("mount a tmpfs"))?;
+    if !is_own_proc() {
+        // The first process of a process namespace still sees its parent's.
+        mount("proc", "/proc", "proc", MountFlags::empty(), None).map_err(Error::stage("mount /proc"))?;
+    }
     for covered in COVERED {
         cover(folder, Path::new(covered)).map_err(Error::stage(format!("cover {covered}")))?;
     }
     Ok(())
+}
+
+/// Whether the numbers in `/proc` are those that processes here know themselves by.
+fn is_own_proc() -> bool {
+    let own = rustix::process::getpid().as_raw_nonzero().to_string();
+    std::fs::read_link("/proc/self").is_ok_and(|told| told.as_os_str() == own.as_str())
 }
 
 fn cover(folder: &Path, covered: &Path) -> std::io::Result<()> {

@@ -6,6 +6,7 @@
 mod explain;
 mod request;
 mod session;
+mod supervised;
 mod test;
 
 use std::process::ExitCode;

@@ -2,8 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use cofferdam_tests::pace;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::host::{Answer, Scene, cofferdam, world};
@@ -126,6 +128,45 @@ fn v11_gc_without_the_valid_attachments_is_refused() {
     assert_eq!(bench.call(&world, &["check", "--container-id", "two", "net", NETNS]).code, Some(1));
     assert_eq!(bench.call(&world, &["gc", "--all", "net"]).code, Some(0));
     assert_eq!(bench.call(&world, &["check", "--container-id", "one", "net", NETNS]).code, Some(1));
+}
+
+/// The processes that have this word among their arguments.
+fn processes_with(word: &str) -> usize {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = all.filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok());
+    lines.filter(|line| line.split('\0').any(|argument| argument == word)).count()
+}
+
+fn wait_until(what: &str, mut there: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + pace::limit(std::time::Duration::from_secs(60));
+    while !there() {
+        assert!(std::time::Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a5_a_runner_that_is_killed_leaves_no_process_of_its_plugins_and_no_mount() {
+    let Some(world) = world() else { return };
+    let bench = Bench::new(&world);
+    let watch = world.watch();
+    let far = format!("7{:07}", std::process::id());
+    let d = bench.folder.display();
+    let rest = format!(
+        "[ $CNI_COMMAND = VERSION ] && exit\nsetsid sleep {far} </dev/null >/dev/null 2>&1 &\nsleep {far}"
+    );
+    bench.plugin("a", &rest);
+    std::fs::write(bench.folder.join("a.json"), r#"{"type":"a"}"#).unwrap();
+    let (plugin, config) = (format!("{d}/bin/a"), format!("{d}/a.json"));
+    for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
+        let mut command = bench.command(&world, &["test", &plugin, "--config", &config, "--only", "4."]);
+        let mut runner = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until("calls", || processes_with(&far) > 2);
+        kill_process(Pid::from_child(&runner), signal).unwrap();
+        assert!(!runner.wait().unwrap().success());
+        wait_until("the end of what the plugin started", || processes_with(&far) == 0);
+    }
+    settle_but_for_the_state(&watch);
 }
 
 #[test]

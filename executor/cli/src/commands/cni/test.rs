@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cofferdam_cni_conformance::{Choice, Error, Format, Profile, Subject, cases};
+use cofferdam_cni_plugins::BUILTINS;
 
+use super::supervised;
 use crate::args::PlaceArgs;
 use crate::commands::Outcome;
 use crate::failure::Failure;
@@ -20,6 +23,9 @@ pub(crate) struct Args {
     /// It comes after a plugin that makes an interface; the tests then make one
     #[arg(long, requires = "config")]
     chained: bool,
+    /// It comes after the plugins of this network (a configuration list or a single configuration)
+    #[arg(long, value_name = "FILE", conflicts_with = "chained")]
+    chained_after: Option<PathBuf>,
     /// What a runtime would pass as runtimeConfig
     #[arg(long, value_name = "JSON")]
     cap: Option<String>,
@@ -35,6 +41,9 @@ pub(crate) struct Args {
     /// How many cases run at once
     #[arg(long, value_name = "N", default_value_t = Choice::default().jobs)]
     jobs: usize,
+    /// End a call that takes longer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    limit: u64,
     /// How to print: text, tap or junit
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
@@ -51,10 +60,19 @@ pub(crate) fn run(args: &Args, places: &PlaceArgs) -> Outcome {
         }
         return Ok(ExitCode::SUCCESS);
     };
+    // What a plugin leaves running must not stay, not even if we are killed.
+    if let Some(code) = supervised::elsewhere() {
+        return Ok(code);
+    }
     let program = find(plugin, &places.cni_plugins)?;
     let mut subject = Subject::new(&program, profile(args, &program)?);
     subject.plugin_path.clone_from(&places.cni_plugins);
     subject.args.clone_from(&args.args);
+    subject.builtins = BUILTINS;
+    subject.limit = Duration::from_secs(args.limit.max(1));
+    if let Some(path) = &args.chained_after {
+        subject = subject.after(&read(path)?, &path.display().to_string()).map_err(told)?;
+    }
     if let Some(text) = &args.cap {
         let given = serde_json::from_str(text).map_err(|error| Failure::plain(format!("--cap: {error}")))?;
         subject.profile.runtime_config = Some(given);
@@ -81,10 +99,11 @@ fn find(plugin: &Path, folders: &[PathBuf]) -> Result<PathBuf, Failure> {
     })
 }
 
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| Failure::plain(format!("{}: {error}", path.display())))
+}
+
 fn profile(args: &Args, program: &Path) -> Result<Profile, Failure> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|error| Failure::plain(format!("{}: {error}", path.display())))
-    };
     let named = |path: &Path| path.display().to_string();
     match (&args.config, &args.profile) {
         (Some(path), _) => {
