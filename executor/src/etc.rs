@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::bundle::EtcFiles;
@@ -120,8 +120,8 @@ pub(crate) struct Address {
     pub aliases: Vec<String>,
 }
 
-/// The text of `/etc/hosts` for a task with this name and these addresses.
-fn hosts(hostname: &str, addresses: &[Address]) -> String {
+/// The text of `/etc/hosts` for a task with this name, these addresses and these neighbours.
+fn hosts(hostname: &str, addresses: &[Address], neighbours: &[Address]) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
          ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
@@ -135,6 +135,12 @@ fn hosts(hostname: &str, addresses: &[Address]) -> String {
     }
     if addresses.is_empty() {
         let _ = writeln!(text, "127.0.1.1\t{hostname}");
+    }
+    for neighbour in neighbours {
+        let names = clean(neighbour.aliases.iter().map(String::as_str));
+        if !names.is_empty() {
+            let _ = writeln!(text, "{}\t{}", neighbour.ip, names.join(" "));
+        }
     }
     text
 }
@@ -157,7 +163,7 @@ pub(crate) fn write(
     fs::create_dir_all(directory).map_err(Error::io("make the directory", directory))?;
     let files = files(directory);
     for (path, text) in [
-        (&files.hosts, hosts(hostname, addresses)),
+        (&files.hosts, hosts(hostname, addresses, &[])),
         (&files.hostname, format!("{hostname}\n")),
         (&files.resolv_conf, resolver.print()),
     ] {
@@ -169,18 +175,36 @@ pub(crate) fn write(
 }
 
 /// Writes the files of a running task anew, in their place: it has those very files mounted. One that has none is left so.
-pub(crate) fn rewrite(directory: &Path, addresses: &[Address], resolver: &Resolver) -> Result<(), Error> {
+pub(crate) fn rewrite(
+    directory: &Path,
+    addresses: &[Address],
+    neighbours: &[Address],
+    resolver: &Resolver,
+) -> Result<(), Error> {
     let files = files(directory);
     let hostname = match fs::read_to_string(&files.hostname) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         read => read.map_err(Error::io("read", &files.hostname))?,
     };
-    for (path, text) in
-        [(&files.hosts, hosts(hostname.trim_end(), addresses)), (&files.resolv_conf, resolver.print())]
-    {
-        write_file(path, &text).map_err(Error::io("write", path))?;
+    let hosts = hosts(hostname.trim_end(), addresses, neighbours);
+    for (path, text) in [(&files.hosts, hosts), (&files.resolv_conf, resolver.print())] {
+        write_over(path, text).map_err(Error::io("write", path))?;
     }
     Ok(())
+}
+
+/// Writes a text over a file that others may be reading: in one call, and never emptied first. One that gets shorter is filled
+/// up with empty lines before they are cut off.
+fn write_over(path: &Path, mut text: String) -> std::io::Result<()> {
+    let old = fs::read(path)?;
+    if old == text.as_bytes() {
+        return Ok(());
+    }
+    let length = text.len();
+    text.extend(std::iter::repeat_n('\n', old.len().saturating_sub(length)));
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.set_len(length as u64)
 }
 
 /// World-readable, whatever the caller's umask: tasks of any user resolve names.
@@ -221,8 +245,41 @@ mod tests {
         assert_eq!(fs::metadata(&files.hosts).unwrap().mode() & 0o777, 0o644);
         // A task that runs has the file itself, not its name.
         let inode = fs::metadata(&files.hosts).unwrap().ino();
-        rewrite(dir.path(), &[one, address("10.1.0.2", &[])], &Resolver::default()).unwrap();
-        assert!(fs::read_to_string(&files.hosts).unwrap().ends_with("10.0.0.2\tweb db\n10.1.0.2\tweb\n"));
+        let others = [address("10.1.0.3", &["cache", "bad\nname"]), address("10.1.0.4", &["bad name"])];
+        rewrite(dir.path(), &[one.clone(), address("10.1.0.2", &[])], &others, &Resolver::default()).unwrap();
+        let text = fs::read_to_string(&files.hosts).unwrap();
+        assert!(text.ends_with("10.0.0.2\tweb db\n10.1.0.2\tweb\n10.1.0.3\tcache\n"), "{text}");
+        rewrite(dir.path(), &[one], &[], &Resolver::default()).unwrap();
+        assert!(fs::read_to_string(&files.hosts).unwrap().ends_with("10.0.0.2\tweb db\n"));
         assert_eq!(fs::metadata(&files.hosts).unwrap().ino(), inode);
+    }
+
+    #[test]
+    fn a_reader_never_finds_the_file_emptied_while_it_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = |ip: String| Address { ip: ip.parse().unwrap(), aliases: vec!["name".into()] };
+        let own = [address("10.0.0.2".into())];
+        let files = write(dir.path(), "web", &own, &Resolver::default()).unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut reads = 0_u32;
+                while !is_over.load(std::sync::atomic::Ordering::Acquire) {
+                    let text = fs::read_to_string(&files.hosts).unwrap();
+                    assert!(
+                        text.contains("\tlocalhost\n") && text.contains("10.0.0.2\tweb name\n"),
+                        "{text}"
+                    );
+                    reads += 1;
+                }
+                reads
+            });
+            for round in 0..300_u32 {
+                let others: Vec<_> = (0..round % 30).map(|n| address(format!("10.0.1.{n}"))).collect();
+                rewrite(dir.path(), &own, &others, &Resolver::default()).unwrap();
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Release);
+            reader.join().unwrap();
+        });
     }
 }

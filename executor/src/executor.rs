@@ -304,7 +304,7 @@ impl Executor {
     /// Everything that is known of a network.
     pub async fn network(&self, name: &str) -> Result<networks::NetworkDetails, Error> {
         let (inner, name) = (self.inner.clone(), name.to_owned());
-        blocking(move || networks::inspect(&inner.places, &name)).await
+        blocking(move || networks::inspect(&inner.places, &inner.disk, &name)).await
     }
 
     /// Reads the network configurations anew, as every launch does: what there is, and what is wrong with files.

@@ -175,14 +175,16 @@ impl Launcher<'_> {
     }
 
     fn stage(&self, staged: &mut Staged, image: Option<&Image>) -> Result<UnixStream, (Reason, Error)> {
-        let id = staged.record.id.clone();
         let snapshot =
             self.snapshot(&staged.record, image).map_err(|error| (Reason::ImageUnavailable, error))?;
-        let attached = networks::attach(self.places, self.disk, &id, &staged.record.spec)
+        let attached = networks::attach(self.places, self.disk, &staged.record)
             .map_err(|error| (Reason::NetworkUnavailable, error))?;
         let built = self
             .build(staged, image, snapshot.as_ref(), &attached)
             .map_err(|error| (Reason::InvalidRequest, error))?;
+        // It has its files by now, and is told with all others.
+        networks::names::tell(self.places, self.disk, &staged.record.spec.network)
+            .map_err(|error| (Reason::NetworkUnavailable, error))?;
         self.start_shim(staged, snapshot.as_ref(), &built).map_err(|error| (Reason::IsolationFailed, error))
     }
 

@@ -6,6 +6,7 @@
 
 mod connect;
 mod manage;
+pub(crate) mod names;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
@@ -25,7 +26,7 @@ pub use self::manage::{
 };
 pub(crate) use self::manage::{create, inspect, list, prune, reload, remove};
 use crate::containers::InterfaceStats;
-use crate::disk::{Disk, make_private};
+use crate::disk::{Disk, TaskRecord, make_private};
 use crate::error::{Error, Kind};
 use crate::etc::{Address, Resolver};
 use crate::id::TaskId;
@@ -33,6 +34,9 @@ use crate::release::Places;
 use crate::request::network::{NetworkRequest, Rates};
 use crate::request::port::{PortMapping, Protocol};
 use crate::spec::{DnsRequest, NetworkChoice, TaskSpec};
+
+/// The capability of networks that lead ports of the host to a task.
+const PORTS: &str = "portMappings";
 
 /// What connecting a task brought.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +48,8 @@ pub(crate) struct Attached {
 }
 
 /// Makes the task's network namespace and connects it. Undo: [`detach`].
-pub(crate) fn attach(places: &Places, disk: &Disk, id: &TaskId, spec: &TaskSpec) -> Result<Attached, Error> {
+pub(crate) fn attach(places: &Places, disk: &Disk, record: &TaskRecord) -> Result<Attached, Error> {
+    let (id, spec) = (&record.id, &record.spec);
     let requests = match &spec.network {
         NetworkChoice::Host => return refuse_ports(spec).map(|()| attached(&[], &spec.dns)),
         NetworkChoice::None => {
@@ -59,11 +64,12 @@ pub(crate) fn attach(places: &Places, disk: &Disk, id: &TaskId, spec: &TaskSpec)
     spec.ports.iter().try_for_each(check_port)?;
     let netns = make_namespace(disk, id)?;
     let mut results = Vec::new();
+    // A port leads to the first network that can lead any; one that cannot says so if there is no other.
+    let leading = lists.iter().position(|list| list.declares(PORTS)).unwrap_or(0);
     for (number, ((request, list), if_name)) in requests.iter().zip(&lists).zip(names).enumerate() {
-        // Ports lead to the first network.
-        let ports = if number == 0 { spec.ports.as_slice() } else { &[] };
+        let ports = if number == leading { spec.ports.as_slice() } else { &[] };
         let mut request = request.clone();
-        request.aliases.extend(spec.name.iter().map(ToString::to_string));
+        request.aliases.push(record.name.to_string());
         let result = attach_one(places, id, &netns, if_name, list, &request, ports)?;
         results.push((result, request.aliases));
     }

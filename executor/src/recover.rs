@@ -38,6 +38,10 @@ pub(crate) fn recover(places: &Places, disk: &Disk) -> Result<Vec<Recovered>, Er
         recovered.extend(recover_one(places, disk, &id)?);
     }
     recovered.extend(recover_records(places, disk)?);
+    if !recovered.is_empty() {
+        // Of what these were connected to while they ran nothing may be known. The next change of a network writes them, too.
+        let _ = crate::networks::names::tell_all(places, disk);
+    }
     Ok(recovered)
 }
 

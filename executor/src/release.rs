@@ -34,6 +34,11 @@ pub(crate) fn release(
 ) -> Result<(), Vec<Error>> {
     let mut failures = Vec::new();
     failures.extend(networks::detach(places, disk, &record.id).err().into_iter().flatten());
+    // Whoever has connected or disconnected it has written that down. A name too many is no reason to keep a task: whoever
+    // comes or goes next writes all names anew.
+    let now =
+        disk.load_record(&record.id).map_or_else(|_| record.spec.network.clone(), |now| now.spec.network);
+    let _ = networks::names::tell(places, disk, &now);
     if is_forgotten(record, status) {
         failures.extend(forget(places, disk, record).err().into_iter().flatten());
     }

@@ -5,17 +5,19 @@
 
 use std::os::fd::OwnedFd;
 
-use cofferdam_cni::{Caller, NetnsFate, Record};
+use cofferdam_cni::{Caller, NetnsFate, NetworkList, Record};
 use cofferdam_shim::durable::Durability;
 
-use super::{attach_one, attached, caller, container, failed, find, interface_names, invalid, load};
+use super::{
+    PORTS, attach_one, caller, check_port, container, failed, find, interface_names, invalid, load, names,
+};
 use crate::disk::Disk;
 use crate::error::{Error, Kind};
-use crate::etc::{self, Resolver};
 use crate::executor::TaskInfo;
 use crate::id::TaskId;
 use crate::release::Places;
 use crate::request::network::NetworkRequest;
+use crate::request::port::PortMapping;
 use crate::spec::NetworkChoice;
 
 /// Connects a running task to one more network. Undo: [`disconnect`].
@@ -39,9 +41,19 @@ pub(crate) fn connect(
     request.if_name = Some(if_name.to_string());
     let asked = request.clone();
     request.aliases.push(info.record.name.to_string());
-    attach_one(places, id, &disk.netns(id), if_name, &list, &request, &[])?;
-    remember(disk, id, |networks| networks.push(asked))?;
-    refresh(&caller, disk, id)
+    let ports = ports_to_lead(info, &list, &records);
+    ports.iter().try_for_each(check_port)?;
+    attach_one(places, id, &disk.netns(id), if_name, &list, &request, ports)?;
+    remember(disk, id, |networks| networks.push(asked.clone()))?;
+    names::refresh(places, disk, id)?;
+    names::tell(places, disk, &NetworkChoice::Networks(vec![asked]))
+}
+
+/// The task's ports, if the network can lead them and no other network of the task does: where they led before was none, or is
+/// none any more.
+fn ports_to_lead<'a>(info: &'a TaskInfo, list: &NetworkList, records: &[Record]) -> &'a [PortMapping] {
+    let is_led = records.iter().any(|record| !record.port_mappings().is_empty());
+    if is_led || !list.declares(PORTS) { &[] } else { &info.record.spec.ports }
 }
 
 /// Disconnects a running task from a network.
@@ -61,7 +73,8 @@ pub(crate) fn disconnect(places: &Places, disk: &Disk, info: &TaskInfo, network:
             .map_err(|error| failed(&error))?;
     }
     remember(disk, id, |networks| networks.retain(|request| request.name != network))?;
-    refresh(&caller, disk, id)
+    names::refresh(places, disk, id)?;
+    names::tell(places, disk, &NetworkChoice::Networks(vec![NetworkRequest::named(network)]))
 }
 
 /// One at a time changes what a task is connected to; the task must run, in a namespace of its own.
@@ -102,16 +115,4 @@ fn remember(disk: &Disk, id: &TaskId, change: impl FnOnce(&mut Vec<NetworkReques
         record.spec.network = NetworkChoice::Networks(networks);
     }
     disk.store_record(&record, Durability::Power)
-}
-
-/// Brings the task's files in `/etc` up to date.
-fn refresh(caller: &Caller, disk: &Disk, id: &TaskId) -> Result<(), Error> {
-    let record = disk.load_record(id)?;
-    let results: Vec<_> = records(caller, id)?
-        .iter()
-        .map(|record| (record.result().unwrap_or_default(), record.aliases()))
-        .collect();
-    let attached = attached(&results, &record.spec.dns);
-    let resolver = Resolver::choose(attached.resolver, &record.spec.network);
-    etc::rewrite(&disk.task_state(id).join("etc"), &attached.addresses, &resolver)
 }

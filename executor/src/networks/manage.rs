@@ -6,14 +6,16 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use cofferdam_cni::{Caller, NetworkList, NetworkName, Networks, Prefix, Record, Valid};
+use cofferdam_cni::{Caller, Interface, NetworkList, NetworkName, Networks, Prefix, Record, Valid};
 use cofferdam_linux::netlink::Socket;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{caller, failed, invalid, load, state, unknown};
+use crate::disk::Disk;
 use crate::error::{Error, Kind};
+use crate::id::TaskId;
 use crate::release::Places;
 
 /// The key of a list that says that it is ours to remove.
@@ -37,10 +39,18 @@ pub struct NetworkInfo {
 pub struct NetworkAttachment {
     /// The task's id.
     pub task: String,
+    /// The task's name; none of a task that is about to end.
+    pub name: Option<String>,
     /// Its interface.
     pub interface: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Hardware address of its interface.
+    pub mac: Option<String>,
+    /// What others of the network may call it.
+    pub aliases: Vec<String>,
+    /// The host's ports that lead to it by this network.
+    pub ports: Vec<String>,
 }
 
 /// Everything that is known of a network.
@@ -129,24 +139,33 @@ pub(crate) fn reload(places: &Places) -> Result<Reloaded, Error> {
     Ok(Reloaded { networks: networks.iter().map(describe).collect(), problems })
 }
 
-pub(crate) fn inspect(places: &Places, name: &str) -> Result<NetworkDetails, Error> {
+pub(crate) fn inspect(places: &Places, disk: &Disk, name: &str) -> Result<NetworkDetails, Error> {
     let networks = load(places)?;
     let list = get(&networks, name)?;
     let caller = caller(places)?;
-    let attachment = |record: &Record| NetworkAttachment {
-        task: record.container().to_string(),
-        interface: record.if_name().to_string(),
-        addresses: record
-            .result()
-            .map(|result| result.container_ips().map(|ip| ip.address.address).collect())
-            .unwrap_or_default(),
-    };
+    let attachment = |record: &Record| attachment(disk, record);
     Ok(NetworkDetails {
         info: describe(list),
         configuration: serde_json::from_str(&list.to_text()).unwrap_or_default(),
         not_ready: caller.status(list).err().map(|error| error.to_string()),
         attachments: users(&caller, list)?.iter().map(attachment).collect(),
     })
+}
+
+fn attachment(disk: &Disk, record: &Record) -> NetworkAttachment {
+    let id = TaskId::parse(record.container().as_str()).ok();
+    let result = record.result().unwrap_or_default();
+    let own =
+        |interface: &&Interface| interface.name == record.if_name().as_str() && !interface.sandbox.is_empty();
+    NetworkAttachment {
+        task: record.container().to_string(),
+        name: id.and_then(|id| disk.load_record(&id).ok()).map(|record| record.name.to_string()),
+        interface: record.if_name().to_string(),
+        addresses: result.container_ips().map(|ip| ip.address.address).collect(),
+        mac: result.interfaces.iter().find(own).map(|interface| interface.mac.clone()),
+        aliases: record.aliases(),
+        ports: record.port_mappings().iter().map(ToString::to_string).collect(),
+    }
 }
 
 fn get<'a>(networks: &'a Networks, name: &str) -> Result<&'a NetworkList, Error> {

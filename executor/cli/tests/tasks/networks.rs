@@ -1,7 +1,7 @@
 //! Networks of tasks: several at once, made and removed, connected and disconnected while a task runs.
 
-use cofferdam_tests::needs;
 use cofferdam_tests::world::World;
+use cofferdam_tests::{needs, pace};
 use serde_json::Value;
 
 use crate::host::{call, settle, settled_world, succeed};
@@ -129,6 +129,93 @@ fn a_running_task_is_connected_and_disconnected() {
     assert_eq!(interfaces(&world, "c"), ["eth0", "late0"]);
     succeed(&world, &["rm", "-f", "c"]);
     succeed(&world, &["network", "rm", "red"]);
+    settle(&watch);
+}
+
+#[test]
+fn tasks_of_a_network_find_each_other_by_name_and_alias_as_they_come_and_go() {
+    let Some(world) = settled_world() else { return };
+    warm_up(&world);
+    let watch = world.watch();
+    succeed(&world, &["network", "create", "--subnet", "10.79.0.0/24", "names"]);
+    let one = succeed(
+        &world,
+        &["run", "-d", "--name", "one", "--network", "names:alias=db", "demo", "sleep", "1000"],
+    );
+    let alone = hosts(&world, "one");
+    let run = |name: &str, network: &str| {
+        succeed(&world, &["run", "-d", "--name", name, "--network", network, "demo", "sleep", "1000"])
+    };
+    run("two", "names");
+    run("far", "bridge");
+    // The address of a task is what another finds by each of its names.
+    let found = |task: &str, name: &str| {
+        let hosts = hosts(&world, task);
+        let line = hosts.lines().find(|line| line.split_whitespace().skip(1).any(|word| word == name));
+        line.map(|line| line.split_whitespace().next().unwrap().to_owned())
+    };
+    let address = found("one", "one").unwrap();
+    assert!(address.starts_with("10.79.0."), "{address}");
+    for name in ["one", "db", &one[..12]] {
+        assert_eq!(found("two", name).as_ref(), Some(&address), "{name}: {}", hosts(&world, "two"));
+    }
+    let both = hosts(&world, "one");
+    assert!(found("one", "two").is_some() && found("one", "far").is_none(), "{both}");
+    // The built-in network gives no names.
+    assert!(found("far", "one").is_none());
+
+    succeed(&world, &["network", "connect", "--alias", "late", "names", "far"]);
+    assert!(found("one", "late").is_some() && found("two", "far").is_some());
+    assert_eq!(found("far", "db").as_ref(), Some(&address));
+    let inspected: Value = serde_json::from_str(&succeed(&world, &["network", "inspect", "names"])).unwrap();
+    let all = inspected[0]["attachments"].as_array().unwrap();
+    let far = all.iter().find(|attachment| attachment["name"] == "far").unwrap();
+    assert_eq!(far["aliases"], serde_json::json!(["late", "far"]));
+    assert_eq!(far["mac"].as_str().unwrap().len(), 17);
+    succeed(&world, &["network", "disconnect", "names", "far"]);
+    assert_eq!(hosts(&world, "one"), both);
+    assert!(found("far", "db").is_none());
+    succeed(&world, &["rm", "-f", "two"]);
+    assert_eq!(hosts(&world, "one"), alone);
+    // Another of the same name is found at its own address.
+    run("two", "names:ip=10.79.0.99");
+    assert_eq!(found("one", "two").as_deref(), Some("10.79.0.99"));
+    ["one", "two", "far"].iter().for_each(|task| drop(succeed(&world, &["rm", "-f", task])));
+    succeed(&world, &["network", "rm", "names"]);
+    settle(&watch);
+}
+
+#[test]
+fn ports_lead_to_the_network_that_can_lead_them_and_come_back_with_it() {
+    let Some(world) = settled_world() else { return };
+    warm_up(&world);
+    let watch = world.watch();
+    succeed(&world, &["network", "create", "--subnet", "10.81.0.0/24", "plain"]);
+    let file = world.files().join("plain.conflist");
+    let mut plain: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    plain["plugins"].as_array_mut().unwrap().retain(|plugin| plugin["type"] != "portmap");
+    std::fs::write(&file, plain.to_string()).unwrap();
+    succeed(&world, &["network", "create", "--subnet", "10.82.0.0/24", "leading"]);
+    let networks = ["--network", "plain", "--network", "leading", "-p", "127.0.0.1:18095:9000"];
+    let listen = ["demo", "listen", "9000"];
+    succeed(&world, &[&["run", "-d", "--name", "web"][..], &networks, &listen].concat());
+    let answers = || std::net::TcpStream::connect("127.0.0.1:18095").is_ok();
+    // Its program may need a moment to listen.
+    let deadline = std::time::Instant::now() + pace::limit(std::time::Duration::from_secs(60));
+    while !answers() {
+        assert!(std::time::Instant::now() < deadline, "nobody answers");
+        std::thread::yield_now();
+    }
+    let inspected: Value =
+        serde_json::from_str(&succeed(&world, &["network", "inspect", "leading"])).unwrap();
+    let ports = inspected[0]["attachments"][0]["ports"].to_string();
+    assert!(ports.contains("18095") && ports.contains("tcp"), "{inspected}");
+    succeed(&world, &["network", "disconnect", "leading", "web"]);
+    assert!(!answers());
+    succeed(&world, &["network", "connect", "leading", "web"]);
+    assert!(answers());
+    succeed(&world, &["rm", "-f", "web"]);
+    succeed(&world, &["network", "rm", "leading", "plain"]);
     settle(&watch);
 }
 
