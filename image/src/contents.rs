@@ -37,7 +37,7 @@ fn write_all(file: &OwnedFd, entry: &Entry, contents: &mut dyn Contents) -> Resu
 /// Passes over whole blocks of zeros; whether the last block was one.
 fn write_with_holes(file: &OwnedFd, entry: &Entry, piece: &[u8], offset: u64) -> Result<bool, LayerError> {
     if piece.len() < HOLE_BYTES {
-        write_at(file, entry, piece, offset)?;
+        write_at(file, &entry.name, piece, offset)?;
         return Ok(false);
     }
     let (mut from, mut at) = (0, 0);
@@ -45,19 +45,24 @@ fn write_with_holes(file: &OwnedFd, entry: &Entry, piece: &[u8], offset: u64) ->
     for block in piece.chunks(HOLE_BYTES) {
         is_hole = block == &ZEROS[..block.len()] && block.len() == HOLE_BYTES;
         if is_hole {
-            write_at(file, entry, &piece[from..at], offset + from as u64)?;
+            write_at(file, &entry.name, &piece[from..at], offset + from as u64)?;
             from = at + block.len();
         }
         at += block.len();
     }
-    write_at(file, entry, &piece[from..], offset + from as u64)?;
+    write_at(file, &entry.name, &piece[from..], offset + from as u64)?;
     Ok(is_hole)
 }
 
-fn write_at(file: &OwnedFd, entry: &Entry, mut data: &[u8], mut offset: u64) -> Result<(), LayerError> {
+/// Writes all of `data` to the file of that name.
+pub(crate) fn write_at(
+    file: &OwnedFd,
+    name: &[u8],
+    mut data: &[u8],
+    mut offset: u64,
+) -> Result<(), LayerError> {
     while !data.is_empty() {
-        let count =
-            rustix::io::pwrite(file, data, offset).map_err(LayerError::entry_io(&entry.name, "write it"))?;
+        let count = rustix::io::pwrite(file, data, offset).map_err(LayerError::entry_io(name, "write it"))?;
         data = &data[count..];
         offset += count as u64;
     }
@@ -81,7 +86,7 @@ fn write_sparse(
         }
         while !piece.is_empty() {
             let count = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            write_at(file, entry, &piece[..count], offset)?;
+            write_at(file, &entry.name, &piece[..count], offset)?;
             piece = &piece[count..];
             (offset, left) = (offset + count as u64, left - count as u64);
             if left == 0 {

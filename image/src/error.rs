@@ -313,12 +313,12 @@ impl LayerError {
         LayerError::Entry { path: printable(path), rule: rule.into() }
     }
 
-    pub(crate) fn entry_io<E: Into<io::Error>>(
-        path: &[u8],
+    pub(crate) fn entry_io<'a, E: Into<io::Error>>(
+        path: &'a [u8],
         operation: &'static str,
-    ) -> impl FnOnce(E) -> LayerError + use<E> {
-        let path = printable(path);
-        move |source| LayerError::EntryIo { path, operation, source: source.into() }
+    ) -> impl FnOnce(E) -> LayerError + use<'a, E> {
+        // Put in words when it failed: a layer of many files makes this for each of them, several times.
+        move |source| LayerError::EntryIo { path: printable(path), operation, source: source.into() }
     }
 }
 

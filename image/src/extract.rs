@@ -18,10 +18,10 @@ use rustix::io::Errno;
 use crate::attributes::Maker;
 pub(crate) use crate::attributes::apply;
 use crate::backend::{Contents, Deletion, Sink, deletion};
-use crate::contents;
 use crate::directory::{Directory, Tree, join};
 use crate::entry::{Attributes, Entry, Node};
 use crate::error::LayerError;
+use crate::filler::Filler;
 use crate::limits::WARNING_LIMIT;
 
 const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
@@ -30,6 +30,7 @@ const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 pub(crate) struct Extractor {
     tree: Tree,
     maker: Maker,
+    filler: Filler,
     /// Parent and name of every deletion, and parents with the empty name for opaque ones.
     whiteouts: Vec<(Vec<u8>, Vec<u8>)>,
     links: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -67,6 +68,7 @@ impl Extractor {
         Ok(Extractor {
             tree: Tree::new(root),
             maker,
+            filler: Filler::new(maker),
             whiteouts: Vec::new(),
             links: BTreeMap::new(),
             warnings: Vec::new(),
@@ -91,7 +93,7 @@ impl Extractor {
         let parent = self.tree.make_directories(parent)?;
         match &entry.node {
             Node::Directory => self.make_directory(&parent, base, entry.attributes),
-            Node::File | Node::Sparse(..) => self.make_file(&parent, base, &entry, contents),
+            Node::File | Node::Sparse(..) => self.make_file(&parent, entry, contents),
             Node::Hardlink(target) => self.make_link(&parent, base, &entry.name, target),
             Node::Symlink(target) => {
                 self.replace(&parent, base, &entry.name, |dir| {
@@ -109,6 +111,7 @@ impl Extractor {
 
     /// The last pass: deletions, then the directories' attributes.
     fn complete(mut self) -> Result<Extracted, LayerError> {
+        self.filler.finish()?;
         let (opaque_root, marked) = self.apply_whiteouts()?;
         let mut implied = Vec::new();
         for (path, state) in self.tree.take_directories() {
@@ -158,17 +161,16 @@ impl Extractor {
     fn make_file(
         &mut self,
         parent: &Directory,
-        base: &[u8],
-        entry: &Entry,
+        entry: Entry,
         contents: &mut dyn Contents,
     ) -> Result<(), LayerError> {
+        let (_, base) = split(&entry.name);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = entry.attributes.mode & 0o777;
         let file = self.replace(parent, base, &entry.name, |dir| {
             rustix::fs::openat(dir, base, flags, Mode::from_raw_mode(made))
         })?;
-        contents::write(&file, entry, contents)?;
-        self.maker.finish(&file, &entry.name, &entry.attributes, made)
+        self.filler.fill(file, entry, made, contents)
     }
 
     fn make_node(

@@ -21,7 +21,7 @@
 //! blob digest, size, DiffID; nothing is visible before all three match.
 //!
 //! Privileges: unpacking sets owners, device nodes and overlayfs's attributes, so it needs root. Threads: two a layer while
-//! an image comes in, and short-lived ones that delete and sync in the background.
+//! an image comes in, a third one for a layer of many small files, and short-lived ones that delete and sync in the background.
 
 mod archive;
 mod attributes;
@@ -40,6 +40,7 @@ mod error;
 mod event;
 mod export;
 mod extract;
+mod filler;
 mod fixup;
 mod gc;
 mod identity;

@@ -4,7 +4,7 @@
 //! caller's thread                    thread of its own, confined to the staging directory
 //! source ─▶ hash ─▶ decode ─▶ ring ─▶ hash ─▶ entries ─▶ sink
 //! ```
-//! Each thread has about half of the work. The second one is where names from the archive meet the file system, and sees
+//! Each thread has about half of the work (of small files, a third one takes a share: [`crate::filler`]). The second one is where names from the archive meet the file system, and sees
 //! nothing of the host but the staging directory (see [`cofferdam_linux::confined`]): no other file, no socket, no program.
 
 use std::io::Read;
