@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::counters::Counters;
+use crate::pull::Counts;
 
 /// `benches/budgets.json`: contestant to the most that one launch may use.
 const BUDGETS: &str = include_str!("../budgets.json");
@@ -13,12 +14,19 @@ const BUDGETS: &str = include_str!("../budgets.json");
 #[derive(Debug, Deserialize)]
 struct File {
     launch: BTreeMap<String, Counters>,
+    pull: BTreeMap<String, Counts>,
 }
 
 /// The budgets of a launch, by contestant.
 pub fn launch() -> Result<BTreeMap<String, Counters>> {
     let file: File = serde_json::from_str(BUDGETS).context("reading budgets.json")?;
     Ok(file.launch)
+}
+
+/// The budgets of a pull, by image.
+pub fn pull() -> Result<BTreeMap<String, Counts>> {
+    let file: File = serde_json::from_str(BUDGETS).context("reading budgets.json")?;
+    Ok(file.pull)
 }
 
 /// What exceeds its budget, in words.

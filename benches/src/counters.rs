@@ -70,7 +70,7 @@ impl Counters {
 
 /// Lines are `PID name(arguments) = result`, or in two halves `… <unfinished ...>` and `<... name resumed>…`. The flags of a
 /// clone are in the first half, its success is in the second.
-fn parse(trace: &str) -> Counters {
+pub(crate) fn parse(trace: &str) -> Counters {
     let mut counters = Counters::default();
     let mut makes_thread: HashMap<&str, bool> = HashMap::new();
     for line in trace.lines() {

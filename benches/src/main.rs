@@ -10,6 +10,7 @@ use lexopt::prelude::*;
 const USAGE: &str = "\
 usage: cofferdam-benches launch|lifecycle|exec [--rounds N] [--only NAME]… [--record]
        cofferdam-benches pull [--rounds N] [--only IMAGE|PULLER]… [--record]
+       cofferdam-benches pull-once IMAGE STORE  (used by tests: one pull, to be traced)
        cofferdam-benches cni [--rounds N] [--record]
        cofferdam-benches cni-once WHO [PATH]    (used by cni: one attachment, to be traced)
        cofferdam-benches worker NAME BUNDLE     (used by launch: one launch for every line on standard input)
@@ -41,6 +42,10 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
             let mut said = pull::Options::usual();
             options(arguments, &mut said.rounds, Some(&mut said.only), &mut said.record)?;
             pull::run(&said)
+        }
+        "pull-once" => {
+            let image = arguments.value().context("no image named")?.string()?;
+            pull::once(&image, &PathBuf::from(arguments.value().context("no store given")?))
         }
         "cni" => {
             let mut said = cni::Options::default();

@@ -1,5 +1,7 @@
 //! `cofferdam-benches pull`: the same images pulled by cofferdam and its peers from one registry, in turns, beside the floor.
 
+mod counts;
+mod disk;
 mod floor;
 mod images;
 mod plot;
@@ -14,8 +16,11 @@ use anyhow::{Context, Result};
 use crate::launch::Record;
 use crate::record;
 use crate::statistics::Samples;
+pub use counts::{Counts, count, once};
+use floor::Rates;
 use images::{Made, SHAPES};
 use pullers::{Cost, Puller};
+use server::Server;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -43,35 +48,49 @@ impl Options {
 /// Everything that was measured of one image.
 struct Measured {
     made: Made,
-    floor: (Duration, Duration),
+    rates: Rates,
     costs: Vec<(Puller, Vec<Cost>)>,
     /// Of a second pull, by cofferdam, of what is there.
     warm: Option<Duration>,
+    /// System calls of a pull by cofferdam.
+    calls: Option<u64>,
 }
+
+impl Measured {
+    /// The least wall and processor time.
+    fn floor(&self) -> (Duration, Duration) {
+        self.rates.floor(&self.made)
+    }
+}
+
+/// What the stores of one round take beside the image's files, in multiples of it: blobs that some keep, and what is counted.
+const ROUND_COPIES: u64 = 6;
 
 /// Measures and prints. Needs root; podman's mounts stay in a namespace of this process.
 pub fn run(options: &Options) -> Result<()> {
     hide_mounts()?;
     let made = make(options)?;
-    let address = server::start(&made)?;
+    let server = server::start(&made)?;
     let scratch = tempfile::Builder::new().prefix("cofferdam-pull-").tempdir_in("/var/tmp")?;
+    let unpacked: u64 = made.iter().map(Made::unpacked_bytes).sum();
+    disk::check_room(scratch.path(), unpacked * ROUND_COPIES * u64::from(options.rounds))?;
+    disk::settle(scratch.path())?;
     let mut all = Vec::new();
-    let mut rates = String::new();
     for image in made {
-        let measured = floor::measure(&image, scratch.path())?;
-        rates = measured.describe();
-        println!("{}: {}; {rates}", image.shape.name, image.shape.note);
-        let floor = measured.floor(&image);
-        all.push(measure(options, image, floor, &address, scratch.path())?);
+        let folder = scratch.path().join(image.shape.name);
+        std::fs::create_dir(&folder)?;
+        let rates = floor::measure(&image, &folder)?;
+        println!("{}: {}; {}", image.shape.name, image.shape.note, rates.describe());
+        all.push(measure(options, image, rates, &server, &folder)?);
     }
-    let table = table(&all, &rates);
+    let table = table(&all);
     println!("\n{table}");
     if options.record == Record::Yes {
         record::append(&table)?;
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("pull.svg");
         std::fs::write(&path, picture(&all)).with_context(|| format!("writing {}", path.display()))?;
     }
-    Ok(())
+    scratch.close().context("removing what was pulled")
 }
 
 /// podman leaves a mount behind in its folder.
@@ -85,89 +104,91 @@ fn hide_mounts() -> Result<()> {
 /// Made once and kept: compressing them takes longer than pulling.
 fn make(options: &Options) -> Result<Vec<Made>> {
     let names: Vec<&str> = SHAPES.iter().map(|shape| shape.name).collect();
-    let folder = std::env::current_exe()?.with_file_name("pull-images-1");
+    let folder = std::env::current_exe()?.with_file_name("pull-images-2");
     let wanted = SHAPES.iter().filter(|shape| options.wants(shape.name, &names));
     wanted.map(|shape| images::make(*shape, &folder)).collect()
 }
 
-fn measure(
-    options: &Options,
-    made: Made,
-    floor: (Duration, Duration),
-    address: &str,
-    scratch: &Path,
-) -> Result<Measured> {
+/// Everybody in turns. What was pulled stays where it is until all is measured: see [`disk`].
+fn measure(options: &Options, made: Made, rates: Rates, server: &Server, scratch: &Path) -> Result<Measured> {
     let names: Vec<&str> = Puller::ALL.iter().map(|puller| puller.name()).collect();
-    let image = format!("{address}/bench/{}:latest", made.shape.name);
+    let image = server.image(made.shape.name);
     let mut costs: Vec<(Puller, Vec<Cost>)> = Vec::new();
     for puller in Puller::ALL.into_iter().filter(|puller| options.wants(puller.name(), &names)) {
-        match puller.available() {
+        match puller.available(made.shape.coder) {
             Ok(()) => costs.push((puller, Vec::new())),
             Err(reason) => println!("skipped: {}: {reason:#}", puller.name()),
         }
     }
-    let mut warm = Vec::new();
+    let folder_of = |puller: Puller, round: &str| {
+        let folder = scratch.join(format!("{}-{round}", puller.name()));
+        // What was written before must not be written back while the next one is measured.
+        rustix::fs::sync();
+        std::fs::create_dir(&folder).map(|()| folder)
+    };
+    let (mut warm, mut calls) = (Vec::new(), None);
     for round in 0..options.rounds {
         for (puller, costs) in &mut costs {
-            let folder = scratch.join(format!("{}-{round}", puller.name()));
-            std::fs::create_dir(&folder)?;
+            let folder = folder_of(*puller, &round.to_string())?;
             let cost = puller.pull(&image, &folder)?;
-            println!(
-                "  {:12} {:7.3} s, {:6.2} s of processors",
-                puller.name(),
-                cost.wall.as_secs_f64(),
-                cost.cpu.as_secs_f64()
-            );
+            let (wall, cpu) = (cost.wall.as_secs_f64(), cost.cpu.as_secs_f64());
+            println!("  {:12} {wall:7.3} s, {cpu:6.2} s of processors", puller.name());
             costs.push(cost);
             if *puller == Puller::Cofferdam {
                 warm.push(puller.pull(&image, &folder)?.wall);
             }
-            std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
-            // What is written back later must not slow whoever comes next.
-            rustix::fs::sync();
         }
     }
+    if costs.iter().any(|(puller, _)| *puller == Puller::Cofferdam) {
+        calls = Some(pullers::count_calls(&image, &folder_of(Puller::Cofferdam, "traced")?)?);
+    }
     let warm = (!warm.is_empty()).then(|| Samples::new(warm).percentile(50));
-    Ok(Measured { made, floor, costs, warm })
+    Ok(Measured { made, rates, costs, warm, calls })
 }
 
 fn median(costs: &[Cost], of: impl Fn(&Cost) -> Duration) -> Duration {
     Samples::new(costs.iter().map(of).collect()).percentile(50)
 }
 
-fn table(all: &[Measured], rates: &str) -> String {
+fn table(all: &[Measured]) -> String {
     let mut table = String::from(
-        "| pull | by | runs | p50 s | p50 ÷ floor | processors s | peak MiB | warm ms |\n|---|---|---:|---:|---:|---:|---:|---:|\n",
+        "| pull | by | runs | p50 s | of the possible speed | processors s | s a GB | peak MiB | warm ms | calls a file |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
+    let mut notes = String::new();
     for measured in all {
-        let (floor, cpu) = measured.floor;
         let note = measured.made.shape.note;
-        table += &format!(
-            "| {note} | floor | | {:.3} | 1.00 | {:.2} | | |\n",
-            floor.as_secs_f64(),
-            cpu.as_secs_f64()
-        );
+        let gigabytes = measured.made.unpacked_bytes() as f64 / 1e9;
+        let mut row = |by: &str, runs: &str, wall: Duration, cpu: Duration, rest: [String; 3]| {
+            let (wall, cpu) = (wall.as_secs_f64(), cpu.as_secs_f64());
+            let share = 100.0 * measured.floor().0.as_secs_f64() / wall;
+            let each = cpu / gigabytes;
+            let rest = rest.join(" | ");
+            table += &format!(
+                "| {note} | {by} | {runs} | {wall:.3} | {share:.0} % | {cpu:.2} | {each:.2} | {rest} |\n"
+            );
+        };
+        let (wall, cpu) = measured.floor();
+        row("floor", "", wall, cpu, Default::default());
         for (puller, costs) in &measured.costs {
-            let wall = median(costs, |cost| cost.wall);
-            let cpu = median(costs, |cost| cost.cpu);
+            let own = *puller == Puller::Cofferdam;
             let peak = costs.iter().map(|cost| cost.peak_kib).max().unwrap_or(0) / 1024;
             let peak = if peak > 0 { peak.to_string() } else { String::new() };
-            let own = measured.warm.filter(|_| *puller == Puller::Cofferdam);
-            let warm = own.map_or(String::new(), |warm| format!("{:.1}", warm.as_secs_f64() * 1000.0));
-            table += &format!(
-                "| {note} | {} | {} | {:.3} | {:.2} | {:.2} | {peak} | {warm} |\n",
-                puller.name(),
-                costs.len(),
-                wall.as_secs_f64(),
-                wall.as_secs_f64() / floor.as_secs_f64(),
-                cpu.as_secs_f64(),
-            );
+            let warm = measured.warm.filter(|_| own);
+            let warm = warm.map_or(String::new(), |warm| format!("{:.1}", warm.as_secs_f64() * 1000.0));
+            let calls = measured.calls.filter(|_| own);
+            let calls = calls.map_or(String::new(), |calls| {
+                format!("{:.1}", calls as f64 / measured.made.shape.all_files() as f64)
+            });
+            let (wall, cpu) = (median(costs, |cost| cost.wall), median(costs, |cost| cost.cpu));
+            row(puller.name(), &costs.len().to_string(), wall, cpu, [peak, warm, calls]);
         }
+        notes += &format!("- the floor's rates, {note}: {}\n", measured.rates.describe());
     }
-    table
-        + &format!(
-            "\n- the floor's rates: {rates}\n- from an in-process registry on loopback, on the same processors\n"
-        )
+    format!(
+        "{table}\n{notes}- from an in-process registry on loopback, on the same processors; calls: everything that strace \
+         counts of a pull, by the number of files\n"
+    )
 }
 
 fn picture(all: &[Measured]) -> String {
@@ -180,7 +201,7 @@ fn picture(all: &[Measured]) -> String {
                 .iter()
                 .map(|(puller, costs)| (puller.name(), median(costs, |cost| cost.wall).as_secs_f64()))
                 .collect(),
-            floor: measured.floor.0.as_secs_f64(),
+            floor: measured.floor().0.as_secs_f64(),
         })
         .collect();
     plot::draw(

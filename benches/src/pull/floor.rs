@@ -4,19 +4,21 @@
 //! cpu  = c/receive + c/hash + u/inflate + u/hash + u/write + files·file
 //! wall = max(cpu / processors, largest layer / inflate)
 //! ```
-//! `c` compressed and `u` uncompressed bytes. Each rate is measured in this run, by the same libraries that cofferdam uses.
+//! `c` compressed and `u` uncompressed bytes. Each rate is measured in this run, by the same libraries that cofferdam uses, and
+//! in time of a processor: somebody else's work does not move the floor.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use cofferdam_image::Digest;
 use flate2::bufread::GzDecoder;
 use rustix::fs::{Mode, OFlags};
 
-use super::images::Made;
+use super::disk::thread_cpu;
+use super::images::{Coder, Made};
 
 /// Seconds a byte, and seconds a file.
 #[derive(Clone, Copy, Debug)]
@@ -37,11 +39,11 @@ const ATTEMPTS: usize = 3;
 pub(super) fn measure(image: &Made, folder: &Path) -> Result<Rates> {
     let blob = fs::read(&image.blobs[0].path)?;
     let mut tar = Vec::new();
-    let inflate = best(|| inflate(&blob, &mut tar))?;
+    let inflate = best(|| inflate(image.shape.coder, &blob, &mut tar))?;
     let hash = best(|| {
-        let started = Instant::now();
+        let started = thread_cpu();
         std::hint::black_box(Digest::of(&tar));
-        Ok(started.elapsed().as_secs_f64() / tar.len() as f64)
+        Ok(since(started) / tar.len() as f64)
     })?;
     let write = best(|| write(&tar, folder))?;
     let file = best(|| files(folder))?;
@@ -49,20 +51,28 @@ pub(super) fn measure(image: &Made, folder: &Path) -> Result<Rates> {
     Ok(Rates { receive: 1.0 / 3e9, hash, inflate, write, file })
 }
 
+/// Seconds that this thread has run since.
+fn since(started: Duration) -> f64 {
+    (thread_cpu() - started).as_secs_f64()
+}
+
 /// The least of what some attempts took.
 fn best(mut attempt: impl FnMut() -> Result<f64>) -> Result<f64> {
     (0..ATTEMPTS).try_fold(f64::MAX, |least, _| Ok(least.min(attempt()?)))
 }
 
-fn inflate(blob: &[u8], tar: &mut Vec<u8>) -> Result<f64> {
+fn inflate(coder: Coder, blob: &[u8], tar: &mut Vec<u8>) -> Result<f64> {
     let keep = tar.is_empty();
-    let started = Instant::now();
-    let mut decoder = GzDecoder::new(blob);
+    let started = thread_cpu();
+    let mut decoder: Box<dyn Read> = match coder {
+        Coder::Gzip => Box::new(GzDecoder::new(blob)),
+        Coder::Zstd => Box::new(zstd::Decoder::with_buffer(blob)?),
+    };
     let mut piece = vec![0; PIECE_BYTES];
     let mut total = 0u32;
     loop {
         match decoder.read(&mut piece)? {
-            0 => return Ok(started.elapsed().as_secs_f64() / f64::from(total)),
+            0 => return Ok(since(started) / f64::from(total)),
             count => {
                 total += u32::try_from(count)?;
                 if keep {
@@ -75,20 +85,20 @@ fn inflate(blob: &[u8], tar: &mut Vec<u8>) -> Result<f64> {
 
 fn write(data: &[u8], folder: &Path) -> Result<f64> {
     let path = folder.join("written");
-    let started = Instant::now();
+    let started = thread_cpu();
     let mut file = File::create(&path)?;
     for piece in data.chunks(PIECE_BYTES) {
         file.write_all(piece)?;
     }
     drop(file);
-    let took = started.elapsed().as_secs_f64();
+    let took = since(started);
     fs::remove_file(path)?;
     Ok(took / data.len() as f64)
 }
 
+/// The files stay: see [`super::disk`].
 fn files(folder: &Path) -> Result<f64> {
-    let path = folder.join("files");
-    fs::create_dir(&path)?;
+    let path = tempfile::Builder::new().prefix("files-").tempdir_in(folder)?.keep();
     // What was written before is not to be written back meanwhile, as it is not while a pull is measured.
     rustix::fs::sync();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -96,25 +106,23 @@ fn files(folder: &Path) -> Result<f64> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let time = rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 };
     let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
-    let started = Instant::now();
+    let started = thread_cpu();
     for number in 0..FILES {
         let file = rustix::fs::openat(&directory, number.to_string(), flags, Mode::RUSR | Mode::WUSR)?;
         rustix::io::write(&file, b"x")?;
         rustix::fs::futimens(&file, &times)?;
     }
-    let took = started.elapsed().as_secs_f64();
-    fs::remove_dir_all(path)?;
-    Ok(took / FILES as f64)
+    Ok(since(started) / FILES as f64)
 }
 
 impl Rates {
     /// The least wall and processor time for an image.
     pub(super) fn floor(&self, image: &Made) -> (Duration, Duration) {
         let compressed: u64 = image.blobs.iter().map(|blob| blob.bytes).sum();
-        let unpacked: u64 = image.blobs.iter().map(|blob| blob.unpacked_bytes).sum();
+        let unpacked = image.unpacked_bytes();
         let largest = image.blobs.iter().map(|blob| blob.unpacked_bytes).max().unwrap_or(0);
         let (compressed, unpacked) = (compressed as f64, unpacked as f64);
-        let files = (image.shape.layers * image.shape.files) as f64;
+        let files = image.shape.all_files() as f64;
         let cpu = compressed * (self.receive + self.hash)
             + unpacked * (self.inflate + self.hash + self.write)
             + files * self.file;

@@ -22,15 +22,81 @@ pub(super) struct Shape {
     pub(super) files: usize,
     /// Bytes of each file, on average.
     pub(super) file_bytes: usize,
+    /// What makes a blob of a tar.
+    pub(super) coder: Coder,
+}
+
+/// How layers are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coder {
+    /// At level 6, as nearly every image is.
+    Gzip,
+    /// At level 3.
+    Zstd,
+}
+
+impl Coder {
+    /// As in media types and names of files.
+    fn name(self) -> &'static str {
+        match self {
+            Coder::Gzip => "gzip",
+            Coder::Zstd => "zstd",
+        }
+    }
 }
 
 /// Every image that is measured.
 pub(super) const SHAPES: &[Shape] = &[
-    Shape { name: "three", note: "three layers, 157 MB", layers: 3, files: 1032, file_bytes: 50_200 },
-    Shape { name: "large", note: "one layer, 500 MB", layers: 1, files: 1000, file_bytes: 500_000 },
-    Shape { name: "twenty", note: "twenty layers, 200 MB", layers: 20, files: 200, file_bytes: 49_500 },
-    Shape { name: "small", note: "50,000 small files", layers: 1, files: 50_000, file_bytes: 2_000 },
+    THREE,
+    Shape {
+        name: "large",
+        note: "one layer, 500 MB",
+        layers: 1,
+        files: 1000,
+        file_bytes: 500_000,
+        coder: Coder::Gzip,
+    },
+    Shape {
+        name: "twenty",
+        note: "twenty layers, 200 MB",
+        layers: 20,
+        files: 200,
+        file_bytes: 49_500,
+        coder: Coder::Gzip,
+    },
+    Shape {
+        name: "small",
+        note: "50,000 small files",
+        layers: 1,
+        files: 50_000,
+        file_bytes: 2_000,
+        coder: Coder::Gzip,
+    },
+    Shape { name: "zstd", note: "three layers, 157 MB, zstd", coder: Coder::Zstd, ..THREE },
 ];
+
+const THREE: Shape = Shape {
+    name: "three",
+    note: "three layers, 157 MB",
+    layers: 3,
+    files: 1032,
+    file_bytes: 50_200,
+    coder: Coder::Gzip,
+};
+
+impl Shape {
+    /// Files in all layers.
+    pub(super) fn all_files(&self) -> usize {
+        self.layers * self.files
+    }
+}
+
+impl Made {
+    /// Bytes of all layers' tars.
+    pub(super) fn unpacked_bytes(&self) -> u64 {
+        self.blobs.iter().map(|blob| blob.unpacked_bytes).sum()
+    }
+}
 
 /// An image on disk, as the server serves it.
 #[derive(Clone, Debug)]
@@ -71,23 +137,33 @@ impl Random {
     }
 }
 
-/// Text of a few thousand words with stretches of noise: gzip makes about a third of it.
+/// Text of a few thousand words that repeats itself, with some noise: gzip makes 35 % of it, as of a distribution's files.
 fn contents(random: &mut Random, words: &[Vec<u8>], bytes: usize, out: &mut Vec<u8>) {
     out.clear();
     while out.len() < bytes {
         let choice = random.next();
-        if choice.is_multiple_of(80) {
-            for _ in 0..64 {
+        let (low, high) = ((choice >> 8) as usize, (choice >> 32) as usize);
+        if choice.is_multiple_of(NOISE_EVERY) {
+            for _ in 0..8 {
                 out.extend(random.next().to_le_bytes());
             }
+        } else if choice % REPEAT_EVERY == 1 && out.len() > REPEAT_FROM {
+            let length = 64 + high % 300;
+            let start = out.len() - length - low % (out.len() - length).min(REPEAT_BACK);
+            out.extend_from_within(start..start + length);
         } else {
             // Small numbers more often than large ones, as words in a text.
-            let (a, b) = ((choice >> 8) as usize % words.len(), (choice >> 32) as usize % words.len());
-            out.extend_from_slice(&words[a.min(b)]);
+            out.extend_from_slice(&words[(low % words.len()).min(high % words.len())]);
         }
     }
     out.truncate(bytes);
 }
+
+/// Of so many choices, one is 64 bytes of noise, and one repeats something within gzip's window.
+const NOISE_EVERY: u64 = 80;
+const REPEAT_EVERY: u64 = 35;
+const REPEAT_FROM: usize = 1024;
+const REPEAT_BACK: usize = 24_000;
 
 /// Makes an image in `folder`, or finds it there.
 pub(super) fn make(shape: Shape, folder: &Path) -> Result<Made> {
@@ -110,8 +186,9 @@ pub(super) fn make(shape: Shape, folder: &Path) -> Result<Made> {
         .iter()
         .map(|blob| {
             let (digest, size) = (&blob.digest, blob.bytes);
+            let coder = shape.coder.name();
             format!(
-                r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{digest}","size":{size}}}"#
+                r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar+{coder}","digest":"{digest}","size":{size}}}"#
             )
         })
         .collect();
@@ -126,15 +203,15 @@ pub(super) fn make(shape: Shape, folder: &Path) -> Result<Made> {
 
 /// One layer's blob; what it is called when it is there already stands in a file beside it.
 fn layer(shape: Shape, index: usize, words: &[Vec<u8>], folder: &Path) -> Result<Blob> {
-    let path = folder.join(format!("{}-{index}.tar.gz", shape.name));
+    let path = folder.join(format!("{}-{index}.tar.{}", shape.name, shape.coder.name()));
     let note = path.with_extension("ids");
     if !note.exists() {
         let file =
             BufWriter::new(File::create(&path).with_context(|| format!("creating {}", path.display()))?);
-        let mut sink = Hashed { inner: GzEncoder::new(file, Compression::new(6)), tar: Vec::new(), bytes: 0 };
+        let mut sink = Hashed { inner: Encoder::new(shape.coder, file)?, tar: Vec::new() };
         let mut digest = tar(shape, index, words, &mut sink)?;
         sink.inner.finish()?.into_inner().map_err(|error| error.into_error())?.sync_all()?;
-        digest.push_str(&format!(" {} {}", Digest::of(&fs::read(&path)?), sink.bytes));
+        digest.push_str(&format!(" {} {}", Digest::of(&fs::read(&path)?), sink.tar.len()));
         fs::write(&note, digest)?;
     }
     let text = fs::read_to_string(&note)?;
@@ -145,23 +222,45 @@ fn layer(shape: Shape, index: usize, words: &[Vec<u8>], folder: &Path) -> Result
     Ok(Blob { digest, path, bytes, unpacked_bytes: unpacked, diff_id })
 }
 
-/// Counts and keeps what is hashed in pieces.
-struct Hashed<W: Write> {
-    inner: GzEncoder<W>,
-    tar: Vec<u8>,
-    bytes: u64,
+enum Encoder {
+    Gzip(GzEncoder<BufWriter<File>>),
+    Zstd(zstd::Encoder<'static, BufWriter<File>>),
 }
 
-impl<W: Write> Hashed<W> {
+impl Encoder {
+    fn new(coder: Coder, file: BufWriter<File>) -> Result<Encoder> {
+        Ok(match coder {
+            Coder::Gzip => Encoder::Gzip(GzEncoder::new(file, Compression::new(6))),
+            Coder::Zstd => Encoder::Zstd(zstd::Encoder::new(file, 3)?),
+        })
+    }
+
+    fn finish(self) -> Result<BufWriter<File>> {
+        Ok(match self {
+            Encoder::Gzip(encoder) => encoder.finish()?,
+            Encoder::Zstd(encoder) => encoder.finish()?,
+        })
+    }
+}
+
+/// Keeps what is compressed, to be hashed.
+struct Hashed {
+    inner: Encoder,
+    tar: Vec<u8>,
+}
+
+impl Hashed {
     fn add(&mut self, bytes: &[u8]) -> Result<()> {
-        self.inner.write_all(bytes)?;
+        match &mut self.inner {
+            Encoder::Gzip(encoder) => encoder.write_all(bytes)?,
+            Encoder::Zstd(encoder) => encoder.write_all(bytes)?,
+        }
         self.tar.extend_from_slice(bytes);
-        self.bytes += bytes.len() as u64;
         Ok(())
     }
 }
 
-fn tar<W: Write>(shape: Shape, index: usize, words: &[Vec<u8>], sink: &mut Hashed<W>) -> Result<String> {
+fn tar(shape: Shape, index: usize, words: &[Vec<u8>], sink: &mut Hashed) -> Result<String> {
     let mut random = Random(index as u64 + 1);
     let mut data = Vec::new();
     for number in 0..shape.files {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::images::Coder;
 use crate::contestant::locate;
 
 /// One that pulls.
@@ -48,8 +49,11 @@ impl Puller {
         }
     }
 
-    /// Whether it is installed.
-    pub(super) fn available(self) -> Result<()> {
+    /// Whether it is installed, and can pull what has this form.
+    pub(super) fn available(self, coder: Coder) -> Result<()> {
+        if self == Puller::SkopeoUmoci && coder == Coder::Zstd {
+            bail!("umoci 0.4 knows no zstd");
+        }
         let programs: &[&str] = match self {
             Puller::Cofferdam => &["cofferdam"],
             Puller::Podman => &["podman"],
@@ -62,11 +66,7 @@ impl Puller {
     /// Pulls once into `folder`, which is empty. For ours, a second pull into the same folder is a warm one.
     pub(super) fn pull(self, image: &str, folder: &Path) -> Result<Cost> {
         match self {
-            Puller::Cofferdam => {
-                let mut command = Command::new(locate("cofferdam")?);
-                command.arg("--root").arg(folder.join("root")).arg("--state").arg(folder.join("state"));
-                measure(&mut [command.arg("pull").arg(image)])
-            }
+            Puller::Cofferdam => measure(&mut [&mut own(Command::new(locate("cofferdam")?), image, folder)]),
             Puller::Podman => {
                 let mut command = Command::new("podman");
                 command.arg("--root").arg(folder.join("root")).arg("--runroot").arg(folder.join("run"));
@@ -93,6 +93,24 @@ impl Puller {
             }
         }
     }
+}
+
+/// The words of a pull by our own program, which `command` starts.
+fn own(mut command: Command, image: &str, folder: &Path) -> Command {
+    command.arg("--root").arg(folder.join("root")).arg("--state").arg(folder.join("state"));
+    command.arg("pull").arg(image);
+    command
+}
+
+/// System calls of a pull by our own program, as strace counts them; all threads together.
+pub(super) fn count_calls(image: &str, folder: &Path) -> Result<u64> {
+    let report = folder.join("calls");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-c", "-U", "calls,name", "-o"]).arg(&report).arg(locate("cofferdam")?);
+    measure(&mut [&mut own(command, image, folder)])?;
+    let text = fs::read_to_string(&report).with_context(|| format!("reading {}", report.display()))?;
+    let total = text.lines().rev().find_map(|line| line.trim().strip_suffix("total")?.trim().parse().ok());
+    total.context("strace gave no total")
 }
 
 /// Runs programs one after another.

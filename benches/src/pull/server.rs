@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use anyhow::Result;
@@ -18,8 +19,27 @@ enum Body {
     Blob(PathBuf),
 }
 
-/// Serves the images on a free port of loopback until the process ends; returns `127.0.0.1:PORT`.
-pub(super) fn start(images: &[Made]) -> Result<String> {
+/// One that runs until the process ends.
+pub(super) struct Server {
+    /// `127.0.0.1:PORT`.
+    address: String,
+    requests: Arc<AtomicU64>,
+}
+
+impl Server {
+    /// The name of an image that is served.
+    pub(super) fn image(&self, name: &str) -> String {
+        format!("{}/bench/{name}:latest", self.address)
+    }
+
+    /// Requests so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+/// Serves the images on a free port of loopback.
+pub(super) fn start(images: &[Made]) -> Result<Server> {
     let mut bodies = HashMap::new();
     for image in images {
         let base = format!("/v2/bench/{}", image.shape.name);
@@ -42,17 +62,23 @@ pub(super) fn start(images: &[Made]) -> Result<String> {
     let bodies = Arc::new(bodies);
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?.to_string();
+    let requests = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&requests);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let bodies = Arc::clone(&bodies);
+            let (bodies, counter) = (Arc::clone(&bodies), Arc::clone(&counter));
             // A client that goes away ends its own connection only.
-            thread::spawn(move || drop(serve(&stream, &bodies)));
+            thread::spawn(move || drop(serve(&stream, &bodies, &counter)));
         }
     });
-    Ok(address)
+    Ok(Server { address, requests })
 }
 
-fn serve(mut stream: &TcpStream, bodies: &HashMap<String, Body>) -> std::io::Result<()> {
+fn serve(
+    mut stream: &TcpStream,
+    bodies: &HashMap<String, Body>,
+    requests: &AtomicU64,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -60,6 +86,7 @@ fn serve(mut stream: &TcpStream, bodies: &HashMap<String, Body>) -> std::io::Res
         if reader.read_line(&mut line)? == 0 {
             return Ok(());
         }
+        requests.fetch_add(1, Ordering::Relaxed);
         let mut words = line.split_whitespace();
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let mut start = 0;
