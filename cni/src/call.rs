@@ -190,7 +190,7 @@ impl Operation<'_> {
     }
 
     fn call_builtin(&self, plugin: &dyn Plugin, input: &Object, verb: Verb) -> Result<Answer, PluginError> {
-        plugin.supports(input).map_err(|why| PluginError::new(Code::UNSUPPORTED_FIELD, why))?;
+        crate::plugin::refuse_unsupported(plugin, input, verb)?;
         let placeholder = (ContainerId::parse("none"), IfName::parse("none"));
         let (Ok(no_container), Ok(no_interface)) = &placeholder else {
             return Err(PluginError::new(Code::INVALID_ENVIRONMENT, "no placeholder"));

@@ -297,6 +297,19 @@ fn owner(network: &NetworkName, container: &ContainerId, if_name: &IfName) -> St
     format!("{network}/{container}/{if_name}")
 }
 
+/// Refuses a configuration that the plugin cannot do. DEL and GC go on: what could not be added has to go all the same, with
+/// whatever the plugins before it in the chain have made.
+pub(crate) fn refuse_unsupported(
+    plugin: &dyn Plugin,
+    config: &Object,
+    verb: Verb,
+) -> Result<(), PluginError> {
+    match verb {
+        Verb::Del | Verb::Gc => Ok(()),
+        _ => plugin.supports(config).map_err(|why| PluginError::new(Code::UNSUPPORTED_FIELD, why)),
+    }
+}
+
 /// The kind of a network namespace, as clone(2) has it.
 const CLONE_NEWNET: u64 = 0x4000_0000;
 

@@ -30,7 +30,7 @@ use cofferdam_linux::nft::Element;
 use rustix::io::Errno;
 
 use crate::container::{Inside, inside, sandbox};
-use crate::ipam::{Ipam, dns_of};
+use crate::ipam::{self, Ipam, dns_of};
 use crate::ruleset::{Entry, Ip, Kind, Ruleset, octets};
 use crate::veth::Carrier;
 use crate::{foreign, gateway, links, veth};
@@ -54,10 +54,8 @@ impl Plugin for Bridge {
         let netns = request.open_netns()?;
         let mut host = Socket::route()?;
         let bridge = ensure_bridge(&mut host, &config)?;
-        let allocated = Ipam::of(request)?.call(request, Verb::Add)?;
-        connect(request, &config, &mut host, &bridge, netns.as_fd(), allocated).inspect_err(|_| {
-            // The first failure is the one worth telling; the caller's DEL tries again.
-            let _ = self.del(request);
+        ipam::allocate(self, request, |allocated| {
+            connect(request, &config, &mut host, &bridge, netns.as_fd(), allocated)
         })
     }
 
@@ -70,9 +68,7 @@ impl Plugin for Bridge {
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let config = Config::of(request)?;
-        let netns = request.open_netns()?;
-        Ipam::of(request)?.call(request, Verb::Check)?;
-        let result = request.previous.clone().unwrap_or_default();
+        let (netns, result) = ipam::begin_check(request)?;
         check_host(request, &config, &result)?;
         check_inside(request, &config, &mut Socket::route_in(netns.as_fd())?, &result)
     }
@@ -161,6 +157,8 @@ fn connect(
         ip.interface = Some(2);
     }
     result.dns = dns_of(request, result.dns)?;
+    // One that somebody else made may have taken the address of its first port.
+    let bridge = &host.link_by_index(bridge.index)?;
     result.interfaces = vec![
         described(request, bridge, String::new()),
         described(request, &end, String::new()),
@@ -205,13 +203,21 @@ pub(crate) fn described(request: &Request<'_>, link: &Link, sandbox: String) -> 
 
 fn elements(request: &Request<'_>, config: &Config, result: &AddResult) -> Vec<Entry> {
     let owner = request.owner();
-    let mut name = config.gateway_link().into_bytes();
-    name.resize(16, 0);
+    // What stays on the bridge goes by the host's rules where br_netfilter is on, and then it leaves by the bridge itself.
+    let mut links = vec![config.gateway_link(), config.bridge().to_owned()];
+    links.dedup();
+    let names = links.into_iter().map(|name| {
+        let mut name = name.into_bytes();
+        name.resize(16, 0);
+        name
+    });
     let mut entries = Vec::new();
     for ip in result.container_ips() {
         let family = Ip::of(ip.address.address);
         let address = octets(ip.address.address);
-        entries.push((Kind::Local.set(family), Element::set(&[address.clone(), name.clone()], &owner)));
+        for name in names.clone() {
+            entries.push((Kind::Local.set(family), Element::set(&[address.clone(), name], &owner)));
+        }
         if config.ip_masq {
             entries.push((Kind::Masquerade.set(family), Element::set(&[address], &owner)));
         }

@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use crate::bridge::described;
 use crate::container::{Detection, Inside, Neighbours, already_there, christen, inside, sandbox};
-use crate::ipam::{Ipam, dns_of};
+use crate::ipam::{self, Ipam, dns_of};
 use crate::veth::wanted_mac;
 use crate::{links, refuse_keys};
 
@@ -213,14 +213,11 @@ impl Plugin for ContainerLink {
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, PluginError> {
         let netns = request.open_netns()?;
-        let allocated = match self.chained(request) {
-            Some(previous) => previous.clone(),
-            None => Ipam::of(request)?.call(request, Verb::Add)?,
-        };
-        self.connect(request, netns.as_fd(), allocated).inspect_err(|_| {
-            // The first failure is the one worth telling; the caller's DEL tries again.
-            let _ = self.disconnect(request);
-        })
+        let connect = |allocated| self.connect(request, netns.as_fd(), allocated);
+        match self.chained(request) {
+            Some(previous) => ipam::undone_by(self, request, || connect(previous.clone())),
+            None => ipam::allocate(self, request, connect),
+        }
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::bridge::described;
 use crate::container::{Detection, Inside, Neighbours, already_there, inside, sandbox};
 use crate::container_link::netns_if_there;
-use crate::ipam::{Ipam, dns_of};
+use crate::ipam::{self, Ipam, dns_of};
 use crate::refuse_keys;
 
 pub(crate) struct HostDevice;
@@ -44,10 +44,8 @@ impl Plugin for HostDevice {
         let netns = request.open_netns()?;
         let mut host = Socket::route()?;
         let device = find(&mut host, request)?;
-        let allocated = Ipam::of(request)?.call(request, Verb::Add)?;
-        connect(request, &mut host, netns.as_fd(), &device, allocated).inspect_err(|_| {
-            // The first failure is the one worth telling; the caller's DEL tries again.
-            let _ = disconnect(request);
+        ipam::allocate(self, request, |allocated| {
+            connect(request, &mut host, netns.as_fd(), &device, allocated)
         })
     }
 
@@ -56,9 +54,7 @@ impl Plugin for HostDevice {
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        let netns = request.open_netns()?;
-        Ipam::of(request)?.call(request, Verb::Check)?;
-        let result = request.previous.clone().unwrap_or_default();
+        let (netns, result) = ipam::begin_check(request)?;
         let link = interface(request).check(&mut Socket::route_in(netns.as_fd())?, &result)?;
         match original_name(&link, request) {
             Some(_) => Ok(()),

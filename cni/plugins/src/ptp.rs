@@ -9,7 +9,7 @@ use cofferdam_linux::nft::Element;
 
 use crate::bridge::{described, disconnect};
 use crate::container::{Detection, Inside, Neighbours, full_length, inside, sandbox};
-use crate::ipam::{Ipam, dns_of};
+use crate::ipam::{self, Ipam, dns_of};
 use crate::ruleset::{Entry, Ip, Kind, Ruleset, octets};
 use crate::veth::Carrier;
 use crate::{gateway, links, veth};
@@ -27,17 +27,12 @@ impl Plugin for Ptp {
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, PluginError> {
         let netns = request.open_netns()?;
-        let ipam = Ipam::of(request)?;
-        if !ipam.is_wanted() {
+        if !Ipam::of(request)?.is_wanted() {
             return Err(PluginError::config(
                 "ptp: there is no \"ipam\", and without an address there is no route",
             ));
         }
-        let allocated = ipam.call(request, Verb::Add)?;
-        connect(request, netns.as_fd(), allocated).inspect_err(|_| {
-            // The first failure is the one worth telling; the caller's DEL tries again.
-            let _ = disconnect(request);
-        })
+        ipam::allocate(self, request, |allocated| connect(request, netns.as_fd(), allocated))
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
@@ -45,9 +40,7 @@ impl Plugin for Ptp {
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        let netns = request.open_netns()?;
-        Ipam::of(request)?.call(request, Verb::Check)?;
-        let result = request.previous.clone().unwrap_or_default();
+        let (netns, result) = ipam::begin_check(request)?;
         check_host(request, &result)?;
         interface(request).check(&mut Socket::route_in(netns.as_fd())?, &result).map(drop)
     }
@@ -140,11 +133,11 @@ fn check_host(request: &Request<'_>, result: &AddResult) -> Result<(), PluginErr
         return wrong(format!("the host's end {name} is gone or down"));
     };
     gateway::check_on("ptp", &mut host, &end, &gateways(result))?;
-    let present = host.routes()?;
     for route in routes(result, &end) {
-        let same = |other: &Route| (other.destination, other.link) == (route.destination, route.link);
-        if !present.iter().any(same) {
-            return wrong(format!("the host's route to {} is gone", route.destination.address));
+        // The way that the kernel would go, and not a list of all: the host has a route for each container.
+        let address = route.destination.address;
+        if !host.route_to(address).is_ok_and(|way| way.link == route.link) {
+            return wrong(format!("the host's route to {address} is gone"));
         }
     }
     Ruleset::open()?.check("ptp", &elements(request, result)?)

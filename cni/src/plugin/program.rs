@@ -49,7 +49,7 @@ const LONGEST_INPUT_BYTES: u64 = 16 * 1024 * 1024;
 /// | the version is not among the plugin's; or it has no such verb | 1 |
 /// | `name` is missing or invalid; GC without `cni.dev/valid-attachments` | 7 |
 /// | the namespace is none (ADD, CHECK), or the program's own (ADD, DEL, CHECK) | 8 |
-/// | the plugin says that it cannot do what the configuration asks | 2 |
+/// | the plugin says that it cannot do what the configuration asks (not for DEL and GC: nothing was made of it) | 2 |
 ///
 /// ```no_run
 /// # use cofferdam_cni::{AddResult, Plugin, PluginError, Program, Request};
@@ -187,7 +187,7 @@ pub(super) struct Call<'a> {
 impl Call<'_> {
     /// Calls a handler of this program.
     pub(super) fn handle(&self, plugin: &dyn Plugin, verb: Verb) -> Result<AddResult, PluginError> {
-        plugin.supports(&self.config).map_err(|why| PluginError::new(Code::UNSUPPORTED_FIELD, why))?;
+        super::refuse_unsupported(plugin, &self.config, verb)?;
         let request = self.request(self.previous()?);
         let nothing = |()| AddResult::default();
         match verb {

@@ -75,6 +75,10 @@ pub(super) fn guard(request: &Request<'_>, mac: MacAddress) -> Result<(), Plugin
         done => return Ok(done?),
     }
     match socket.commit(&table()) {
+        Err(error) if matches!(error.errno(), Errno::NOENT | Errno::OPNOTSUPP) => {
+            let message = "bridge: this kernel has no nft tables for bridges, which macspoofchk needs (nft_meta_bridge)";
+            return Err(PluginError::new(Code::KERNEL, message).with_details(error));
+        }
         // Somebody else made it meanwhile.
         Err(error) if error.errno() != Errno::EXIST => return Err(error.into()),
         _ => {}

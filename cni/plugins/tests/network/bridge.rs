@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use cofferdam_cni::{Caller, Kind, NetnsFate, NetworkList, Prefer};
 use cofferdam_linux::netlink::{LinkChange, LinkKind, MacAddress, NewLink, PortVlans, Socket};
-use cofferdam_linux::nft::Family;
+use cofferdam_linux::nft::{Batch, Family};
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, Container, address, ask, eth0, is_cut_off, on_a_host};
@@ -60,11 +60,12 @@ fn with_macspoofchk_only_frames_with_the_containers_address_pass() {
         disguise(&one, true_mac);
         assert!(ask(&one.netns, "10.71.0.3:80").is_ok());
 
-        let flush = |what: &str| {
-            let status = std::process::Command::new("nft").args(what.split(' ')).status().unwrap();
-            assert!(status.success());
-        };
-        flush("flush set bridge cofferdam checked");
+        let mut nft = Socket::netfilter().unwrap();
+        let mut batch = Batch::new(Family::Bridge, "cofferdam");
+        for element in nft.elements(Family::Bridge, "cofferdam", "checked").unwrap() {
+            batch.delete_element("checked", &element);
+        }
+        nft.commit(&batch).unwrap();
         fails(
             &caller,
             &checked,

@@ -79,19 +79,17 @@ fn check_sees_and_changes_nothing(bed: &Bed, caller: &Caller, network: &NetworkL
     caller.check(&network.name, &one.id, &eth0()).unwrap();
 }
 
-#[test]
-fn b16_macvlan_lives_as_it_should_and_reaches_its_network() {
+/// As `a_whole_life`, for what lies on another link, whose network it reaches, and with which it goes.
+fn a_whole_life_on_a_link(kind: &str, probe: LinkKind<'static>) {
     on_a_host(|bed| {
-        if !have_kind("macvlan", LinkKind::Macvlan { mode: MacvlanMode::Bridge, broadcast_queue: None }) {
+        if !have_kind(kind, probe) {
             return;
         }
+        let plugin = json!({ "type": kind, "master": "down" });
         let outside = bed.outside();
-        a_whole_life(bed, &json!({ "type": "macvlan", "master": "down" }), "macvlan");
+        a_whole_life(bed, &plugin, kind);
         let caller = bed.caller(Prefer::Builtin);
-        let network = bed.network(
-            "net",
-            json!([with_address(json!({ "type": "macvlan", "master": "down" }), "203.0.113.10/24")]),
-        );
+        let network = bed.network("net", json!([with_address(plugin, "203.0.113.10/24")]));
         let one = bed.container("one");
         caller.attach(&network, &one.attachment()).unwrap();
         outside.serve("203.0.113.2:70");
@@ -101,9 +99,20 @@ fn b16_macvlan_lives_as_it_should_and_reaches_its_network() {
         caller.detach(&network.name, &one.id, &eth0(), NetnsFate::Stays).unwrap();
         let error = caller.attach(&network, &one.attachment()).unwrap_err();
         assert!(error.to_string().contains("there is no link down"), "{error}");
-        assert!(
-            matches!(caller.status(&network), Err(Error::Plugin(failure)) if failure.code.unwrap().0 == 50)
-        );
+    });
+}
+
+#[test]
+fn b16_macvlan_lives_as_it_should_and_reaches_its_network() {
+    a_whole_life_on_a_link("macvlan", LinkKind::Macvlan { mode: MacvlanMode::Bridge, broadcast_queue: None });
+}
+
+#[test]
+fn b16_a_network_whose_link_below_is_gone_is_not_ready() {
+    on_a_host(|bed| {
+        let network = bed.network("net", json!([{ "type": "macvlan", "master": "down" }]));
+        let status = bed.caller(Prefer::Builtin).status(&network);
+        assert!(matches!(status, Err(Error::Plugin(failure)) if failure.code.unwrap().0 == 50));
     });
 }
 
@@ -127,24 +136,7 @@ fn b16_a_macvlan_with_a_wrong_mode_or_too_large_an_mtu_is_refused() {
 
 #[test]
 fn b16_ipvlan_lives_as_it_should_and_reaches_its_network() {
-    on_a_host(|bed| {
-        if !have_kind("ipvlan", LinkKind::Ipvlan { mode: IpvlanMode::L2 }) {
-            return;
-        }
-        let outside = bed.outside();
-        a_whole_life(bed, &json!({ "type": "ipvlan", "master": "down" }), "ipvlan");
-        let caller = bed.caller(Prefer::Builtin);
-        let network = bed.network(
-            "net",
-            json!([with_address(json!({ "type": "ipvlan", "master": "down" }), "203.0.113.10/24")]),
-        );
-        let one = bed.container("one");
-        caller.attach(&network, &one.attachment()).unwrap();
-        outside.serve("203.0.113.2:70");
-        assert_eq!(ask(&one.netns, "203.0.113.2:70").unwrap().to_string(), "203.0.113.10");
-        Socket::route().unwrap().delete_link("down").unwrap();
-        caller.detach(&network.name, &one.id, &eth0(), NetnsFate::Stays).unwrap();
-    });
+    a_whole_life_on_a_link("ipvlan", LinkKind::Ipvlan { mode: IpvlanMode::L2 });
 }
 
 #[test]
@@ -293,6 +285,50 @@ fn b16_sbr_sends_by_the_interface_of_the_source_address() {
         drop(one);
         caller.detach_all(&id, NetnsFate::Stays).unwrap();
         wait_until("the end of the pairs", || bed.veths().is_empty());
+        bed.assert_clean("second");
+    });
+}
+
+#[test]
+fn sbr_leads_to_a_table_of_somebody_else_or_by_a_gateway_that_is_named() {
+    on_a_host(|bed| {
+        let caller = bed.caller(Prefer::Builtin);
+        let one = bed.container("one");
+        let mut socket = inside(&one);
+        let lo = socket.link("lo").unwrap().index;
+        let foreign = Route { table: Some(77), ..Route::new(address("198.51.100.0", 24), None, lo) };
+        socket.add_route(&foreign).unwrap();
+        let table = |socket: &mut Socket, wanted: u32| {
+            let mut routes = socket.all_routes().unwrap();
+            routes.retain(|route| route.table == Some(wanted));
+            routes
+        };
+        let (_, second) = two_interfaces(bed, json!({ "type": "sbr", "table": 77 }));
+        attach_as(&caller, &second, &one, "eth1");
+        let rules = socket.rules_by_source().unwrap();
+        assert_eq!((rules.len(), rules[0].source.to_string(), rules[0].table), (1, "10.62.0.2".into(), 77));
+        assert_eq!(table(&mut socket, 77).len(), 1);
+        caller.check(&second.name, &one.id, &interface("eth1")).unwrap();
+        caller.detach(&second.name, &one.id, &interface("eth1"), NetnsFate::Stays).unwrap();
+        assert_eq!((socket.rules_by_source().unwrap().len(), table(&mut socket, 77).len()), (0, 1));
+
+        let (_, second) = two_interfaces(bed, json!({ "type": "sbr", "gateways": ["10.62.0.9"] }));
+        attach_as(&caller, &second, &one, "eth1");
+        let default = table(&mut socket, 100).into_iter().find(|route| route.destination.prefix == 0);
+        assert_eq!(default.unwrap().gateway, Some("10.62.0.9".parse().unwrap()));
+        caller.check(&second.name, &one.id, &interface("eth1")).unwrap();
+        caller.detach(&second.name, &one.id, &interface("eth1"), NetnsFate::Stays).unwrap();
+        for (options, says) in [
+            (
+                json!({ "type": "sbr", "gateways": ["10.62.0.8", "10.62.0.9"] }),
+                "more than one address of a family",
+            ),
+            (json!({ "type": "sbr", "addSourceHints": true }), "does not know \"addSourceHints\""),
+        ] {
+            let (_, second) = two_interfaces(bed, options);
+            let error = caller.attach(&second, &one.attachment()).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
         bed.assert_clean("second");
     });
 }

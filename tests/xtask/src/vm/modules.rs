@@ -45,6 +45,7 @@ pub(super) const SUITES: &[&str] = &[
     "nft_ct",
     "nft_fib_inet",
     "nft_reject_inet",
+    "nft_meta_bridge",
     "nft_compat",
     "nfnetlink",
     "nf_conntrack_netlink",
