@@ -228,7 +228,8 @@ impl Runtime {
             applied.map_err(|failure| match (failed, plan.steps.get(failure.step).map(|step| &step.op)) {
                 (Some(hook), Some(Op::RunHooks { .. })) => hook,
                 _ => Error::from_failure(plan, failure),
-            })?;
+            });
+        let applied = applied.inspect_err(|error| self.after_hook(&record, error))?;
         let finish = || -> Result<Option<OwnedFd>, Error> {
             if let Some(path) = &pid_file {
                 write_pid(path, record.pid)?;
@@ -240,8 +241,19 @@ impl Runtime {
             }
             returned.map(|socket| receive(&socket, limits.console)).transpose()
         };
-        let console = finish().inspect_err(|_| self.abandon(directory, &record, &applied.child))?;
+        let console = finish().inspect_err(|error| {
+            self.abandon(directory, &record, &applied.child);
+            self.after_hook(&record, error);
+        })?;
         Ok(Made { applied, console })
+    }
+
+    /// runtime-spec "Lifecycle" 4 to 9: after a failing hook it goes on at steps 12 and 13. The container is destroyed, and
+    /// its poststop hooks are told.
+    fn after_hook(&self, record: &Record, error: &Error) {
+        if matches!(error, Error::Hook { .. }) {
+            hooks::run_all(self, record, HookPoint::Poststop, Status::Stopped);
+        }
     }
 
     /// The process is there, but what belongs to it could not be finished: it goes again, with all that it has started.

@@ -30,7 +30,12 @@ impl Runtime {
         }
     }
 
-    fn delete_locked(&self, id: &ContainerId, locked: &Locked, force: bool) -> Result<Vec<String>, Error> {
+    pub(crate) fn delete_locked(
+        &self,
+        id: &ContainerId,
+        locked: &Locked,
+        force: bool,
+    ) -> Result<Vec<String>, Error> {
         let record = match Record::load(&locked.directory, id.as_str()) {
             Ok(record) => record,
             Err(error) if force => return self.delete_unreadable(id, locked, error),

@@ -61,6 +61,14 @@ pub enum Error {
         /// Whether it is there but may not be executed.
         denied: bool,
     },
+    /// The working directory cannot be entered. In runc's words, which callers look for.
+    #[error("unable to start container process: chdir to cwd ({path:?}) set in config.json failed: {}", in_words(*errno))]
+    WorkingDirectory {
+        /// The directory.
+        path: String,
+        /// The kernel's answer.
+        errno: rustix::io::Errno,
+    },
     /// A step failed; everything before it was undone.
     #[error("unable to start container process: {0}")]
     Step(#[from] Box<Failure>),
@@ -185,16 +193,22 @@ impl Error {
             Self::Hook { .. } | Self::StateFile { .. } | Self::Systemd(_) => Kind::Internal,
             Self::CriuMissing => Kind::Unsupported,
             Self::Criu { .. } => Kind::Internal,
-            Self::System { errno, .. } => of(*errno),
+            Self::System { errno, .. } | Self::WorkingDirectory { errno, .. } => of(*errno),
             Self::Cgroup(error) => of(error.errno()),
         }
     }
 
     /// The failure of a plan, in the words that callers expect where it is the program that failed.
     pub(crate) fn from_failure(plan: &Plan, failure: Box<Failure>) -> Self {
-        let by_program =
-            plan.steps.get(failure.step).is_some_and(|step| concerns_program(&step.op, step.stage));
+        let step = plan.steps.get(failure.step);
+        let by_program = step.is_some_and(|step| concerns_program(&step.op, step.stage));
         let injected = failure.detail.as_deref() == Some("injected");
+        if let Some(Op::ChangeDirectory { path }) = step.map(|step| &step.op)
+            && !injected
+            && failure.left_behind.is_empty()
+        {
+            return Self::WorkingDirectory { path: path.to_string(), errno: failure.errno };
+        }
         match program_name(plan) {
             Some(name) if by_program && !injected => Self::program(name, failure.errno),
             _ => Self::Step(failure),

@@ -9,6 +9,7 @@ use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use cofferdam_apply::in_words;
@@ -114,7 +115,8 @@ fn run_one(
     let state = serde_json::to_vec(&record.state(status)).map_err(|error| error.to_string())?;
     let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(HOOK_TIMEOUT_S);
     let timeout = Duration::from_secs(timeout);
-    let (streams, input, complaints) = Streams::make().map_err(in_words)?;
+    let (mut streams, input, complaints) = Streams::make().map_err(in_words)?;
+    redirect(&mut streams, &record.spec)?;
     let inside = match place {
         Place::Container => {
             let child = join(runtime, record, hook, streams)?;
@@ -130,6 +132,19 @@ fn run_one(
     })?;
     drop(streams);
     attend(&child, state, (input, complaints), timeout, process)
+}
+
+/// Where the configuration wants what hooks print, by crun's annotations: appended to these files of the host.
+fn redirect(streams: &mut Streams, spec: &oci_spec::runtime::Spec) -> Result<(), String> {
+    let annotations = spec.annotations().as_ref();
+    let named =
+        [("run.oci.hooks.stdout", &mut streams.stdout), ("run.oci.hooks.stderr", &mut streams.stderr)];
+    for (key, stream) in named {
+        let Some(path) = annotations.and_then(|annotations| annotations.get(key)) else { continue };
+        let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        *stream = file.map_err(|error| format!("annotation {key}: {path}: {error}"))?.into();
+    }
+    Ok(())
 }
 
 /// The program's own name, arguments and environment as the hook gives them, and nothing of ours.

@@ -19,7 +19,7 @@ use crate::runtime::Runtime;
 use crate::state::{Record, Status, gate};
 
 impl Runtime {
-    /// Starts a created container: afterwards the program runs, or the container is stopped and the error says why.
+    /// Starts a created container: afterwards the program runs, or the container is stopped and the error says why. After a failing hook it is gone.
     pub fn start(&self, id: &ContainerId) -> Result<(), Error> {
         self.start_after(id, |_| Ok(()))
     }
@@ -48,9 +48,13 @@ impl Runtime {
             }
         }
         let result = self.start_locked(&locked, &record);
-        if let Err(Error::Hook { .. } | Error::TimedOut { .. }) = &result {
-            // runtime-spec "Lifecycle" 7 and 9: a failing hook stops the container. So does a program that is not reached.
-            let _ = crate::kill::kill_all(self, &locked.directory, &record);
+        match &result {
+            // runtime-spec "Lifecycle" 8 and 9: after a failing hook it goes on at step 12, the container is destroyed. What
+            // cannot be removed stays for `delete`.
+            Err(Error::Hook { .. }) => drop(self.delete_locked(id, &locked, true)),
+            // A program that is not reached is ended.
+            Err(Error::TimedOut { .. }) => drop(crate::kill::kill_all(self, &locked.directory, &record)),
+            _ => {}
         }
         result
     }
