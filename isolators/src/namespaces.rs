@@ -151,6 +151,9 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     for (kind, from, pointer) in joins {
         builder.step(Stage::Enter, pointer, Op::Join { kind, from });
     }
+    if members.makes(Namespace::Network) {
+        builder.step(Stage::Enter, "/linux/namespaces", Op::RaiseLoopback);
+    }
     Ok(())
 }
 

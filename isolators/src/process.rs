@@ -167,6 +167,13 @@ pub(crate) fn stdio(given: bool, builder: &mut Builder) {
     }
 }
 
+/// Whether the caller's groups are to stay: podman's `--group-add keep-groups`, which callers ask for by crun's annotation.
+fn keeps_groups(spec: &Spec) -> bool {
+    const KEEP: &str = "run.oci.keep_original_groups";
+    let value = spec.annotations().as_ref().and_then(|annotations| annotations.get(KEEP));
+    value.is_some_and(|value| value != "0")
+}
+
 struct Confinement<'a> {
     spec: &'a Spec,
     identity: Identity<'a>,
@@ -199,6 +206,10 @@ impl Confinement<'_> {
         let mask = process.user().umask().unwrap_or(0o022);
         builder.step(Stage::Confine, "/process/user/umask", Op::SetUmask { mask });
 
+        let (uid, gid) = (process.user().uid(), process.user().gid());
+        if uid != 0 && !process.terminal().unwrap_or(false) {
+            builder.step(Stage::Confine, "/process/user", Op::GiveStdio { uid, gid });
+        }
         let sets = self.capabilities(builder);
         builder.step(
             Stage::Confine,
@@ -279,6 +290,7 @@ impl Confinement<'_> {
             return Err(Refusal::invalid("/process/user", "4294967295 is not an id"));
         }
         self.mapped(uid, gid, &groups)?;
+        let groups = (!keeps_groups(self.spec)).then_some(groups);
         builder.step(stage, "/process/user", Op::SetIds { uid, gid, groups });
         builder.step(
             stage,

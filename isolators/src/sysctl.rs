@@ -37,6 +37,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         let pointer = format!("/linux/sysctl/{}", name.replace('~', "~0").replace('/', "~1"));
         let path = path(name, &pointer)?;
         check_owner(context, &dotted(&path), &pointer)?;
+        check_names(context, &dotted(&path), &pointer)?;
         let (key, value) = (Text::new(path, &pointer)?, Text::new(value.as_str(), &pointer)?);
         builder.step(Stage::Enter, pointer, Op::WriteSysctl { proc: context.proc, key, value });
     }
@@ -98,6 +99,17 @@ pub(crate) fn changes(context: &Context<'_>, kind: Namespace) -> bool {
         .flatten()
         .filter_map(|(name, _)| path(name))
         .any(|path| owner(&dotted(&path)) == Some(kind))
+}
+
+/// What has a field of its own is set there: two answers to one question would depend on the order of the steps.
+fn check_names(context: &Context<'_>, name: &str, pointer: &str) -> Result<(), Refusal> {
+    let domain = context.spec().domainname().as_ref().is_some_and(|domain| !domain.is_empty());
+    let field = match name {
+        "kernel.hostname" => "hostname",
+        "kernel.domainname" if domain => "domainname",
+        _ => return Ok(()),
+    };
+    Err(Refusal::invalid(pointer, format!("{name} is set by the field {field} of the configuration")))
 }
 
 fn check_owner(context: &Context<'_>, name: &str, pointer: &str) -> Result<(), Refusal> {

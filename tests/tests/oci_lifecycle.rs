@@ -352,3 +352,96 @@ fn a_configuration_that_is_not_json_is_refused_with_its_place() {
         }
     });
 }
+
+/// What every runtime does and no specification asks for: programs that listen on 127.0.0.1 count on it.
+#[test]
+fn a_new_network_namespace_has_its_loopback_up() {
+    on_every_runtime(|runtime, bundles| {
+        let script = "cat /sys/class/net/lo/flags";
+        let bundle = Bundle::make(&bundles.join("loopback"), &["sh", "-c", script], |_| {}).unwrap();
+        let outcome = runtime.run("loopback", bundle.path()).unwrap();
+        assert_eq!(outcome.stdout, "0x9\n", "IFF_UP and IFF_LOOPBACK: {outcome:?}");
+    });
+}
+
+/// Programs open `/dev/stdout` and `/dev/stderr` again, as web servers do for their logs.
+#[test]
+fn a_user_may_open_the_standard_descriptors_again() {
+    on_every_runtime(|runtime, bundles| {
+        let script = "echo out > /dev/stdout && echo err > /dev/stderr";
+        let bundle = Bundle::make(&bundles.join("again"), &["sh", "-c", script], |config| {
+            config["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+        })
+        .unwrap();
+        let outcome = runtime.run("again", bundle.path()).unwrap();
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(0), "out\n"), "{outcome:?}");
+    });
+}
+
+/// runtime.md, "Lifecycle", 9 and 12 to 13: stopped, destroyed, and the poststop hooks told.
+#[test]
+fn a_failing_poststart_hook_destroys_the_container_and_its_poststop_hooks_run() {
+    on_every_runtime(|runtime, bundles| {
+        for (id, start) in [("apart", true), ("at-once", false)] {
+            let log = bundles.join(format!("{id}.log"));
+            let script = format!("echo told >> {}", log.display());
+            let bundle = Bundle::make(&bundles.join(id), &["sleep", "1000"], |config| {
+                config["hooks"] = json!({
+                    "poststart": [{ "path": "/bin/false" }],
+                    "poststop": [{ "path": "/bin/sh", "args": ["sh", "-c", script] }],
+                });
+            })
+            .unwrap();
+            let failed = if start {
+                // runc 1.1 runs the hook when it creates.
+                runtime.create(id, bundle.path()).is_err()
+                    || runtime.call(&["start", id]).unwrap().status != Some(0)
+            } else {
+                runtime.run(id, bundle.path()).unwrap().status != Some(0)
+            };
+            assert!(failed, "{id}");
+            assert_ne!(runtime.call(&["state", id]).unwrap().status, Some(0), "{id} is still there");
+            assert_eq!(std::fs::read_to_string(&log).unwrap_or_default(), "told\n", "{id}");
+        }
+    });
+}
+
+/// Annotations of crun that callers of it use: podman's `--group-add keep-groups`, and where hooks print.
+#[test]
+fn groups_stay_and_hooks_print_where_annotations_say_so() {
+    on_every_runtime(|runtime, bundles| {
+        if !runtime.is_ours() {
+            return;
+        }
+        let log = bundles.join("hooks.log");
+        let bundle = Bundle::make(&bundles.join("says"), &["id", "-G"], |config| {
+            config["annotations"] = json!({
+                "run.oci.keep_original_groups": "1",
+                "run.oci.hooks.stdout": log, "run.oci.hooks.stderr": log,
+            });
+            let script = "echo out; echo err >&2";
+            config["hooks"] =
+                json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", script] }] });
+        })
+        .unwrap();
+        let call = runtime.command(&["run", "--bundle", bundle.path().to_str().unwrap(), "says"]);
+        let mut grouped = std::process::Command::new("setpriv");
+        grouped.args(["--groups", "4242"]).arg(call.get_program()).args(call.get_args());
+        let outcome = oci::outcome(&mut grouped).unwrap();
+        assert_eq!(outcome.stdout, "0 4242\n", "{outcome:?}");
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "out\nerr\n");
+    });
+}
+
+/// As with every runtime: what has a field is not set as a kernel parameter too.
+#[test]
+fn a_host_name_among_the_kernel_parameters_is_refused() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = Bundle::make(&bundles.join("named"), &["true"], |config| {
+            config["linux"]["sysctl"] = json!({ "kernel.hostname": "other" });
+        })
+        .unwrap();
+        let outcome = runtime.run("named", bundle.path()).unwrap();
+        assert!(outcome.status != Some(0) && outcome.stderr.contains("hostname"), "{outcome:?}");
+    });
+}

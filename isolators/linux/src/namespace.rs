@@ -8,12 +8,13 @@
 //! All functions leave the calling thread in its own namespace: a thread made for the purpose enters and then ends.
 //! Needs CAP_SYS_ADMIN.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, fstatfs, open, unlink};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
 /// The flag of clone(2) for a new user namespace.
@@ -78,6 +79,27 @@ pub fn current_netns() -> Result<OwnedFd, Errno> {
 pub fn same_namespace(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> {
     let (one, other) = (rustix::fs::fstat(one)?, rustix::fs::fstat(other)?);
     Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+/// Brings up the loopback of the calling thread's network namespace, netdevice(7). Needs CAP_NET_ADMIN there. *Child-safe.*
+pub fn raise_loopback() -> Result<(), Errno> {
+    /// `struct ifreq` with the flags in its union.
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        flags: libc::c_short,
+        rest: [u8; 22],
+    }
+    let mut request =
+        Request { name: [0; libc::IFNAMSIZ], flags: libc::IFF_UP as libc::c_short, rest: [0; 22] };
+    request.name[..2].copy_from_slice(b"lo");
+    // Any socket asks its namespace about devices; this kind is in every kernel.
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: `request` is a live value with the size and layout of an ifreq, which the kernel reads.
+    crate::process::check(unsafe {
+        libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    })
+    .map(drop)
 }
 
 /// Runs `work` on a thread of its own inside the network namespace `netns` and returns what it returned.

@@ -119,6 +119,8 @@ pub enum Op {
     SetHostname { name: Text },
     /// `setdomainname`
     SetDomainname { name: Text },
+    /// Bring up the loopback of the new network namespace. `ioctl(SIOCSIFFLAGS)`
+    RaiseLoopback,
     /// Detach the whole tree of mounts from the host's. `mount_setattr("/", AT_RECURSIVE)`
     SetRootPropagation { propagation: Propagation },
     /// Make a new instance of a file system, detached. `fsopen`, `fsconfig`, `fsmount`
@@ -175,6 +177,9 @@ pub enum Op {
     TakeTerminal,
     /// Make descriptors 0, 1 and 2. `dup3`
     SetStdio { stdin: Slot, stdout: Slot, stderr: Slot },
+    /// Give the standard descriptors that are pipes, files or terminals to the program's user, who may then open them again
+    /// under `/proc/self/fd`. Skips what it may not give away. `fstat`, `fchown`
+    GiveStdio { uid: u32, gid: u32 },
     /// Hide a path: a directory under an empty read-only one, anything else under the null device. Skips what is missing.
     Mask { root: Slot, at: ContainerPath, directory: Slot, file: Slot },
     /// Make a path read-only. Skips what is missing. `open_tree`, `mount_setattr`, `move_mount`
@@ -219,8 +224,9 @@ pub enum Op {
     SetUmask { mask: u32 },
     /// Drop everything but these from the bounding set. `prctl(PR_CAPBSET_DROP)`
     BoundCapabilities { keep: u64 },
-    /// `setgroups`, `setresgid`, `setresuid`, keeping capabilities across the change
-    SetIds { uid: u32, gid: u32, groups: Vec<u32> },
+    /// `setgroups`, `setresgid`, `setresuid`, keeping capabilities across the change; without a list, the caller's groups
+    /// stay
+    SetIds { uid: u32, gid: u32, groups: Option<Vec<u32>> },
     /// `capset`, `prctl(PR_CAP_AMBIENT)`
     SetCapabilities { effective: u64, permitted: u64, inheritable: u64, ambient: u64 },
     /// `prctl(PR_SET_NO_NEW_PRIVS)`

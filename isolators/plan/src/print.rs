@@ -119,6 +119,8 @@ impl Plan {
             NewKeyring { name } => format!("new-keyring {name}"),
             SetHostname { name } => format!("set-hostname {name}"),
             SetDomainname { name } => format!("set-domainname {name}"),
+            RaiseLoopback => "raise-loopback".into(),
+            GiveStdio { uid, gid } => format!("give-stdio to {uid}:{gid}"),
             SetRootPropagation { propagation } => format!("set-root-propagation {propagation:?} recursive"),
             NewFilesystem { kind, source, options: o, attributes, into } => {
                 let attributes = crate::op::MountAttributes { set: *attributes, ..Default::default() };
@@ -201,7 +203,8 @@ impl Plan {
             SetPersonality { domain } => format!("set-personality {domain:#x}"),
             SetUmask { mask } => format!("set-umask {mask:04o}"),
             BoundCapabilities { keep } => format!("bound-capabilities {keep:#x}"),
-            SetIds { uid, gid, groups } => format!("set-ids {uid}:{gid} groups {groups:?}"),
+            SetIds { uid, gid, groups: Some(groups) } => format!("set-ids {uid}:{gid} groups {groups:?}"),
+            SetIds { uid, gid, groups: None } => format!("set-ids {uid}:{gid} groups of the caller"),
             SetCapabilities { effective, permitted, inheritable, ambient } => {
                 format!(
                     "set-capabilities e={effective:#x} p={permitted:#x} i={inheritable:#x} a={ambient:#x}"

@@ -2,7 +2,10 @@
 
 use cofferdam_linux::{process, signal};
 use cofferdam_plan::{ContainerPath, Op, Text};
-use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, accessat, open, statat};
+use rustix::fs::{
+    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, accessat, fchown, fstat, open,
+    statat,
+};
 use rustix::io::Errno;
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 use std::os::fd::AsFd;
@@ -40,7 +43,8 @@ pub(super) fn run(op: &Op) -> Result<(), Errno> {
             Ok(())
         }
         Op::BoundCapabilities { keep } => bound(*keep),
-        Op::SetIds { uid, gid, groups } => set_ids(*uid, *gid, groups),
+        Op::GiveStdio { uid, gid } => give_stdio(*uid, *gid),
+        Op::SetIds { uid, gid, groups } => set_ids(*uid, *gid, groups.as_deref()),
         Op::SetCapabilities { effective, permitted, inheritable, ambient } => {
             set_capabilities(*effective, *permitted, *inheritable, *ambient)
         }
@@ -66,12 +70,31 @@ fn bound(keep: u64) -> Result<(), Errno> {
 }
 
 /// In a user namespace without a map for groups, setgroups is denied and there is nothing to drop.
-fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
+fn set_ids(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<(), Errno> {
     thread::set_keep_capabilities(true)?;
-    match process::set_ids(uid, gid, Some(groups)) {
-        Err(Errno::PERM) if groups.is_empty() => process::set_ids(uid, gid, None),
+    match process::set_ids(uid, gid, groups) {
+        Err(Errno::PERM) if groups == Some(&[]) => process::set_ids(uid, gid, None),
         result => result,
     }
+}
+
+/// A pipe is nobody else's, so it takes both ids. A file and a terminal keep their group: others may be there by it. A device
+/// is the host's and stays what it is.
+fn give_stdio(uid: u32, gid: u32) -> Result<(), Errno> {
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let Ok(found) = fstat(fd) else { continue };
+        let gid = match FileType::from_raw_mode(found.st_mode) {
+            FileType::Fifo => Some(Gid::from_raw(gid)),
+            FileType::RegularFile => None,
+            FileType::CharacterDevice if rustix::termios::isatty(fd) => None,
+            _ => continue,
+        };
+        match fchown(fd, Some(Uid::from_raw(uid)), gid) {
+            Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::ROFS | Errno::ACCESS) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 fn set_capabilities(effective: u64, permitted: u64, inheritable: u64, ambient: u64) -> Result<(), Errno> {

@@ -22,6 +22,7 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Option<Result<(), Errno>> {
         Op::NewKeyring { name } => new_keyring(name),
         Op::SetHostname { name } => rustix::system::sethostname(name.as_c_str().to_bytes()),
         Op::SetDomainname { name } => rustix::system::setdomainname(name.as_c_str().to_bytes()),
+        Op::RaiseLoopback => cofferdam_linux::namespace::raise_loopback(),
         Op::WriteSysctl { proc, key, value } => write_sysctl(table, *proc, key, value),
         Op::SetStdio { stdin, stdout, stderr } => set_stdio(table, [*stdin, *stdout, *stderr]),
         _ => return None,
