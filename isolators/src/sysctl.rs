@@ -37,7 +37,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         let pointer = format!("/linux/sysctl/{}", name.replace('~', "~0").replace('/', "~1"));
         let path = path(name, &pointer)?;
         check_owner(context, &dotted(&path), &pointer)?;
-        check_names(context, &dotted(&path), &pointer)?;
+        check_names(context, (&dotted(&path), value), &pointer)?;
         let (key, value) = (Text::new(path, &pointer)?, Text::new(value.as_str(), &pointer)?);
         builder.step(Stage::Enter, pointer, Op::WriteSysctl { proc: context.proc, key, value });
     }
@@ -102,11 +102,15 @@ pub(crate) fn changes(context: &Context<'_>, kind: Namespace) -> bool {
 }
 
 /// What has a field of its own is set there: two answers to one question would depend on the order of the steps.
-fn check_names(context: &Context<'_>, name: &str, pointer: &str) -> Result<(), Refusal> {
-    let domain = context.spec().domainname().as_ref().is_some_and(|domain| !domain.is_empty());
+fn check_names(
+    context: &Context<'_>,
+    (name, value): (&str, &str),
+    pointer: &str,
+) -> Result<(), Refusal> {
+    let differs = |domain: &String| !domain.is_empty() && domain != value;
     let field = match name {
         "kernel.hostname" => "hostname",
-        "kernel.domainname" if domain => "domainname",
+        "kernel.domainname" if context.spec().domainname().as_ref().is_some_and(differs) => "domainname",
         _ => return Ok(()),
     };
     Err(Refusal::invalid(pointer, format!("{name} is set by the field {field} of the configuration")))
