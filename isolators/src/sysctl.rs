@@ -102,11 +102,7 @@ pub(crate) fn changes(context: &Context<'_>, kind: Namespace) -> bool {
 }
 
 /// What has a field of its own is set there: two answers to one question would depend on the order of the steps.
-fn check_names(
-    context: &Context<'_>,
-    (name, value): (&str, &str),
-    pointer: &str,
-) -> Result<(), Refusal> {
+fn check_names(context: &Context<'_>, (name, value): (&str, &str), pointer: &str) -> Result<(), Refusal> {
     let differs = |domain: &String| !domain.is_empty() && domain != value;
     let field = match name {
         "kernel.hostname" => "hostname",
