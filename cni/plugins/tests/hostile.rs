@@ -202,9 +202,10 @@ fn hostile_environments_have_the_specifications_codes() {
 
 #[test]
 fn every_plugin_answers_version_and_refuses_gc_and_status_where_they_are_unknown() {
+    let versions = usize::try_from(cofferdam_tests::pace::rounds(7, 2)).unwrap();
     for plugin in BUILTINS {
         let kind = plugin.kind();
-        for version in VERSIONS {
+        for version in VERSIONS.into_iter().rev().take(versions) {
             let input = config(kind, version, &json!({ "cni.dev/valid-attachments": [] }));
             let said = ours(kind, "VERSION", &[], &input);
             let answer: Value = serde_json::from_slice(&said.stdout).unwrap();
