@@ -433,6 +433,21 @@ fn groups_stay_and_hooks_print_where_annotations_say_so() {
     });
 }
 
+/// podman 4 tells by these words whether a command is not there, 127, or is no program, 126.
+#[test]
+fn an_exec_of_a_folder_is_denied_and_of_nothing_not_found() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = sleeper(bundles);
+        runtime.create("words", bundle.path()).unwrap();
+        runtime.succeed(&["start", "words"]).unwrap();
+        for (program, words) in [("/etc", "permission denied"), ("/absent", "no such file or directory")] {
+            let outcome = runtime.call(&["exec", "words", program]).unwrap();
+            assert!(outcome.status != Some(0) && outcome.stderr.contains(words), "{outcome:?}");
+        }
+        runtime.succeed(&["delete", "--force", "words"]).unwrap();
+    });
+}
+
 /// As with every runtime: what has a field is not set as a kernel parameter too.
 #[test]
 fn a_host_name_among_the_kernel_parameters_is_refused() {

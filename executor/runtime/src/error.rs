@@ -220,6 +220,8 @@ impl Error {
         let problem = match errno {
             Errno::NOENT if !name.contains('/') => "executable file not found in $PATH".into(),
             Errno::NOENT => format!("stat {name}: no such file or directory"),
+            // execve(2) says EACCES of it, and podman 4 finds its status 126 by these words.
+            Errno::ISDIR => "is a directory: permission denied".into(),
             errno => in_words(errno),
         };
         Self::Program { name, problem, denied: errno != Errno::NOENT }
