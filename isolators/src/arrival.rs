@@ -107,7 +107,7 @@ mod tests {
             bundle: std::path::Path::new("/bundle"),
             process: spec.process().as_ref().unwrap(),
             program: None,
-            console: false,
+            console: crate::Console::None,
             stdio: false,
             preserve_fds: 0,
             cgroup: None,

@@ -408,6 +408,9 @@ pub struct Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.which == "ambient" {
+            return write!(formatter, "can't raise ambient capability {}: {}", self.lost, self.reason);
+        }
         write!(formatter, "{} left out of the {} capabilities: {}", self.lost, self.which, self.reason)
     }
 }

@@ -357,7 +357,7 @@ fn one_below(text: &str) -> Result<(String, String), Refusal> {
     if path.is_empty() || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Err(Refusal::invalid(
             "--cgroup",
-            format!("{text:?} is not [CONTROLLER:]PATH below the container's"),
+            format!("bad sub cgroup path: {text:?} is not [CONTROLLER:]PATH below the container's"),
         ));
     }
     Ok((controller.to_owned(), path.to_owned()))

@@ -5,7 +5,7 @@ use oci_spec::runtime::{Linux, Process, Spec};
 
 use crate::arrival::Arrival;
 use crate::cgroups::Home;
-use crate::container::{CgroupManager, Container, Gate, Joining, Rootfs};
+use crate::container::{CgroupManager, Console, Container, Gate, Joining, Rootfs};
 use crate::namespaces::{self, Membership};
 use crate::{
     cgroups, devices, hooks, identity, intel_rdt, mounts, net_devices, process, rlimits, rootfs, sysctl,
@@ -84,6 +84,7 @@ pub const ISOLATORS: &[Isolator] = &[
     ("sysctl", sysctl::plan),
     ("masks", mounts::plan_masks),
     ("cgroup mounts", mounts::plan_cgroups),
+    ("read-only mounts", mounts::plan_read_only),
     ("working directory", process::plan_directory),
     ("cgroup namespace", cgroups::plan_namespace),
     ("hooks", hooks::plan),
@@ -114,7 +115,7 @@ pub fn compile(container: &Container<'_>, host: &HostFeatures) -> Result<Plan, R
 pub fn compile_joining(joining: &Joining<'_>, host: &HostFeatures) -> Result<Plan, Refusal> {
     let mut builder = Builder::with_inputs(&INPUTS);
     let root = builder.slot("root");
-    if joining.console != joining.process.terminal().unwrap_or(false) {
+    if (joining.console != Console::None) != joining.process.terminal().unwrap_or(false) {
         return Err(Refusal::invalid(
             "/process/terminal",
             "a terminal needs a console socket, and only a terminal does",

@@ -47,6 +47,18 @@ pub enum Gate {
     Socket(HostPath),
 }
 
+/// Who gets the master of the process's terminal, in the console slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Console {
+    /// There is no terminal.
+    #[default]
+    None,
+    /// Somebody who shows it as it is.
+    Sent,
+    /// Somebody who copies it to a terminal that ends lines by itself: this one leaves line ends alone.
+    Fronted,
+}
+
 /// How the container's cgroup is managed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CgroupManager {
@@ -72,8 +84,8 @@ pub struct Container<'a> {
     pub rootfs: &'a Rootfs,
     /// What it waits for.
     pub gate: Gate,
-    /// Whether a socket for the terminal's master fills the console slot.
-    pub console: bool,
+    /// Whether a socket for the terminal's master fills the console slot, and for whom.
+    pub console: Console,
     /// Whether descriptors for standard input, output and error fill their slots.
     pub stdio: bool,
     /// How many descriptors from 3 up the program keeps.
@@ -102,7 +114,7 @@ pub struct Joining<'a> {
     /// What it executes, where that is not its first argument (hooks).
     pub program: Option<&'a str>,
     /// As in [`Container`].
-    pub console: bool,
+    pub console: Console,
     /// As in [`Container`].
     pub stdio: bool,
     /// As in [`Container`].

@@ -6,6 +6,7 @@ use cofferdam_plan::{Builder, ContainerPath, HostPath, Namespace, Op, Refusal, S
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Process};
 
 use crate::compile::{CONSOLE, Context};
+use crate::container::Console;
 use crate::mount_options;
 
 /// The devices that every container has: (name, major, minor).
@@ -154,19 +155,26 @@ fn link(context: &Context<'_>, builder: &mut Builder, at: &str, target: &str) ->
 }
 
 /// A terminal of the container's own devpts for `process`; as `/dev/console` too, for the first one.
-pub(crate) fn make_terminal(process: &Process, root: Slot, console: bool) -> Result<Op, Refusal> {
+pub(crate) fn make_terminal(
+    process: &Process,
+    root: Slot,
+    master: Console,
+    console: bool,
+) -> Result<Op, Refusal> {
     let small = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
     let size = process.console_size();
     let (rows, columns) = size.map_or((0, 0), |size| (small(size.height()), small(size.width())));
-    let (uid, gid) = (process.user().uid(), process.user().gid());
+    let uid = process.user().uid();
     let devpts = ContainerPath::new("/dev/pts", "/process/terminal")?;
-    Ok(Op::MakeTerminal { root, devpts, send: CONSOLE, console, rows, columns, uid, gid })
+    let fronted = master == Console::Fronted;
+    Ok(Op::MakeTerminal { root, devpts, send: CONSOLE, console, fronted, rows, columns, uid })
 }
 
 /// The pty of the container's own devpts, or the caller's descriptors.
 fn terminal(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     let asked = context.process().and_then(|process| process.terminal()).unwrap_or(false);
-    match (asked, context.container.console) {
+    let master = context.container.console;
+    match (asked, master != Console::None) {
         (true, false) => Err(Refusal::invalid("/process/terminal", "a terminal needs a console socket")),
         (false, true) => Err(Refusal::invalid(
             "/process/terminal",
@@ -174,7 +182,18 @@ fn terminal(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         )),
         (true, true) => {
             let Some(process) = context.process() else { return Ok(()) };
-            builder.step(Stage::Enter, "/process/terminal", make_terminal(process, context.root, true)?);
+            let own = context.has_root();
+            if !own {
+                // Nothing is mounted for it: the terminal is one of the host's.
+                let path = HostPath::new("/", "/process/terminal")?;
+                builder.step(
+                    Stage::Enter,
+                    "/process/terminal",
+                    Op::OpenDirectory { path, into: context.root },
+                );
+            }
+            let terminal = make_terminal(process, context.root, master, own)?;
+            builder.step(Stage::Enter, "/process/terminal", terminal);
             builder.step(Stage::Enter, "/process/terminal", Op::TakeTerminal);
             Ok(())
         }

@@ -30,4 +30,4 @@ pub mod sysctl;
 pub mod update;
 
 pub use compile::{compile, compile_joining};
-pub use container::{CgroupManager, Container, Gate, Joining, Layer, Rootfs};
+pub use container::{CgroupManager, Console, Container, Gate, Joining, Layer, Rootfs};

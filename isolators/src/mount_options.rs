@@ -9,6 +9,10 @@ pub struct MountOptions {
     pub bind: Option<Bind>,
     /// Attributes of the mount itself.
     pub attributes: MountAttributes,
+    /// When access times are written, where a word says it; as one of [`MountAttributes::ATIME_MASK`].
+    access_time: Option<u64>,
+    /// Whether any word speaks of attributes.
+    speaks: bool,
     /// Attributes of the whole tree, from the r-forms.
     pub recursive: MountAttributes,
     /// Propagation, and whether it goes for the whole tree.
@@ -147,6 +151,8 @@ fn word_known(parsed: &mut MountOptions, word: &str) -> bool {
         parsed.propagation = Some((*propagation, *tree));
     } else if let Some((_, set, clear)) = ATTRIBUTES.iter().find(|(name, _, _)| *name == word) {
         change(&mut parsed.attributes, *set, *clear);
+        parsed.access_time = access_time(word, parsed.access_time);
+        parsed.speaks = true;
     } else if let Some((_, set, clear)) =
         ATTRIBUTES.iter().find(|(name, _, _)| word.strip_prefix('r') == Some(name))
     {
@@ -158,7 +164,46 @@ fn word_known(parsed: &mut MountOptions, word: &str) -> bool {
     true
 }
 
+/// What a word makes of the access times of a bind. A word that takes another back leaves them as the source has them.
+fn access_time(word: &str, before: Option<u64>) -> Option<u64> {
+    let unless = |taken_back: u64| before.filter(|mode| *mode != taken_back);
+    match word {
+        "noatime" => Some(MountAttributes::NO_ATIME),
+        "strictatime" => Some(MountAttributes::STRICT_ATIME),
+        "relatime" => Some(0),
+        "atime" => unless(MountAttributes::NO_ATIME),
+        "nostrictatime" => unless(MountAttributes::STRICT_ATIME),
+        "norelatime" => unless(0),
+        _ => before,
+    }
+}
+
+/// What a mount may not lose in a user namespace, mount_namespaces(7).
+const LOCKABLE: u64 = MountAttributes::READ_ONLY
+    | MountAttributes::NO_SUID
+    | MountAttributes::NO_DEV
+    | MountAttributes::NO_EXEC;
+
 impl MountOptions {
+    /// What a bind gets: without a word it is as its source. With one, it is what is said and nothing else, as mount(2)
+    /// remounts a bind, and so runc and crun; access times stay unless one says otherwise. What is `locked` stays too.
+    pub fn of_bind(mut self, locked: bool) -> Self {
+        if !self.speaks {
+            return self;
+        }
+        let all = LOCKABLE | MountAttributes::NO_SYMLINK_FOLLOW;
+        let own = self.attributes;
+        let unsaid = if locked { all & !LOCKABLE } else { all };
+        let mut set = own.set & (all | MountAttributes::NO_DIR_ATIME);
+        let mut clear = (own.clear & all | unsaid) & !set;
+        if self.access_time.is_some() || set & MountAttributes::NO_DIR_ATIME != 0 {
+            clear |= MountAttributes::ATIME_MASK | MountAttributes::NO_DIR_ATIME & !set;
+            set |= self.access_time.unwrap_or(0);
+        }
+        self.attributes = MountAttributes { set, clear, ..own };
+        self
+    }
+
     /// What a new file system gets: it has no mounts below it, so its own attributes and those of the tree are one.
     pub fn of_new(self) -> Self {
         let (own, tree) = (self.attributes, self.recursive);
@@ -181,6 +226,27 @@ mod tests {
 
     fn parsed(words: &str) -> MountOptions {
         parse(&words.split(',').map(String::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_bind_has_what_is_said_and_keeps_its_access_times() {
+        type A = MountAttributes;
+        let all = LOCKABLE | A::NO_SYMLINK_FOLLOW;
+        for (words, locked, set, clear) in [
+            ("bind", false, 0, 0),
+            ("rbind,rprivate", false, 0, 0),
+            ("bind,ro", false, A::READ_ONLY, all & !A::READ_ONLY),
+            ("bind,ro", true, A::READ_ONLY, A::NO_SYMLINK_FOLLOW),
+            ("bind,dev", true, 0, A::NO_DEV | A::NO_SYMLINK_FOLLOW),
+            ("bind,atime", false, 0, all),
+            ("bind,relatime", false, 0, all | A::ATIME_MASK | A::NO_DIR_ATIME),
+            ("bind,noatime,atime", false, 0, all),
+            ("bind,strictatime", false, A::STRICT_ATIME, all | A::ATIME_MASK | A::NO_DIR_ATIME),
+            ("bind,nodiratime", false, A::NO_DIR_ATIME, all | A::ATIME_MASK),
+        ] {
+            let attributes = parsed(words).of_bind(locked).attributes;
+            assert_eq!((attributes.set, attributes.clear), (set, clear), "{words} {locked}");
+        }
     }
 
     #[test]

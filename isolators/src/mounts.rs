@@ -3,7 +3,7 @@
 use cofferdam_plan::op::FilesystemOption;
 use cofferdam_plan::{
     Builder, CgroupLayout, ContainerPath, Create, HostPath, MountAttributes, Namespace, Op, Propagation,
-    Refusal, Slot, Stage, Text, V1Hierarchy,
+    Refusal, Slot, Stage, Standing, Text, V1Hierarchy,
 };
 use oci_spec::runtime::Mount;
 
@@ -103,7 +103,12 @@ fn plan_one(
     let kind = mount.typ().as_deref().unwrap_or_default();
     let bound = options.bind.or((kind == "bind").then_some(Bind::One));
     check_destination(&at, kind, bound.is_some(), pointer)?;
-    let options = if bound.is_some() { options } else { options.of_new() };
+    let locked = context.membership.has(Namespace::User) || context.host.standing != Standing::Host;
+    let options = match bound {
+        Some(_) if !options.remount => options.of_bind(locked),
+        Some(_) => options,
+        None => options.of_new(),
+    };
     if bound.is_none() && idmap::is_asked(mount, &options) {
         return Err(Refusal::unsupported(format!("{pointer}/uidMappings"), "only bind mounts are idmapped"));
     }
@@ -225,10 +230,15 @@ fn plan_new(
     let mut words = data(&options.data, pointer)?;
     words.extend(labels::mount_option(context.spec(), context.host, kind, builder)?);
     // What is filled first cannot be read-only yet.
-    let late = if options.copy_up { options.attributes.set & MountAttributes::READ_ONLY } else { 0 };
+    let late = if options.copy_up || is_filled(context, mount) {
+        options.attributes.set & MountAttributes::READ_ONLY
+    } else {
+        0
+    };
     let filesystem = Op::NewFilesystem {
         kind: Text::new(kind, &format!("{pointer}/type"))?,
         source,
+        covers: takes_mode(kind, &options.data).then(|| (context.root, at.clone())),
         options: words,
         attributes: options.attributes.set & !late,
         into: tree,
@@ -237,12 +247,45 @@ fn plan_new(
     if options.copy_up {
         builder.step(Stage::Enter, pointer, Op::CopyUp { tree, root: context.root, at: at.clone() });
     }
-    if late != 0 {
+    if late != 0 && options.copy_up && !is_filled(context, mount) {
         let attributes = MountAttributes { set: late, ..MountAttributes::default() };
         builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
     }
     place(context, builder, options, tree, at, create, pointer);
     Ok(())
+}
+
+/// Whether more is put into a mount after it is placed: the nodes of /dev, or other mounts. A read-only one becomes that
+/// when everything is in it.
+fn is_filled(context: &Context<'_>, mount: &Mount) -> bool {
+    let at = mount.destination();
+    let below = |other: &Mount| other.destination() != at && other.destination().starts_with(at);
+    // Every other kind of file system has its directories already.
+    mount.typ().as_deref() == Some("tmpfs")
+        && (at == std::path::Path::new("/dev") || context.spec().mounts().iter().flatten().any(below))
+}
+
+/// Makes read-only what had to be written to until now.
+pub fn plan_read_only(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    let mounts = context.spec().mounts().as_deref().unwrap_or_default();
+    for (index, mount) in mounts.iter().enumerate().filter(|_| context.has_root()) {
+        let kind = mount.typ().as_deref().unwrap_or_default();
+        let options = parse(mount.options().as_deref().unwrap_or_default());
+        let new = kind != "bind" && options.bind.is_none() && !options.remount && !is_cgroup(mount);
+        let set = options.of_new().attributes.set & MountAttributes::READ_ONLY;
+        if new && set != 0 && is_filled(context, mount) {
+            let pointer = format!("/mounts/{index}");
+            let at = ContainerPath::new(mount.destination(), &format!("{pointer}/destination"))?;
+            let attributes = MountAttributes { set, ..MountAttributes::default() };
+            builder.step(Stage::Enter, pointer, Op::SetAttributesAt { root: context.root, at, attributes });
+        }
+    }
+    Ok(())
+}
+
+/// A tmpfs without a mode of its own has that of the directory under it, as with runc: /run stays 0755.
+fn takes_mode(kind: &str, options: &[String]) -> bool {
+    kind == "tmpfs" && !options.iter().any(|option| option.starts_with("mode="))
 }
 
 fn place(
@@ -316,6 +359,7 @@ fn plan_cgroup_v1(
     let tmpfs = Op::NewFilesystem {
         kind: Text::new("tmpfs", pointer)?,
         source: Some(Text::new("tmpfs", pointer)?),
+        covers: None,
         options: data(&["mode=755".into()], pointer)?,
         attributes: MountAttributes::NO_SUID | MountAttributes::NO_DEV | MountAttributes::NO_EXEC,
         into: base,
@@ -394,7 +438,12 @@ fn new_cgroup(
 ) -> Result<(), Refusal> {
     let kind = Text::new(kind, pointer)?;
     let source = Some(Text::new("cgroup", pointer)?);
-    builder.step(Stage::Enter, pointer, Op::NewFilesystem { kind, source, options, attributes, into });
+    let covers = None;
+    builder.step(
+        Stage::Enter,
+        pointer,
+        Op::NewFilesystem { kind, source, covers, options, attributes, into },
+    );
     Ok(())
 }
 
@@ -425,6 +474,7 @@ pub fn plan_masks(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
     let empty = Op::NewFilesystem {
         kind: Text::new("tmpfs", "/linux/maskedPaths")?,
         source: Some(Text::new("tmpfs", "/linux/maskedPaths")?),
+        covers: None,
         options: words,
         attributes: MountAttributes::READ_ONLY
             | MountAttributes::NO_SUID

@@ -21,7 +21,7 @@ use oci_spec::runtime::{Process, Spec};
 use crate::arrival::Arrival;
 use crate::capabilities::{CapSet, CapabilitySets};
 use crate::compile::{Context, STDIO, gate};
-use crate::container::{Gate, Joining};
+use crate::container::{Console, Gate, Joining};
 use crate::seccomp::message::Identity;
 use crate::{namespaces, rlimits, seccomp};
 
@@ -74,6 +74,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
             init_pid: None,
         },
     };
+    crate::scheduling::reset_affinity(builder);
     confinement.plan(filter(context.spec(), context.host)?, builder)?;
     // Whoever joins a process must be allowed to look into it. Root always is; an ordinary user is not while the process is
     // still this program, and his hooks join it before it becomes another. Nobody else is in the container by then.
@@ -114,10 +115,10 @@ pub(crate) fn plan_joining(
     // The caller's session keyring stays outside, as for the first process.
     let name = Text::new(format!("_ses.{}", joining.id), "exec")?;
     builder.step(Stage::Enter, "exec", Op::NewKeyring { name });
-    if joining.console {
+    if joining.console != Console::None {
         let path = cofferdam_plan::HostPath::new("/", "exec")?;
         builder.step(Stage::Enter, "/process/terminal", Op::OpenDirectory { path, into: root });
-        let terminal = crate::devices::make_terminal(process, root, false)?;
+        let terminal = crate::devices::make_terminal(process, root, joining.console, false)?;
         builder.step(Stage::Enter, "/process/terminal", terminal);
         if arrival == Arrival::First {
             builder.step(Stage::Enter, "/process/terminal", Op::TakeTerminal);
@@ -221,8 +222,7 @@ impl Confinement<'_> {
         let late_ids = filter.is_some() && !no_new_privileges;
         let stage = if late_ids { Stage::Exec } else { Stage::Confine };
         let program = self.program()?;
-        if !process.env().iter().flatten().any(|pair| pair.len() > "HOME=".len() && pair.starts_with("HOME="))
-        {
+        if !self.environment().iter().any(|pair| pair.starts_with("HOME=")) {
             let uid = process.user().uid();
             builder.step(Stage::Confine, "/process/env", Op::FindHome { uid });
         }
@@ -344,9 +344,8 @@ impl Confinement<'_> {
         let candidates = if name.contains('/') {
             vec![text(name.to_owned())?]
         } else {
-            let environment = self.process.env().iter().flatten();
-            let path =
-                environment.filter_map(|pair| pair.strip_prefix("PATH=")).next_back().unwrap_or(DEFAULT_PATH);
+            let environment = self.environment();
+            let path = environment.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
             let candidate = |directory: &str| {
                 let directory = if directory.is_empty() { "." } else { directory };
                 text(format!("{}/{name}", directory.trim_end_matches('/')))
@@ -356,6 +355,18 @@ impl Confinement<'_> {
         Ok(Op::FindProgram { name: text(name.to_owned())?, candidates })
     }
 
+    /// Every variable once, as it was said last: which of two a program takes is its own affair otherwise. An empty HOME is
+    /// none.
+    fn environment(&self) -> Vec<String> {
+        let all = self.process.env().as_deref().unwrap_or_default();
+        let name = |pair: &'_ str| pair.split_once('=').map_or(pair.len(), |(name, _)| name.len());
+        let mut seen = std::collections::HashSet::new();
+        let last = all.iter().rev().filter(|pair| seen.insert(&pair[..name(pair)]));
+        let mut variables: Vec<String> = last.filter(|pair| *pair != "HOME=").cloned().collect();
+        variables.reverse();
+        variables
+    }
+
     fn exec(&self, builder: &mut Builder) -> Result<(), Refusal> {
         let texts = |list: &[String], pointer: &str| {
             let text =
@@ -363,9 +374,7 @@ impl Confinement<'_> {
             list.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()
         };
         let arguments = texts(self.arguments()?, "/process/args")?;
-        let variables: Vec<String> =
-            self.process.env().iter().flatten().filter(|pair| *pair != "HOME=").cloned().collect();
-        let environment = texts(&variables, "/process/env")?;
+        let environment = texts(&self.environment(), "/process/env")?;
         builder.step(Stage::Exec, "/process/args", Op::Exec { arguments, environment });
         Ok(())
     }

@@ -120,10 +120,13 @@ pub(crate) fn plan(
     Ok(())
 }
 
-/// The processors of a joining process: before it is in the container's cgroup, and after.
-/// config.md, `execCPUAffinity`.
+/// The processors of a joining process: before it is in the container's cgroup, and after; all that the cgroup gives where
+/// nothing is said. config.md, `execCPUAffinity`.
 pub(crate) fn plan_affinity(process: &Process, builder: &mut Builder) -> Result<(), Refusal> {
-    let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
+    let Some(affinity) = process.exec_cpu_affinity() else {
+        reset_affinity(builder);
+        return Ok(());
+    };
     if let Some(cpus) = cpus(affinity.initial(), "/process/execCPUAffinity/initial")? {
         builder.step(Stage::Host, "/process/execCPUAffinity/initial", Op::BeginOn { cpus });
     }
@@ -131,6 +134,11 @@ pub(crate) fn plan_affinity(process: &Process, builder: &mut Builder) -> Result<
         builder.step(Stage::Confine, "/process/execCPUAffinity/final", Op::SetAffinity { cpus });
     }
     Ok(())
+}
+
+/// What the caller was held to, by taskset(1) or by its service manager, is not the container's: its limit is its cgroup.
+pub(crate) fn reset_affinity(builder: &mut Builder) {
+    builder.step(Stage::Confine, "every container", Op::ResetAffinity);
 }
 
 fn cpus(list: &Option<String>, pointer: &str) -> Result<Option<Vec<u32>>, Refusal> {
@@ -200,7 +208,7 @@ fn memory_policy(asked: &LinuxMemoryPolicy, host: &HostFeatures) -> Result<Op, R
     let refuse = |field: &str, problem: String| {
         Err(Refusal::invalid(
             format!("/linux/memoryPolicy/{field}"),
-            format!("invalid memory policy: {problem}"),
+            format!("invalid memory policy {field}: {problem}"),
         ))
     };
     let Some((name, _, number_of_mode, since, nodes_of_mode)) =
@@ -228,7 +236,12 @@ fn memory_policy(asked: &LinuxMemoryPolicy, host: &HostFeatures) -> Result<Op, R
         Err(problem) => return refuse("nodes", problem),
     };
     match nodes_of_mode {
-        Nodes::None if !listed.is_empty() => return refuse("nodes", format!("{name} takes no nodes")),
+        Nodes::None if !listed.is_empty() => {
+            return refuse(
+                "nodes",
+                format!("{name} mode requires 0 nodes but got {}", listed.iter().count()),
+            );
+        }
         Nodes::None | Nodes::Optional if listed.is_empty() && flags != 0 => {
             return refuse("flags", format!("{name} without nodes takes no flags"));
         }
@@ -310,7 +323,7 @@ mod tests {
         assert_eq!(plan(serde_json::json!({"mode": "MPOL_PREFERRED", "nodes": "1"})), op(1, vec![2]));
         for (json, expected) in [
             (serde_json::json!({"mode": "MPOL_BIND"}), "needs nodes"),
-            (serde_json::json!({"mode": "MPOL_DEFAULT", "nodes": "0"}), "takes no nodes"),
+            (serde_json::json!({"mode": "MPOL_DEFAULT", "nodes": "0"}), "requires 0 nodes but got 1"),
             (serde_json::json!({"mode": "MPOL_BIND", "nodes": "7"}), "not online"),
             (serde_json::json!({"mode": "MPOL_BIND", "nodes": "x"}), "invalid memory policy"),
             (

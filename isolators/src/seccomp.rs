@@ -113,7 +113,7 @@ pub enum Error {
     #[error("SCMP_ACT_NOTIFY cannot be the default action")]
     NotifyByDefault,
     /// SCMP_ACT_NOTIFY on a call that hands the listener over.
-    #[error("SCMP_ACT_NOTIFY cannot be used for {syscall}, which hands the listener over")]
+    #[error("SCMP_ACT_NOTIFY cannot be used for the {syscall} syscall, which hands the listener over")]
     NotifyOnHandover {
         /// Where in the configuration.
         pointer: String,
@@ -255,9 +255,9 @@ fn flags(profile: &LinuxSeccomp, notifies: bool) -> u32 {
     if notifies { bits | flag::NEW_LISTENER } else { bits & !flag::WAIT_KILLABLE_RECV }
 }
 
-/// Calls that the child needs between loading the filter and being rid of its own copy of the listener, and to say why it
-/// failed: stopped in one of them, nobody could go on.
-const HANDOVER: [&str; 3] = ["write", "sendmsg", "close"];
+/// Calls that the child needs between loading the filter and handing the listener over, and to say why it failed: stopped in
+/// one of them, nobody could go on. Whatever comes later, such as closing its own copy, the listener can answer.
+const HANDOVER: [&str; 2] = ["write", "sendmsg"];
 
 fn notify(profile: &LinuxSeccomp) -> Result<Option<Notify>, Error> {
     if profile.default_action() == LinuxSeccompAction::ScmpActNotify {

@@ -29,8 +29,8 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     if !sorted.is_empty() && !mounted {
         // None is mounted in the container: one of our own, which nobody else ever sees.
         let kind = Text::new("proc", "/linux/sysctl")?;
-        let op =
-            Op::NewFilesystem { kind, source: None, options: Vec::new(), attributes: 0, into: context.proc };
+        let (options, into) = (Vec::new(), context.proc);
+        let op = Op::NewFilesystem { kind, source: None, covers: None, options, attributes: 0, into };
         builder.step(Stage::Enter, "/linux/sysctl", op);
     }
     for (name, value) in sorted {

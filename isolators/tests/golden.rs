@@ -42,7 +42,10 @@ fn plan(spec: &Spec, host: &HostFeatures, overlay: bool) -> String {
         spec,
         rootfs: &rootfs,
         gate: Gate::Socket(HostPath::new("/run/cofferdam/runtime/golden/start.sock", "").expect("a path")),
-        console: spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false),
+        console: match spec.process().as_ref().and_then(|process| process.terminal()) {
+            Some(true) => cofferdam_isolators::Console::Sent,
+            _ => cofferdam_isolators::Console::None,
+        },
         stdio: false,
         preserve_fds: 0,
         no_pivot: false,

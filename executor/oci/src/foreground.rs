@@ -19,7 +19,7 @@ pub(crate) fn console(terminal: bool, detached: bool, socket: Option<PathBuf>) -
         (_, _, Some(_)) => {
             Err(Failed::new("cannot use console socket if runc will not detach or allocate tty"))
         }
-        (true, false, None) => Ok(Console::Return),
+        (true, false, None) => Ok(Console::Front),
         (false, _, None) => Ok(Console::None),
     }
 }

@@ -59,10 +59,17 @@ fn parse_warned<T: DeserializeOwned>(text: &str, path: &Path) -> Result<(T, Vec<
     read.map(|value| (value, warnings))
 }
 
+/// What callers expect to be told of some objects: where they are, and the words.
+const WORDS: &[(&str, &str)] = &[
+    ("linux.memoryPolicy.flags", "invalid memory policy flag: "),
+    ("linux.memoryPolicy", "invalid memory policy mode: "),
+];
+
 fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|error| {
         let at = place::path(text, error.line(), error.column());
-        let at = if at.is_empty() { at } else { format!("at {at}: ") };
+        let words = WORDS.iter().find(|(prefix, _)| at.starts_with(prefix)).map_or("", |(_, words)| words);
+        let at = if at.is_empty() { at } else { format!("at {at}: {words}") };
         Error::Bundle { path: path.to_owned(), problem: format!("invalid JSON: {at}{error}") }
     })
 }

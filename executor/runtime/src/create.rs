@@ -55,6 +55,19 @@ pub enum Console {
     Socket(PathBuf),
     /// The caller, in the answer.
     Return,
+    /// The caller, in the answer, who copies it to a terminal of his own, which ends lines by itself.
+    Front,
+}
+
+impl Console {
+    /// What the plan has to know of it.
+    pub(crate) fn planned(&self) -> cofferdam_isolators::Console {
+        match self {
+            Self::None => cofferdam_isolators::Console::None,
+            Self::Socket(_) | Self::Return => cofferdam_isolators::Console::Sent,
+            Self::Front => cofferdam_isolators::Console::Fronted,
+        }
+    }
 }
 
 /// A container to create.
@@ -153,7 +166,7 @@ impl Runtime {
             spec: &create.spec,
             rootfs: &create.rootfs,
             gate,
-            console: !matches!(create.console, Console::None),
+            console: create.console.planned(),
             stdio: matches!(create.stdio, Stdio::Fds { .. }),
             preserve_fds: create.preserve_fds,
             no_pivot: create.no_pivot,
@@ -409,7 +422,7 @@ pub(crate) fn descriptors(stdio: Stdio, console: Console, limit: Duration) -> Re
     match console {
         Console::None => {}
         Console::Socket(path) => filled.push((CONSOLE, connect(&path, limit)?)),
-        Console::Return => {
+        Console::Return | Console::Front => {
             let (ours, theirs) =
                 rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                     .map_err(system("making a console socket"))?;

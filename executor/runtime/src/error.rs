@@ -52,11 +52,11 @@ pub enum Error {
     #[error("invalid configuration: {0}")]
     Refused(#[from] Refusal),
     /// The container's program cannot be found or executed.
-    #[error("unable to start container process: exec: {name:?}: {problem}")]
+    #[error("unable to start container process: {problem}")]
     Program {
         /// As `process.args[0]` says it.
         name: String,
-        /// Why, in the words that callers parse.
+        /// What of it failed and why, in the words that callers parse.
         problem: String,
         /// Whether it is there but may not be executed.
         denied: bool,
@@ -210,12 +210,24 @@ impl Error {
             return Self::WorkingDirectory { path: path.to_string(), errno: failure.errno };
         }
         match program_name(plan) {
-            Some(name) if by_program && !injected => Self::program(name, failure.errno),
+            Some(name) if by_program && !injected => {
+                match plan.steps.get(failure.step).map(|step| &step.op) {
+                    Some(Op::Exec { .. }) => Self::not_executed(name, failure.errno),
+                    _ => Self::not_found(name, failure.errno),
+                }
+            }
             _ => Self::Step(failure),
         }
     }
 
-    pub(crate) fn program(name: String, errno: rustix::io::Errno) -> Self {
+    /// The program was found, and the kernel does not execute it: it may miss an interpreter, say.
+    pub(crate) fn not_executed(name: String, errno: rustix::io::Errno) -> Self {
+        let problem = format!("exec {name}: {}", in_words(errno));
+        Self::Program { name, problem, denied: errno != rustix::io::Errno::NOENT }
+    }
+
+    /// The program is not there, or may not be executed.
+    fn not_found(name: String, errno: rustix::io::Errno) -> Self {
         use rustix::io::Errno;
         let problem = match errno {
             Errno::NOENT if !name.contains('/') => "executable file not found in $PATH".into(),
@@ -224,6 +236,7 @@ impl Error {
             Errno::ISDIR => "is a directory: permission denied".into(),
             errno => in_words(errno),
         };
+        let problem = format!("exec: {name:?}: {problem}");
         Self::Program { name, problem, denied: errno != Errno::NOENT }
     }
 }

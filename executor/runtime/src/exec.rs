@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cofferdam_apply::{Inputs, apply};
 use cofferdam_isolators::arrival::may_trace;
@@ -13,8 +14,12 @@ use oci_spec::runtime::Process;
 
 use crate::create::{Console, Stdio, descriptors, receive, with_resctrl, write_pid};
 use crate::error::Error;
+use crate::lock::Locked;
 use crate::runtime::Runtime;
 use crate::state::{Record, Status};
+
+/// How often it is looked whether a paused container goes on; cgroup v1 has nothing to wait on.
+const PAUSED_LOOK: Duration = Duration::from_millis(20);
 
 /// A process to start in a container.
 #[derive(Debug)]
@@ -29,7 +34,7 @@ pub struct Exec {
     pub preserve_fds: u32,
     /// Write the pid here before exec returns.
     pub pid_file: Option<PathBuf>,
-    /// Also in a paused container.
+    /// Wait for a paused container to go on, for as long as that takes.
     pub ignore_paused: bool,
     /// Cgroups below the container's that the process goes to: `PATH`, or `CONTROLLER:PATH` on cgroup v1.
     pub cgroups: Vec<String>,
@@ -66,19 +71,7 @@ pub struct Executed {
 impl Runtime {
     /// Starts a process in a running container.
     pub fn exec(&self, id: &ContainerId, mut exec: Exec) -> Result<Executed, Error> {
-        let (locked, mut record) = self.lock(id)?;
-        match record.status(&locked.directory, &self.cgroups) {
-            Status::Running | Status::Created => {}
-            Status::Paused if exec.ignore_paused => {}
-            Status::Paused => {
-                return Err(Error::Conflict(
-                    "cannot exec in a paused container (use --ignore-paused to override)".into(),
-                ));
-            }
-            Status::Stopped | Status::Creating => {
-                return Err(Error::Conflict("cannot exec in a stopped container".into()));
-            }
-        }
+        let (locked, mut record) = self.lock_running(id, exec.ignore_paused)?;
         let pid_file = exec.pid_file.take();
         if may_trace(&exec.process)
             && !record.tracers
@@ -102,6 +95,25 @@ impl Runtime {
         Ok(Executed { pid: joined.child.pid, pidfd: joined.child.pidfd, console, warnings: joined.warnings })
     }
 
+    /// A container that is locked and runs. A paused one is waited for where that is asked, and without its lock, which
+    /// whoever resumes it needs: a process that entered it now would stop on its way, and nobody could end it.
+    fn lock_running(&self, id: &ContainerId, ignore_paused: bool) -> Result<(Locked, Record), Error> {
+        loop {
+            let (locked, record) = self.lock(id)?;
+            let problem = match record.status(&locked.directory, &self.cgroups) {
+                Status::Running | Status::Created => return Ok((locked, record)),
+                Status::Paused if ignore_paused => {
+                    drop(locked);
+                    std::thread::sleep(PAUSED_LOOK);
+                    continue;
+                }
+                Status::Paused => "cannot exec in a paused container (use --ignore-paused to override)",
+                Status::Stopped | Status::Creating => "cannot exec in a stopped container",
+            };
+            return Err(Error::Conflict(problem.into()));
+        }
+    }
+
     /// Starts a process in the container of `record`, which is locked and runs; `program` is what it executes where that is
     /// not its first argument.
     pub(crate) fn join(&self, record: &Record, exec: Exec, program: Option<&str>) -> Result<Joined, Error> {
@@ -115,7 +127,7 @@ impl Runtime {
             bundle: &record.bundle,
             process: &exec.process,
             program,
-            console: !matches!(exec.console, Console::None),
+            console: exec.console.planned(),
             stdio: matches!(exec.stdio, Stdio::Fds { .. }),
             preserve_fds: exec.preserve_fds,
             cgroup: record.cgroup.as_deref(),

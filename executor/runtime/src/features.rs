@@ -79,7 +79,7 @@ fn plan(config: &Value, host: &HostFeatures) -> Option<Plan> {
         spec: &spec,
         rootfs: &Rootfs::Bundle,
         gate: Gate::Open,
-        console: false,
+        console: cofferdam_isolators::Console::None,
         stdio: false,
         preserve_fds: 0,
         no_pivot: false,

@@ -125,7 +125,7 @@ fn run_one(
         Place::Namespaces(process) => Some((process.as_fd(), namespaces(record)?)),
         Place::Host => None,
     };
-    let program = program(hook)?;
+    let program = program(hook, directory(record, place))?;
     let child = spawn(&program, &streams, inside, timeout).map_err(|errno| match errno {
         Errno::TIMEDOUT => format!("was not executed within {} s", timeout.as_secs()),
         errno => in_words(errno),
@@ -147,8 +147,17 @@ fn redirect(streams: &mut Streams, spec: &oci_spec::runtime::Spec) -> Result<(),
     Ok(())
 }
 
+/// Where a hook of the host stands, which the specification leaves open: as with runc, in the bundle; and in the container's
+/// namespaces in its root, which is not yet theirs.
+fn directory<'a>(record: &'a Record, place: &Place<'_>) -> &'a std::path::Path {
+    match place {
+        Place::Namespaces(_) => &record.rootfs,
+        _ => &record.bundle,
+    }
+}
+
 /// The program's own name, arguments and environment as the hook gives them, and nothing of ours.
-fn program(hook: &Hook) -> Result<Program, String> {
+fn program(hook: &Hook, directory: &std::path::Path) -> Result<Program, String> {
     let text = |text: &str| CString::new(text).map_err(|_| "holds a NUL byte".to_owned());
     let texts = |list: &[&str]| list.iter().map(|one| text(one)).collect::<Result<Vec<_>, _>>();
     let path = CString::new(hook.path().as_os_str().as_bytes()).map_err(|_| "holds a NUL byte")?;
@@ -156,20 +165,24 @@ fn program(hook: &Hook) -> Result<Program, String> {
     let arguments = if arguments.is_empty() { vec![path.clone()] } else { texts(&arguments)? };
     let environment = texts(&environment(hook))?;
     let vector = |texts: &[CString]| Vector::new(texts.iter().map(CString::as_c_str));
-    Ok(Program { path, arguments: vector(&arguments), environment: vector(&environment) })
+    let directory = CString::new(directory.as_os_str().as_bytes()).map_err(|_| "holds a NUL byte")?;
+    Ok(Program { path, directory, arguments: vector(&arguments), environment: vector(&environment) })
 }
 
 fn environment(hook: &Hook) -> Vec<&str> {
     hook.env().iter().flatten().map(String::as_str).filter(|pair| pair.contains('=')).collect()
 }
 
-/// Starts a hook as one more process of the container, held to all that its first process is held to.
+/// Starts a hook as one more process of the container, held to all that its first process is held to, with its environment
+/// where the hook has none of its own.
 fn join(runtime: &Runtime, record: &Record, hook: &Hook, streams: Streams) -> Result<Child, String> {
     let path = hook.path().to_str().ok_or("its path is not UTF-8")?;
     let mut process = record.spec.process().clone().unwrap_or_default();
     let arguments = hook.args().clone().filter(|arguments| !arguments.is_empty());
     process.set_args(Some(arguments.unwrap_or_else(|| vec![path.to_owned()])));
-    process.set_env(Some(environment(hook).into_iter().map(str::to_owned).collect()));
+    if hook.env().is_some() {
+        process.set_env(Some(environment(hook).into_iter().map(str::to_owned).collect()));
+    }
     process.set_cwd("/".into()).set_terminal(Some(false));
     let mut exec = Exec::new(process);
     let Streams { stdin, stdout, stderr } = streams;
@@ -191,6 +204,17 @@ fn namespaces(record: &Record) -> Result<u64, String> {
     let flags =
         joined.into_iter().filter(|kind| members.has(*kind)).fold(0, |flags, kind| flags | kind.flag());
     Ok(flags | Namespace::Mount.flag())
+}
+
+/// What a signal is about, for those that a confined program runs into.
+fn signal_words(signal: i32) -> &'static str {
+    match Signal::from_named_raw(signal) {
+        Some(Signal::SYS) => ": bad system call",
+        Some(Signal::SEGV) => ": segmentation fault",
+        Some(Signal::ABORT) => ": aborted",
+        Some(Signal::KILL) => ": killed",
+        _ => "",
+    }
 }
 
 fn attend(
@@ -240,7 +264,7 @@ fn attend(
     let how = match reap(child.pidfd.as_fd()).map_err(in_words)? {
         Ended::Exited(0) => return Ok(()),
         Ended::Exited(code) => format!("exit status {code}"),
-        Ended::Signalled(signal) => format!("killed by signal {signal}"),
+        Ended::Signalled(signal) => format!("killed by signal {signal}{}", signal_words(signal)),
     };
     Err(if said.is_empty() { how } else { format!("{how}, stderr: {said}") })
 }

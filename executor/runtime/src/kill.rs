@@ -1,8 +1,9 @@
 //! kill: a signal to the container's first process, or to all of them. runtime-spec runtime.md, "Kill".
 
+use cofferdam_isolators::namespaces::Membership;
 use cofferdam_linux::cgroup::Cgroup;
 use cofferdam_linux::wait::readable;
-use cofferdam_plan::ContainerId;
+use cofferdam_plan::{ContainerId, Namespace};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -12,12 +13,18 @@ use crate::runtime::Runtime;
 use crate::state::{Record, Status, noted_process};
 
 impl Runtime {
-    /// Sends `signal` to the container's first process, or to every process of its cgroup.
+    /// Sends `signal` to the container's first process, or to every process of its cgroup. KILL goes to all where they share
+    /// a pid namespace with others.
     pub fn kill(&self, id: &ContainerId, signal: i32, all: bool) -> Result<(), Error> {
         let (locked, record) = self.lock(id)?;
         if all && let Some(path) = &record.cgroup {
             let cgroup = self.own_cgroup(&record.id, path, record.process().is_some())?;
             return cgroup.map_or(Ok(()), |cgroup| crate::resources::signal_all(&cgroup, signal));
+        }
+        if signal == Signal::KILL.as_raw()
+            && let Some(cgroup) = self.shared_members(&record)?
+        {
+            return Ok(cgroup.kill()?);
         }
         let status = record.status(&locked.directory, &self.cgroups);
         let process = record.process().filter(|_| status != Status::Stopped);
@@ -34,6 +41,20 @@ impl Runtime {
             crate::resources::thaw(&self.cgroups, &record)?;
         }
         Ok(())
+    }
+}
+
+impl Runtime {
+    /// The cgroup of a container that has no pid namespace of its own, where somebody is in it: nobody ends with the first
+    /// process there, so that ending the container is ending all of them, also when that one has gone before.
+    fn shared_members(&self, record: &Record) -> Result<Option<Cgroup>, Error> {
+        let Some(path) = &record.cgroup else { return Ok(None) };
+        if Membership::of(&record.spec)?.makes(Namespace::Pid) {
+            return Ok(None);
+        }
+        let cgroup = self.own_cgroup(&record.id, path, record.process().is_some())?;
+        let Some(cgroup) = cgroup else { return Ok(None) };
+        Ok((!cgroup.processes()?.is_empty()).then_some(cgroup))
     }
 }
 

@@ -87,12 +87,16 @@ impl Runtime {
         self.with_cgroup(id, &[Status::Paused], "resume", |cgroup| cgroup.thaw())
     }
 
-    /// The processes of a container, by pid as the caller sees them.
+    /// The processes of a container, by pid as the caller sees them; a stopped one has none.
     pub fn pids(&self, id: &ContainerId) -> Result<Vec<i32>, Error> {
         let wanted = [Status::Created, Status::Running, Status::Paused];
         let record = Record::load(&self.directory(id), id.as_str())?;
-        if record.cgroup.is_none() && wanted.contains(&record.status(&self.directory(id), &self.cgroups)) {
-            return Ok(pid_namespace_members(&record));
+        match record.status(&self.directory(id), &self.cgroups) {
+            Status::Stopped => return Ok(Vec::new()),
+            status if record.cgroup.is_none() && wanted.contains(&status) => {
+                return Ok(pid_namespace_members(&record));
+            }
+            _ => {}
         }
         self.with_cgroup(id, &wanted, "list the processes of", Cgroup::processes)
     }

@@ -10,10 +10,10 @@ const NAMES: [&str; 31] = [
 /// The first and the last real-time signal, as programs see them (the C library keeps 32 and 33).
 const REAL_TIME: (i32, i32) = (34, 64);
 
-/// Reads a signal: a number, or a name with or without SIG, in any case; `RTMIN+n` and `RTMAX-n` too.
+/// Reads a signal: a number (0 asks whether there is somebody to send one to, kill(2)), or a name with or without SIG, in any case; `RTMIN+n` and `RTMAX-n` too.
 pub fn parse(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
-        return (1..=REAL_TIME.1).contains(&number).then_some(number);
+        return (0..=REAL_TIME.1).contains(&number).then_some(number);
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);

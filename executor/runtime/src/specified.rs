@@ -26,6 +26,10 @@ pub(crate) fn correct(document: &mut Value, warnings: &mut Vec<String>) -> bool 
 }
 
 fn correct_process(process: &mut Value, warnings: &mut Vec<String>) {
+    // Who is not named is root, as with runc: callers write processes for exec by hand.
+    if let Some(process) = process.as_object_mut().filter(|process| process.contains_key("cwd")) {
+        process.entry("user").or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
+    }
     for flag in process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut).into_iter().flatten() {
         let known = SCHEDULER_FLAGS.iter().find(|(name, _)| flag.as_str() == Some(name));
         if let Some((_, renamed)) = known {
@@ -90,6 +94,8 @@ mod tests {
         assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 1);
         let inside = corrected(json!({ "ociVersion": "1.3.0", "process": process }));
         assert!(serde_json::from_value::<oci_spec::runtime::Spec>(inside).is_ok());
+        let nobody = corrected(json!({ "cwd": "/", "args": ["sh"] }));
+        assert_eq!(serde_json::from_value::<Process>(nobody).unwrap().user().uid(), 0);
         let resources = corrected(json!({ "pids": {}, "cpu": { "shares": 2 } }));
         assert!(serde_json::from_value::<LinuxResources>(resources).unwrap().cpu().is_some());
     }
@@ -106,7 +112,9 @@ mod tests {
 
     #[test]
     fn what_is_right_or_wrong_by_the_specification_stays() {
-        for document in [json!({ "ociVersion": "1.3.0" }), json!({ "process": { "cwd": 7 } }), json!([1])] {
+        for document in
+            [json!({ "ociVersion": "1.3.0" }), json!({ "process": { "cwd": 7, "user": 7 } }), json!([1])]
+        {
             assert!(!correct(&mut document.clone(), &mut Vec::new()), "{document}");
         }
     }

@@ -103,7 +103,7 @@ fn late(record: &Record, failure: LateFailure) -> Error {
     let description = record.late_steps.iter().find(|(index, _)| *index == failure.step);
     let description = description.map_or_else(|| format!("step {}", failure.step), |(_, text)| text.clone());
     if description.starts_with("exec ") {
-        return Error::program(record.program.clone(), failure.errno);
+        return Error::not_executed(record.program.clone(), failure.errno);
     }
     Error::Late { description: format!("step {}, `{description}`", failure.step), failure }
 }

@@ -62,16 +62,15 @@ impl Way {
 }
 
 impl Proxy {
-    /// Takes over: our terminal becomes raw, since theirs does the work, and theirs leaves line ends alone.
+    /// Takes over: our terminal becomes raw, since theirs does the work, but for line ends, which ours go on to write
+    /// ([`crate::Console::Front`]).
     pub fn new(master: OwnedFd) -> Result<Self, Errno> {
-        let mut settings = tcgetattr(&master)?;
-        settings.output_modes.remove(OutputModes::ONLCR);
-        tcsetattr(&master, OptionalActions::Now, &settings)?;
         rustix::io::ioctl_fionbio(&master, true)?;
         let before = tcgetattr(rustix::stdio::stdin()).ok();
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
+            raw.output_modes.insert(OutputModes::OPOST);
             tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw)?;
         }
         let proxy = Self { master, before, typed: Way::default(), shown: Way::default() };

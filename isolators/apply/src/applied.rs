@@ -10,7 +10,7 @@ use cofferdam_linux::process::{
 };
 use cofferdam_linux::report::Report;
 use cofferdam_plan::op::{HookPoint, UnitProperty};
-use cofferdam_plan::{Barrier, Namespace, Op, Plan, Slot, Stage, Step};
+use cofferdam_plan::{Barrier, Create, Namespace, Op, Plan, Slot, Stage, Step};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -393,6 +393,11 @@ fn child_words(
             Some(format!("moving itself into the cgroup {}", behind.display()))
         }
         Op::FindProgram { name, .. } => Some(format!("looking for {name:?}")),
+        Op::Place { at, create: Create::RealDirectory, .. }
+            if matches!(errno, Errno::LOOP | Errno::NOTDIR) =>
+        {
+            Some(format!("{at} must be mounted on ordinary directory, not on a link or a file"))
+        }
         Op::NewFilesystem { kind, .. } if errno == Errno::PERM => refused(&kind.to_string()),
         _ => None,
     }

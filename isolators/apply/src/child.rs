@@ -11,6 +11,7 @@ mod gate;
 mod home;
 mod mounts;
 mod nodes;
+mod views;
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};

@@ -184,7 +184,7 @@ fn connect_listener(path: &HostPath) -> Result<OwnedFd, (Errno, Option<String>)>
     let failed = |errno| match errno {
         // What SO_SNDTIMEO makes of a full backlog.
         Errno::AGAIN => (Errno::TIMEDOUT, Some(format!("nobody accepted on {path} in {LISTENER_SECONDS} s"))),
-        errno => plain(errno),
+        errno => (errno, Some("failed to connect with seccomp agent".to_owned())),
     };
     let socket =
         socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(plain)?;

@@ -71,7 +71,7 @@ pub enum Error {
         file: String,
     },
     /// A cgroup that is to be made is there and in use.
-    #[error("cgroup {path} holds {processes} processes already", path = path.display())]
+    #[error("container's cgroup is not empty: cgroup {path} holds {processes} processes already", path = path.display())]
     NotEmpty {
         /// The cgroup.
         path: PathBuf,
@@ -79,7 +79,7 @@ pub enum Error {
         processes: usize,
     },
     /// A cgroup that is to be made is there and frozen: whoever enters it stops for good.
-    #[error("cgroup {path} is frozen", path = path.display())]
+    #[error("container's cgroup unexpectedly frozen: cgroup {path}", path = path.display())]
     Frozen {
         /// The cgroup.
         path: PathBuf,

@@ -449,8 +449,10 @@ pub fn set_scheduler(mut scheduler: Scheduler) -> Result<(), Errno> {
 pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> Result<(), Errno> {
     // The kernel takes one bit less than it is told.
     let bits = if nodes.is_empty() { 0 } else { nodes.len() * 64 + 1 };
+    // No nodes is a null pointer: behind any other the kernel takes 0 bits for too many.
+    let mask = if nodes.is_empty() { std::ptr::null() } else { nodes.as_ptr() };
     // SAFETY: the kernel reads `bits - 1` bits of a live slice that has them.
-    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes.as_ptr(), bits) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) }).map(drop)
 }
 
 /// The processors that the calling thread may run on, for [`restore_affinity`].
@@ -471,6 +473,12 @@ pub fn restore_affinity(affinity: &Affinity) -> Result<(), Errno> {
     // SAFETY: the mask is live and of the size given.
     check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) })
         .map(drop)
+}
+
+/// Gives the calling thread every processor that its cgroup allows. *Child-safe.*
+pub fn reset_affinity() -> Result<(), Errno> {
+    // What the mask holds beyond the kernel's own is passed over.
+    restore_affinity(&Affinity([u64::MAX; 128]))
 }
 
 /// Restricts the calling thread to these processors, at most 1024. *Child-safe.*

@@ -25,6 +25,13 @@ pub fn set_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<(),
     )
 }
 
+/// Has a terminal write line ends as they are: another one in front of it translates them. *Child-safe.*
+pub fn leave_line_ends(terminal: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut settings = rustix::termios::tcgetattr(terminal)?;
+    settings.output_modes.remove(rustix::termios::OutputModes::ONLCR);
+    rustix::termios::tcsetattr(terminal, rustix::termios::OptionalActions::Now, &settings)
+}
+
 /// Sends a descriptor with `message` over a unix socket. *Child-safe.*
 pub fn send_descriptor(
     socket: BorrowedFd<'_>,

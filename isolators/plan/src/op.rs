@@ -123,10 +123,12 @@ pub enum Op {
     RaiseLoopback,
     /// Detach the whole tree of mounts from the host's. `mount_setattr("/", AT_RECURSIVE)`
     SetRootPropagation { propagation: Propagation },
-    /// Make a new instance of a file system, detached. `fsopen`, `fsconfig`, `fsmount`
+    /// Make a new instance of a file system, detached; with the mode of the directory that it is to cover, where there is
+    /// one. `fsopen`, `fsconfig`, `fsmount`
     NewFilesystem {
         kind: Text,
         source: Option<Text>,
+        covers: Option<(Slot, ContainerPath)>,
         options: Vec<FilesystemOption>,
         attributes: u64,
         into: Slot,
@@ -162,16 +164,17 @@ pub enum Op {
     MakeSymlink { root: Slot, target: Text, at: ContainerPath },
     /// Make a directory and its parents unless it is there. `mkdirat`
     MakeDirectory { root: Slot, at: ContainerPath },
-    /// Open the pty pair inside the container's devpts, hand the master out, and make the slave the standard descriptors.
+    /// Open the pty pair inside the container's devpts, hand the master out, and make the slave the standard descriptors;
+    /// `fronted`, it leaves line ends to the terminal in front of it.
     MakeTerminal {
         root: Slot,
         devpts: ContainerPath,
         send: Slot,
         console: bool,
+        fronted: bool,
         rows: u16,
         columns: u16,
         uid: u32,
-        gid: u32,
     },
     /// Make standard input the session's controlling terminal. `ioctl(TIOCSCTTY)`
     TakeTerminal,
@@ -216,6 +219,8 @@ pub enum Op {
     SetIoPriority { class: u32, level: u32 },
     /// `sched_setaffinity`
     SetAffinity { cpus: Vec<u32> },
+    /// Take every processor that the cgroup gives, whatever the caller was held to. `sched_setaffinity`
+    ResetAffinity,
     /// `set_mempolicy`
     SetMemoryPolicy { mode: u32, nodes: Vec<u64> },
     /// `personality`

@@ -122,10 +122,11 @@ impl Plan {
             RaiseLoopback => "raise-loopback".into(),
             GiveStdio { uid, gid } => format!("give-stdio to {uid}:{gid}"),
             SetRootPropagation { propagation } => format!("set-root-propagation {propagation:?} recursive"),
-            NewFilesystem { kind, source, options: o, attributes, into } => {
+            NewFilesystem { kind, source, covers, options: o, attributes, into } => {
                 let attributes = crate::op::MountAttributes { set: *attributes, ..Default::default() };
                 let source = source.as_ref().map(|s| format!(" source={s}")).unwrap_or_default();
-                format!("new-filesystem {} <- {kind}{source}{} [{attributes}]", n(into), options(o))
+                let mode = if covers.is_some() { " mode of what it covers" } else { "" };
+                format!("new-filesystem {} <- {kind}{source}{} [{attributes}]{mode}", n(into), options(o))
             }
             Overlay { form, lower, upper, work, into } => {
                 let folder = |folder: &Folder| match folder {
@@ -161,9 +162,10 @@ impl Plan {
             }
             MakeSymlink { root, target, at } => format!("make-symlink {}:{at} -> {target}", n(root)),
             MakeDirectory { root, at } => format!("make-directory {}:{at}", n(root)),
-            MakeTerminal { root, devpts, send, console: _, rows, columns, uid, gid } => {
+            MakeTerminal { root, devpts, send, console: _, fronted, rows, columns, uid } => {
+                let fronted = if *fronted { ", line ends left alone" } else { "" };
                 format!(
-                    "make-terminal {}:{devpts} {columns}x{rows} owner {uid}:{gid}, master to {}",
+                    "make-terminal {}:{devpts} {columns}x{rows} owner {uid}, master to {}{fronted}",
                     n(root),
                     n(send)
                 )
@@ -198,6 +200,7 @@ impl Plan {
                 line
             }
             SetIoPriority { class, level } => format!("set-io-priority class={class} level={level}"),
+            ResetAffinity => "reset-affinity".into(),
             SetAffinity { cpus } => format!("set-affinity {cpus:?}"),
             SetMemoryPolicy { mode, nodes } => format!("set-memory-policy {mode:#x} nodes {nodes:x?}"),
             SetPersonality { domain } => format!("set-personality {domain:#x}"),

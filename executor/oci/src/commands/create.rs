@@ -66,7 +66,7 @@ fn make(call: &Call<'_>, gate: Gate, side: Side) -> Result<(Runtime, Created), F
     let mut create = request(call, call.said.id()?)?;
     let terminal = create.spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
     create.console = console(terminal, side == Side::Background, call.said.path("console-socket"))?;
-    if let (Console::Return, Some(process)) = (&create.console, create.spec.process_mut()) {
+    if let (Console::Front, Some(process)) = (&create.console, create.spec.process_mut()) {
         take_our_size(process);
     }
     if readiness::manager().is_some() {

@@ -28,7 +28,7 @@ fn execute(call: &Call<'_>) -> Result<i32, Failed> {
     let terminal = process.terminal().unwrap_or(false);
     let mut exec = Exec::new(process);
     exec.console = console(terminal, detached, said.path("console-socket"))?;
-    if matches!(exec.console, Console::Return) {
+    if matches!(exec.console, Console::Front) {
         take_our_size(&mut exec.process);
     }
     exec.pid_file = said.path("pid-file");

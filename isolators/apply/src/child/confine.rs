@@ -35,6 +35,7 @@ pub(super) fn run(op: &Op) -> Result<(), Errno> {
             })
         }
         Op::SetIoPriority { class, level } => process::set_io_priority(*class, *level),
+        Op::ResetAffinity => process::reset_affinity(),
         Op::SetAffinity { cpus } => process::set_affinity(cpus),
         Op::SetMemoryPolicy { mode, nodes } => process::set_memory_policy(*mode, nodes),
         Op::SetPersonality { domain } => process::set_personality(*domain),

@@ -8,7 +8,8 @@ use cofferdam_linux::rootfs::{Missing, Rootfs};
 use cofferdam_plan::op::FilesystemOption;
 use cofferdam_plan::{ContainerPath, Create, HostPath, MountAttributes, Op, Propagation, Slot, Text};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstatfs, openat, readlinkat_raw, statat, symlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat, readlinkat_raw, statat,
+    symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -33,8 +34,10 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
             table.set(*into, tree);
             Ok(())
         }
-        Op::NewFilesystem { kind, source, options, attributes, into } => {
-            let tree = new_filesystem(kind, source.as_ref(), options, *attributes)?;
+        Op::NewFilesystem { kind, source, covers, options, attributes, into } => {
+            let covered =
+                covers.as_ref().map(|(root, at)| covered_mode(table, *root, at)).transpose()?.flatten();
+            let tree = new_filesystem(kind, source.as_ref(), covered, options, *attributes)?;
             table.set(*into, tree);
             Ok(())
         }
@@ -81,6 +84,7 @@ fn set_root(set: u64, clear: u64, propagation: Option<Propagation>, recursive: b
 fn new_filesystem(
     kind: &Text,
     source: Option<&Text>,
+    mode: Option<u32>,
     options: &[FilesystemOption],
     attributes: u64,
 ) -> Result<OwnedFd, Errno> {
@@ -88,9 +92,33 @@ fn new_filesystem(
     if let Some(source) = source {
         fsconfig_set_string(&context, c"source", source.as_c_str())?;
     }
+    if let Some(mode) = mode {
+        fsconfig_set_string(&context, c"mode", octal(mode, &mut [0; OCTAL_BYTES]))?;
+    }
     configure(&context, options)?;
     fsconfig_create(&context)?;
     make(&context, attributes)
+}
+
+/// The permissions of a directory of the container; `None` where there is none yet.
+fn covered_mode(table: &Table, root: Slot, at: &ContainerPath) -> Result<Option<u32>, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match Rootfs::new(table.get(root)?).open(at.as_c_str(), flags, ResolveFlags::empty()) {
+        Ok(directory) => Ok(Some(fstat(&directory)?.st_mode & 0o7777)),
+        // What is in its way is told when it is placed.
+        Err(_) => Ok(None),
+    }
+}
+
+/// Four digits and the NUL byte.
+const OCTAL_BYTES: usize = 5;
+
+/// A mode in text, without allocating.
+fn octal(mode: u32, text: &mut [u8; OCTAL_BYTES]) -> &CStr {
+    for (place, digit) in text.iter_mut().take(OCTAL_BYTES - 1).rev().zip(0..) {
+        *place = b'0' + (mode >> (3 * digit) & 7) as u8;
+    }
+    CStr::from_bytes_until_nul(text).unwrap_or(c"0")
 }
 
 fn configure(context: &OwnedFd, options: &[FilesystemOption]) -> Result<(), Errno> {
@@ -268,6 +296,7 @@ fn pivot(root: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// For hosts whose root is an initramfs, which cannot be pivoted away from.
 fn move_root(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    super::views::detach(root)?;
     rustix::process::fchdir(root)?;
     move_mount(root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     rustix::process::chroot(c".")?;

@@ -53,8 +53,9 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
         Op::MakeDirectory { root, at } => Rootfs::new(table.get(*root)?)
             .open_or_make(at.as_c_str(), Missing::Directory, ResolveFlags::empty())
             .map(drop),
-        Op::MakeTerminal { root, devpts, send, console, rows, columns, uid, gid } => {
-            make_terminal(table, *root, devpts, (*send, *console), (*rows, *columns), (*uid, *gid))
+        Op::MakeTerminal { root, devpts, send, console, fronted, rows, columns, uid } => {
+            let kind = Kind { console: *console, fronted: *fronted };
+            make_terminal(table, *root, devpts, (*send, kind), (*rows, *columns), *uid)
         }
         _ => Err(Errno::NOSYS),
     }
@@ -106,15 +107,23 @@ fn bind(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     move_mount(&copy, c"", target, c"", flags)
 }
 
+/// What a terminal is besides.
+struct Kind {
+    /// `/dev/console` too.
+    console: bool,
+    /// Another terminal is in front of it.
+    fronted: bool,
+}
+
 /// The pair comes from the container's own devpts, checked by its magic; the slave is opened through the master
 /// (`TIOCGPTPEER`), never by a name; `/dev/console` is a mount of that very descriptor.
 fn make_terminal(
     table: &Table,
     root: Slot,
     devpts: &ContainerPath,
-    (send, console): (Slot, bool),
+    (send, kind): (Slot, Kind),
     (rows, columns): (u16, u16),
-    (uid, gid): (u32, u32),
+    uid: u32,
 ) -> Result<(), Errno> {
     let rootfs = Rootfs::new(table.get(root)?);
     let instance =
@@ -128,13 +137,17 @@ fn make_terminal(
     if (rows, columns) != (0, 0) {
         terminal::set_size(master.as_fd(), rows, columns)?;
     }
+    if kind.fronted {
+        terminal::leave_line_ends(master.as_fd())?;
+    }
     let slave = terminal::open_peer(master.as_fd())?;
-    match rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
+    // Its group stays what devpts gives it: that of terminals, whom write(1) runs as.
+    match rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), None) {
         // An id that is not mapped into the user namespace: the terminal stays root's.
         Err(Errno::INVAL) => {}
         result => result?,
     }
-    if console {
+    if kind.console {
         let console = rootfs.open_or_make(c"/dev/console", Missing::File, ResolveFlags::NO_SYMLINKS)?;
         bind(slave.as_fd(), console.as_fd())?;
     }
