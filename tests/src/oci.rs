@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ pub fn on_each(wanted: impl Fn(&Runtime) -> bool, body: impl Fn(&Runtime, &Path)
     for runtime in Runtime::all(&world.state()).iter().filter(|runtime| wanted(runtime)) {
         println!("on {}", runtime.name());
         // Made before the census, so that its own folder is no difference.
-        let _ = runtime.call(&["list"]);
+        runtime.make_root()?;
         let bundles = world.files().join(runtime.name());
         std::fs::create_dir(&bundles)?;
         let watch = world.watch();
@@ -87,6 +88,12 @@ impl Runtime {
     /// Where the program is.
     pub fn program(&self) -> &Path {
         &self.program
+    }
+
+    /// Makes the folder that it keeps its state in, before a census is taken: it stays when the containers are gone.
+    pub fn make_root(&self) -> Result<()> {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root);
+        made.with_context(|| format!("making {}", self.root.display()))
     }
 
     /// Where it keeps the state of its containers.

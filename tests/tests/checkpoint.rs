@@ -56,7 +56,7 @@ fn on_every_runtime(body: impl Fn(&Restoring, &Path)) {
     let world = World::enter().unwrap();
     for runtime in Runtime::all(&world.state()) {
         println!("on {}", runtime.name());
-        let _ = runtime.call(&["list"]);
+        runtime.make_root().unwrap();
         let bundles = world.files().join(runtime.name());
         std::fs::create_dir(&bundles).unwrap();
         let watch = world.watch();

@@ -76,7 +76,7 @@ fn a_terminal_comes_over_the_console_socket_of_run_create_and_exec() {
     let world = World::enter().unwrap();
     for runtime in Runtime::all(&world.state()) {
         println!("on {}", runtime.name());
-        let _ = runtime.call(&["list"]);
+        runtime.make_root().unwrap();
         let folder = world.files().join(runtime.name());
         std::fs::create_dir(&folder).unwrap();
         let watch = world.watch();

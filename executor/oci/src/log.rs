@@ -38,33 +38,34 @@ impl Log {
         }
     }
 
-    /// A warning: to the log file only, so that a successful command says nothing.
+    /// A warning: to the log, which is standard error where there is no file.
     pub(crate) fn warning(&self, message: &str) {
-        self.to_file(Level::Warning, message);
+        self.at_level(Level::Warning, message);
     }
 
-    /// What helps to find a fault; to the log file only.
+    /// What helps to find a fault; said only where it is asked for.
     pub(crate) fn debug(&self, message: &str) {
-        self.to_file(Level::Debug, message);
+        self.at_level(Level::Debug, message);
     }
 
-    fn to_file(&self, level: Level, message: &str) {
-        if self.file.is_some() && level <= self.level {
+    fn at_level(&self, level: Level, message: &str) {
+        if level <= self.level {
             self.write(level, message);
         }
     }
 
     fn write(&self, level: Level, message: &str) {
-        let (time, level) = (cofferdam_runtime::now_rfc3339(), level.name());
+        let (time, name) = (cofferdam_runtime::now_rfc3339(), level.name());
         let line = match self.format {
-            Format::Json => serde_json::json!({ "level": level, "msg": message, "time": time }).to_string(),
-            Format::Text => format!("time={time:?} level={level} msg={message:?}"),
+            Format::Json => serde_json::json!({ "level": name, "msg": message, "time": time }).to_string(),
+            Format::Text => format!("time={time:?} level={name} msg={message:?}"),
         };
         match &self.file {
             // One write a line: several processes append to one file.
             Some(file) => drop((&mut &*file).write_all(format!("{line}\n").as_bytes())),
-            None if self.format == Format::Json => eprintln!("{line}"),
-            None => {}
+            // An error in text is told to people, in words.
+            None if level == Level::Error && self.format == Format::Text => {}
+            None => eprintln!("{line}"),
         }
     }
 }

@@ -120,7 +120,7 @@ fn the_scope_is_asked_for_with_its_process_and_its_limits() {
     let Some(world) = world() else { return };
     let fake = Fake::listen(&world.files(), Manner::Works);
     let driver = Driver { runtime: Runtime::ours(&world.state()), socket: &fake.socket };
-    let _ = driver.call(&["list"]);
+    driver.runtime.make_root().unwrap();
     let watch = world.watch();
     let bundle = sleeper(&world, "exact");
     let created = driver.create("c1", &bundle);
@@ -170,7 +170,7 @@ fn a_manager_that_fails_leaves_nothing_behind() {
     ] {
         let fake = Fake::listen(&world.files(), manner);
         let driver = Driver { runtime: Runtime::ours(&world.state()), socket: &fake.socket };
-        let _ = driver.call(&["list"]);
+        driver.runtime.make_root().unwrap();
         let watch = world.watch();
         let bundle = sleeper(&world, &format!("{manner:?}"));
         let begin = Instant::now();

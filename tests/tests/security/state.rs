@@ -17,7 +17,7 @@ fn st_01_hostile_ids_are_refused_by_every_verb() {
         let canary = Canary::make(files);
         let runtime = Runtime::ours(&canary.path().join("folder"));
         let bundle = bundle(files, "ids", "", |_| {});
-        let _ = runtime.call(&["list"]);
+        runtime.make_root().unwrap();
         let before = crate::entries(canary.path());
         let path = bundle.path().to_str().unwrap();
         let long = "x".repeat(1025);

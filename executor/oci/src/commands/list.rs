@@ -20,6 +20,10 @@ pub(crate) fn state(call: &Call<'_>) -> Result<i32, Failed> {
 
 pub(crate) fn list(call: &Call<'_>) -> Result<i32, Failed> {
     let json = json(call)?;
+    if let Some(root) = call.global.root.as_ref().filter(|root| !root.exists()) {
+        // Nothing was ever created there: more likely a mistake than an answer, and no reason to make it.
+        return Err(Failed::new(format!("open {}: no such file or directory", root.display())));
+    }
     let states = call.global.runtime()?.list()?;
     if call.said.has("quiet") {
         states.iter().for_each(|state| println!("{}", state.id));

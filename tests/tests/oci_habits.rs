@@ -1,0 +1,172 @@
+//! What callers are used to from runc beyond the specification: what a process finds around it, and which operations go on
+//! where they might refuse.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::Path;
+use std::process::Command;
+
+use cofferdam_tests::bundle::Bundle;
+use cofferdam_tests::oci::{self, Runtime, outcome};
+use serde_json::{Value, json};
+
+fn on_ours(body: impl Fn(&Runtime, &Path)) {
+    oci::on_each(Runtime::is_ours, body).unwrap();
+}
+
+/// How a configuration differs from the usual one.
+type Change = fn(&mut Value);
+
+/// A configuration, a script, and what it prints.
+type Row = (&'static str, Change, &'static str, &'static str);
+
+fn tmpfs(config: &mut Value, at: &str, options: &[&str]) {
+    let mount = json!({ "destination": at, "type": "tmpfs", "source": "tmpfs", "options": options });
+    config["mounts"].as_array_mut().unwrap().push(mount);
+}
+
+const AROUND: &[Row] = &[
+    (
+        "env",
+        |config| config["process"]["env"] = json!(["A=1", "PATH=/bin", "A=2", "HOME=/x", "HOME="]),
+        "env | grep -c ^A=; echo $A; test -n \"$HOME\" && test $HOME != /x && echo home",
+        "1\n2\nhome\n",
+    ),
+    ("cpus", |_| (), "grep Cpus_allowed_list /proc/self/status | cut -f 2", "every"),
+    ("mode", |config| tmpfs(config, "/root", &["rw"]), "stat -c %a /root", "710\n"),
+    ("said", |config| tmpfs(config, "/root", &["mode=0500"]), "stat -c %a /root", "500\n"),
+    (
+        "dev",
+        |config| {
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            let dev = mounts.iter_mut().find(|mount| mount["destination"] == "/dev").unwrap();
+            dev["options"].as_array_mut().unwrap().push(json!("ro"));
+        },
+        "test -c /dev/null && test -d /dev/pts && touch /dev/x 2> /dev/null || echo no",
+        "no\n",
+    ),
+    (
+        "below",
+        |config| {
+            tmpfs(config, "/tmp", &["ro", "mode=1777"]);
+            tmpfs(config, "/tmp/inner", &["rw"]);
+        },
+        "touch /tmp/inner/x && touch /tmp/x 2> /dev/null || echo no",
+        "no\n",
+    ),
+    (
+        "policy",
+        |config| config["linux"]["memoryPolicy"] = json!({ "mode": "MPOL_DEFAULT" }),
+        "head -n 1 /proc/self/numa_maps | cut -d ' ' -f 2",
+        "default\n",
+    ),
+    (
+        "hook",
+        |config| {
+            config["process"]["env"] = json!(["PATH=/bin", "WORD=said"]);
+            let arguments = json!(["sh", "-c", "echo $WORD > /tmp/heard"]);
+            config["hooks"] = json!({ "startContainer": [{ "path": "/bin/sh", "args": arguments }] });
+            config["root"]["readonly"] = json!(false);
+        },
+        "cat /tmp/heard",
+        "said\n",
+    ),
+];
+
+#[test]
+fn a_process_finds_around_it_what_it_finds_with_runc() {
+    on_ours(|runtime, bundles| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let every = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t")).unwrap();
+        // Held to one processor, as by taskset(1), which is not the container's affair.
+        let mut one = nix::sched::CpuSet::new();
+        one.set(0).unwrap();
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &one).unwrap();
+        for (name, change, script, expected) in AROUND {
+            let bundle = Bundle::make(&bundles.join(name), &["sh", "-c", script], change).unwrap();
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::Permissions::from_mode(0o710);
+            std::fs::set_permissions(bundle.rootfs().join("root"), mode).unwrap();
+            let ran = runtime.run("c", bundle.path()).unwrap();
+            let expected = if *expected == "every" { format!("{every}\n") } else { (*expected).to_owned() };
+            assert_eq!((ran.status, &ran.stdout), (Some(0), &expected), "{name}: {ran:?}");
+        }
+    });
+}
+
+/// A bind with a word about attributes has those that are said; without one, those of its source.
+#[test]
+fn a_bind_has_the_attributes_that_are_said() {
+    on_ours(|runtime, bundles| {
+        let source = bundles.join("source");
+        std::fs::create_dir_all(&source).unwrap();
+        let path = source.to_str().unwrap();
+        let options = "ro,noexec,nodiratime,noatime";
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs", path]).status();
+        assert!(mounted.unwrap().success());
+        for (name, said, expected) in [
+            ("silent", "bind", "ro,noexec,noatime,nodiratime"),
+            ("dev", "bind,dev", "ro,noatime,nodiratime"),
+            ("times", "bind,relatime", "ro,relatime"),
+            ("atime", "bind,nosuid,atime", "ro,nosuid,noatime,nodiratime"),
+        ] {
+            let script = "grep ' /v ' /proc/mounts | cut -d ' ' -f 4";
+            let bundle = Bundle::make(&bundles.join(name), &["sh", "-c", script], |config| {
+                let options: Vec<_> = said.split(',').collect();
+                let bind = json!({ "destination": "/v", "type": "bind", "source": path, "options": options });
+                config["mounts"].as_array_mut().unwrap().push(bind);
+            })
+            .unwrap();
+            let ran = runtime.run("c", bundle.path()).unwrap();
+            let words: Vec<_> = ran.stdout.trim().split(',').collect();
+            // The file system itself is read-only here, whatever its mounts are.
+            for word in expected.split(',') {
+                assert!(words.contains(&word), "{name}: {ran:?}");
+            }
+            let kept = ["noexec", "noatime", "nodiratime"].into_iter().filter(|word| words.contains(word));
+            let wanted: Vec<_> = expected.split(',').collect();
+            assert!(kept.clone().all(|word| wanted.contains(&word)), "{name}: {ran:?}");
+        }
+        assert!(Command::new("umount").arg(path).status().unwrap().success());
+    });
+}
+
+#[test]
+fn operations_go_on_where_runc_s_do() {
+    on_ours(|runtime, bundles| {
+        let script = "sleep 1000 & sleep 1000 & wait";
+        let bundle = Bundle::make(&bundles.join("shared"), &["sh", "-c", script], |config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            mounts.retain(|mount| mount["type"] != "proc");
+            config["linux"].as_object_mut().unwrap().remove("maskedPaths");
+            config["linux"].as_object_mut().unwrap().remove("readonlyPaths");
+        })
+        .unwrap();
+        runtime.succeed(&["run", "-d", "-b", bundle.path().to_str().unwrap(), "c"]).unwrap();
+        runtime.succeed(&["kill", "c", "0"]).unwrap();
+        runtime.succeed(&["pause", "c"]).unwrap();
+        let held = runtime.command(&["exec", "--ignore-paused", "c", "echo", "went on"]);
+        let waiting = std::thread::spawn(move || {
+            let mut held = held;
+            outcome(&mut held).unwrap()
+        });
+        // The lock is free meanwhile: whoever waits for the container must not keep it from going on.
+        runtime.succeed(&["resume", "c"]).unwrap();
+        let went = waiting.join().unwrap();
+        assert_eq!((went.status, went.stdout.as_str()), (Some(0), "went on\n"), "{went:?}");
+        // Nobody's end is that of the others here, and all of them are the container.
+        runtime.succeed(&["kill", "c", "KILL"]).unwrap();
+        runtime.wait("c", "stopped").unwrap();
+        let ps = runtime.succeed(&["ps", "--format", "json", "c"]).unwrap();
+        assert_eq!(ps.stdout, "[]\n", "{ps:?}");
+        assert_eq!(runtime.call(&["kill", "c", "0"]).unwrap().status, Some(1));
+        runtime.succeed(&["delete", "c"]).unwrap();
+        let absent = bundles.join("absent");
+        let mut list = Command::new(runtime.program());
+        let list = outcome(list.args(["--root", absent.to_str().unwrap(), "list"])).unwrap();
+        assert_eq!(list.status, Some(1), "{list:?}");
+        assert!(!absent.exists());
+    });
+}
