@@ -121,7 +121,12 @@ fn collide(folder: &Path) -> Result<(), Error> {
     for _ in 0..pace::rounds(250, 25) {
         let mut attachment = plain(["one", "two", "three"][draw(3) as usize]);
         attachment.if_name = IfName::parse(["eth0", "eth1"][draw(2) as usize]).unwrap();
-        let done = match draw(3) {
+        let all =
+            ["one", "two", "three"].into_iter().flat_map(|name| ["eth0", "eth1"].map(|link| (name, link)));
+        let valid = all.map(|(name, link)| (id(name), IfName::parse(link).unwrap())).collect();
+        let done = match draw(4) {
+            // Whatever anybody has is valid, also what is about to be.
+            3 => bed.caller.gc(&list, &Valid::Only(valid)),
             0 => bed.caller.attach(&list, &attachment).map(drop),
             1 => bed.caller.check(&list.name, &attachment.container, &attachment.if_name),
             _ => bed.caller.detach(&list.name, &attachment.container, &attachment.if_name, NetnsFate::Stays),

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::bed::{Bed, eth0, exists, on_a_host};
 
 /// Every call of these may be the last: requests by netlink, and changes of files. They are counted for each thread.
-const CALLS: &str = "sendto,rename,renameat,renameat2,unlink,unlinkat";
+const CALLS: &str = "sendto,write,rename,renameat,renameat2,unlink,unlinkat";
 /// More than an ADD or a DEL makes.
 const MOST: usize = 400;
 
@@ -53,7 +53,10 @@ fn v3_a_kill_at_every_request_to_the_kernel_leaves_nothing_that_del_or_gc_does_n
                     "ranges": [[{ "subnet": "10.95.0.0/24" }], [{ "subnet": "fd95::/64" }]] } },
                 { "type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 800_000,
                   "egressRate": 8_000_000, "egressBurst": 800_000 },
+                { "type": "portmap", "capabilities": { "portMappings": true } },
                 { "type": "firewall" },
+                { "type": "tuning", "mtu": 1400, "dataDir": "LEASES/tuning",
+                  "sysctl": { "net.ipv4.conf.IFNAME.arp_filter": "1" } },
             ]),
         );
         std::fs::write(bed.dir.path().join("network"), network.to_text()).unwrap();
@@ -76,7 +79,9 @@ fn v3_a_kill_at_every_request_to_the_kernel_leaves_nothing_that_del_or_gc_does_n
             }
         }
         for call in 1..MOST {
-            caller.attach(&network, &one.attachment()).unwrap();
+            let mut attachment = one.attachment();
+            attachment.capabilities.port_mappings = vec![crate::processes::port(8080)];
+            caller.attach(&network, &attachment).unwrap();
             let through = killed_at(bed, "kills::a_process_that_detaches_and_is_killed", call);
             assert!(!through || !is_attached(bed));
             caller.detach(&network.name, &one.id, &eth0(), NetnsFate::Stays).unwrap();

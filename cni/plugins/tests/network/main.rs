@@ -13,6 +13,7 @@ mod nodes;
 mod peers;
 mod policy;
 mod ports;
+mod processes;
 mod tamper;
 
 use std::os::fd::AsFd;
@@ -295,7 +296,10 @@ fn a_process_that_attaches_and_is_killed() {
     let caller = cofferdam_cni::Caller::open(options).unwrap();
     let network = list(&std::fs::read_to_string(format!("{dir}/network")).unwrap());
     let id = cofferdam_cni::ContainerId::parse("one").unwrap();
-    let attachment = cofferdam_cni::Attachment::new(id, format!("{dir}/netns-one"), eth0());
+    let mut attachment = cofferdam_cni::Attachment::new(id, format!("{dir}/netns-one"), eth0());
+    if network.declares("portMappings") {
+        attachment.capabilities.port_mappings = vec![processes::port(8080)];
+    }
     let _ = caller.attach(&network, &attachment);
 }
 
