@@ -1,6 +1,6 @@
 //! The image store as the executor uses it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cofferdam_image::{
     Cancel, Digest, Image, ImageRef, Kind as ImageKind, Lower, Platform, PullConfig, PullEvent, PullOptions,
@@ -19,6 +19,11 @@ const STORE: &str = "images";
 /// Opens the store.
 pub(crate) fn open(places: &Places) -> Result<Store, Error> {
     Store::open_with(&places.root.join(STORE), places.store.clone()).map_err(failed)
+}
+
+/// Opens the image store of a data directory, without an executor.
+pub fn open_store(root: &Path) -> Result<Store, Error> {
+    Store::open(&root.join(STORE)).map_err(failed)
 }
 
 /// An image wanted for a task or by `pull`.

@@ -65,11 +65,12 @@ mod volumes;
 mod watch;
 
 pub use attach::{AttachedInput, AttachedOutput, Attachment, Output};
+pub use cofferdam_image::Error as StoreError;
 pub use cofferdam_image::{
     Backend, Cancel, Change, ChangeKind, Collected, Damaged, Digest, Durability, Export, ExportOptions,
     Finding, Image, ImageBuilder, ImageLayer, ImageRef, ImageUsage, ImportOptions, KeepBlobs,
-    Layout as ImageLayout, Naming, PruneOptions, Pruned, PullConfig, PullEvent, PushEvent, Pushed, Removed,
-    Store, StoreOptions, Taken, Unused, Usage, Verdict, Verified, VerifyOptions, Watermarks,
+    Layout as ImageLayout, Limits, Naming, PruneOptions, Pruned, PullConfig, PullEvent, PushEvent, Pushed,
+    Removed, Store, StoreOptions, Taken, Unused, Usage, Verdict, Verified, VerifyOptions, Watermarks,
 };
 pub use cofferdam_shim::log::{LineEnd, LogLimits, Record, Stream};
 pub use cofferdam_shim::protocol::{AttachStreams, StepTime, WindowSize};
@@ -81,7 +82,7 @@ pub use event::{Events, TaskEvent};
 pub use exec::ExecSpec;
 pub use executor::{Config, Executor, Launched, ShimBinary, TaskInfo};
 pub use id::{InvalidName, TaskId, TaskName};
-pub use images::{ImageRequest, PushRequest, PushSource};
+pub use images::{ImageRequest, PushRequest, PushSource, open_store};
 pub use logs::{LogRequest, Logs};
 pub use networks::{NetworkAttachment, NetworkDetails, NetworkDriver, NetworkInfo, NetworkSpec, Reloaded};
 pub use recover::Recovered;

@@ -53,6 +53,11 @@ impl Files {
         make_private(folder)?;
         spool(source, folder).map_err(|error| match error {
             LayerError::Store(error) => *error,
+            LayerError::Tar { position: 0, .. } => Error::Invalid {
+                image: label.to_owned(),
+                what: "archive",
+                reason: "it is no tar archive, compressed or not".to_owned(),
+            },
             error => Error::Invalid { image: label.to_owned(), what: "archive", reason: error.to_string() },
         })
     }

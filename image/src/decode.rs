@@ -202,7 +202,11 @@ impl<R: Read> TarStream<R> {
         self.format = if at_end { Format::Plain(blob) } else { Format::Gzip(Box::new(GzDecoder::new(blob))) };
         self.members += 1;
         if self.members > self.limits.members {
-            return Err(LayerError::Limit { what: "the number of gzip members", limit: self.limits.members });
+            return Err(LayerError::Limit {
+                what: "the number of gzip members",
+                limit: self.limits.members,
+                name: Some("members"),
+            });
         }
         Ok(!at_end)
     }
@@ -213,6 +217,7 @@ impl<R: Read> TarStream<R> {
             return Err(LayerError::Limit {
                 what: "the uncompressed size in bytes",
                 limit: limits.uncompressed_bytes,
+                name: Some("uncompressed-bytes"),
             });
         }
         let consumed = match &self.format {
@@ -222,7 +227,11 @@ impl<R: Read> TarStream<R> {
         };
         let past = self.produced.saturating_sub(limits.ratio_free_bytes);
         if past > consumed.saturating_mul(limits.ratio) {
-            return Err(LayerError::Limit { what: "the compression ratio", limit: limits.ratio });
+            return Err(LayerError::Limit {
+                what: "the compression ratio",
+                limit: limits.ratio,
+                name: Some("ratio"),
+            });
         }
         Ok(())
     }

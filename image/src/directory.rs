@@ -111,7 +111,7 @@ impl Tree {
         self.charged_bytes += bytes + NAME_COST_BYTES;
         if self.charged_bytes > TREE_LIMIT_BYTES {
             let what = "the memory for directories, deletions and links, in bytes,";
-            return Err(LayerError::Limit { what, limit: TREE_LIMIT_BYTES as u64 });
+            return Err(LayerError::Limit { what, limit: TREE_LIMIT_BYTES as u64, name: None });
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use tar_core::parse::ParsedEntry;
 use tar_core::{EntryType, SparseEntry};
 
 use crate::error::LayerError;
-use crate::limits::Limits;
+use crate::limits::{Limits, remedy};
 
 /// The longest component of a name, in bytes: NAME_MAX.
 const COMPONENT_LIMIT_BYTES: usize = 255;
@@ -156,7 +156,11 @@ impl Entry {
                 }
                 total += name.len() + value.len();
                 if total as u64 > limits.xattr_bytes {
-                    return Err(refuse(format!("its attributes exceed {} bytes", limits.xattr_bytes)));
+                    return Err(refuse(format!(
+                        "its attributes exceed {} bytes{}",
+                        limits.xattr_bytes,
+                        remedy(Some("xattr-bytes"))
+                    )));
                 }
                 self.add_xattr(name, value);
             }
@@ -251,7 +255,11 @@ fn check_sparse(map: Vec<SparseEntry>, real_size: u64, data: u64, limits: &Limit
         return Err("its sparse regions do not match its size".to_owned());
     }
     if real_size > limits.sparse_bytes {
-        return Err(format!("its apparent size exceeds {} bytes", limits.sparse_bytes));
+        return Err(format!(
+            "its apparent size exceeds {} bytes{}",
+            limits.sparse_bytes,
+            remedy(Some("sparse-bytes"))
+        ));
     }
     Ok(Node::Sparse(map.iter().map(|region| (region.offset, region.length)).collect(), real_size))
 }

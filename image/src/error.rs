@@ -61,7 +61,7 @@ pub enum Error {
         reason: String,
     },
     /// No such image in the store.
-    #[error("no such image: {name}")]
+    #[error("no such image: {name}; `cofferdam image ls` lists those that there are")]
     UnknownImage {
         /// What was asked for.
         name: String,
@@ -162,7 +162,7 @@ pub enum Error {
         reason: String,
     },
     /// A system call failed.
-    #[error("cannot {operation} {}: {source}", .path.display())]
+    #[error("cannot {operation} {}: {source}{}", .path.display(), room(.source))]
     Io {
         /// What was to be done.
         operation: &'static str,
@@ -268,15 +268,17 @@ pub enum LayerError {
         path: String,
     },
     /// A limit was passed.
-    #[error("the layer is refused: {what} exceeds the limit of {limit}")]
+    #[error("the layer is refused: {what} exceeds the limit of {limit}{}", crate::limits::remedy(*.name))]
     Limit {
         /// What was counted.
         what: &'static str,
         /// The limit.
         limit: u64,
+        /// What the limit is called where it can be set; see [`Limits`](crate::Limits).
+        name: Option<&'static str>,
     },
     /// A system call for an entry failed.
-    #[error("entry {path:?}: cannot {operation}: {source}")]
+    #[error("entry {path:?}: cannot {operation}: {source}{}", room(.source))]
     EntryIo {
         /// The entry's name.
         path: String,
@@ -334,6 +336,14 @@ impl From<Error> for LayerError {
 /// An entry's name as text, at most 256 characters; control characters are escaped by the messages' `{:?}`.
 fn printable(path: &[u8]) -> String {
     String::from_utf8_lossy(path).chars().take(256).collect()
+}
+
+/// How room is made where there is none.
+fn room(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull => "; `cofferdam image prune --all` makes room",
+        _ => "",
+    }
 }
 
 fn kind_of(error: &io::Error) -> Kind {

@@ -360,7 +360,7 @@ impl Exporter<'_> {
         let blob = File::open(&path).map_err(Error::io("open", &path))?;
         let expected =
             Expected { digest: Some(piece.layer.blob.clone()), size: Some(piece.layer.blob_bytes) };
-        let mut stream = TarStream::open(blob, expected, Limits::default())?;
+        let mut stream = TarStream::open(blob, expected, Limits::NONE)?;
         let mut buffer = vec![0; 256 * 1024];
         loop {
             match stream.read(&mut buffer)? {

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::image::ImageRecord;
 use crate::layout::Layout;
 use crate::lock::{Lock, Mode};
+use crate::partial;
 use crate::record;
 use crate::snapshot::SnapshotRecord;
 use crate::workspace;
@@ -35,6 +36,7 @@ const SWEPT: [&str; 4] = ["layers", "fixups", "blobs/sha256", "blobs/sha512"];
 
 /// Moves everything unreferenced to the trash.
 pub(crate) fn collect(layout: &Layout) -> Result<Collected, Error> {
+    partial::sweep(layout, false);
     let mut marks = Marks::default();
     let candidates = {
         let _store = Lock::wait(&layout.store_lock(), Mode::Shared)?;

@@ -24,7 +24,6 @@ use crate::ingest::{Ingest, PARALLEL_LAYERS, name_record, read_config};
 use crate::keep::Keeper;
 use crate::layer::LayerPlan;
 use crate::layout;
-use crate::limits::Limits;
 use crate::pull::check_platform;
 use crate::workspace::Workspace;
 
@@ -70,8 +69,6 @@ pub struct ImportOptions {
     pub naming: Naming,
     /// Which image of an index is taken; this host's platform if `None`.
     pub platform: Option<Platform>,
-    /// What a layer may ask of the host.
-    pub limits: Limits,
     /// Stops the import from another thread.
     pub cancel: Cancel,
 }
@@ -129,6 +126,10 @@ fn import_files(
         Some(layout) => layout != Layout::DockerArchive,
         None => files.open("oci-layout")?.is_some(),
     };
+    if !is_oci && files.open("manifest.json")?.is_none() {
+        let reason = "it is neither an OCI image layout (which has oci-layout) nor what docker save writes (which has manifest.json)";
+        return Err(invalid(label, "archive", reason.to_owned()));
+    }
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
     let found = if is_oci { find_oci(label, files, &platform)? } else { find_docker(label, files)? };
     if let Naming::As(name) = &options.naming
@@ -187,7 +188,6 @@ fn bring_in(
         config: &found.config,
         config_digest: found.manifest.config.digest.clone(),
         layers: plans.map(|(index, (blob, diff_id))| LayerPlan::new(index, blob, diff_id)).collect(),
-        limits: options.limits,
         cancel: options.cancel.clone(),
         parallel: PARALLEL_LAYERS,
     };

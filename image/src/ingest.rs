@@ -21,7 +21,6 @@ use crate::identity::{ChainId, DiffId};
 use crate::image::{ImageLayer, ImageRecord, NameRecord};
 use crate::layer::{self, LayerContext, LayerPlan, LayerRecord};
 use crate::layout::{self, Layout};
-use crate::limits::Limits;
 use crate::merge;
 use crate::record::{self, Durable};
 use crate::workspace::Workspace;
@@ -42,7 +41,6 @@ pub(crate) struct Ingest<'a> {
     pub(crate) config: &'a [u8],
     pub(crate) config_digest: Digest,
     pub(crate) layers: Vec<LayerPlan>,
-    pub(crate) limits: Limits,
     pub(crate) cancel: Cancel,
     pub(crate) parallel: usize,
 }
@@ -196,7 +194,6 @@ impl Ingest<'_> {
         let context = LayerContext {
             layout: self.layout,
             workspace: self.workspace.path(),
-            limits: self.limits,
             report: &report,
             is_stopped: &is_stopped,
         };

@@ -21,7 +21,6 @@ use crate::error::{Error, LayerError};
 use crate::event::PullEvent;
 use crate::identity::DiffId;
 use crate::layout::{self, Layout, make_private};
-use crate::limits::Limits;
 use crate::lock::Lock;
 use crate::owners::{OwnedSink, Owners};
 use crate::path::EntryPath;
@@ -103,7 +102,6 @@ fn boot_id() -> String {
 pub(crate) struct LayerContext<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) workspace: &'a Path,
-    pub(crate) limits: Limits,
     pub(crate) report: &'a dyn Fn(PullEvent),
     /// Whether the caller wants no more.
     pub(crate) is_stopped: &'a dyn Fn() -> bool,
@@ -193,7 +191,8 @@ fn unpack<R: Read>(
             None => sink,
         })
     };
-    let unpacked = unpack::unpack(stream, &folder, open_sink, &recipe, algorithm, context.limits)?;
+    let unpacked =
+        unpack::unpack(stream, &folder, open_sink, &recipe, algorithm, context.layout.options().limits)?;
     let extracted = unpacked.extracted;
     for warning in &extracted.warnings {
         warn(context, plan, warning);
@@ -241,7 +240,7 @@ fn open_stream<R: Read>(
     source: R,
 ) -> Result<TarStream<R>, LayerError> {
     let expected = Expected { digest: Some(plan.blob.clone()), size: Some(plan.size) };
-    let stream = TarStream::open(source, expected, context.limits)?;
+    let stream = TarStream::open(source, expected, context.layout.options().limits)?;
     if stream.compression() != Compression::of_media_type(&plan.media_type) {
         warn(context, plan, &format!("its media type {} does not match its contents", plan.media_type));
     }

@@ -1,7 +1,12 @@
 //! The named limits of one layer, each with its unit and its reason.
 
-/// How much a layer may ask of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// How much a layer may ask of the host. The same structure for embedders, the command line and the configuration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of the uncompressed tar. The largest known layers (models, toolchains) are below a third of it.
     pub uncompressed_bytes: u64,
@@ -31,6 +36,48 @@ impl Default for Limits {
             xattr_bytes: 1 << 20,
         }
     }
+}
+
+impl Limits {
+    /// None: for what was made here, from a layer that was within the limits.
+    pub(crate) const NONE: Limits = Limits {
+        uncompressed_bytes: u64::MAX,
+        ratio: u64::MAX,
+        ratio_free_bytes: u64::MAX,
+        entries: u64::MAX,
+        sparse_bytes: u64::MAX,
+        members: u64::MAX,
+        xattr_bytes: u64::MAX,
+    };
+
+    /// Sets the limit of that name, as it is called in the configuration file.
+    pub fn set(&mut self, name: &str, value: u64) -> Result<(), Error> {
+        let names = [
+            ("uncompressed-bytes", &mut self.uncompressed_bytes),
+            ("ratio", &mut self.ratio),
+            ("ratio-free-bytes", &mut self.ratio_free_bytes),
+            ("entries", &mut self.entries),
+            ("sparse-bytes", &mut self.sparse_bytes),
+            ("members", &mut self.members),
+            ("xattr-bytes", &mut self.xattr_bytes),
+        ];
+        let known = names.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
+        match names.into_iter().find(|(known, _)| *known == name) {
+            Some((_, limit)) => *limit = value,
+            None => {
+                let reason = format!("there are {known}");
+                return Err(Error::InvalidInput { what: "limit", input: name.to_owned(), reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a limit of that name is raised; nothing for those that are fixed.
+pub(crate) fn remedy(name: Option<&str>) -> String {
+    name.map_or_else(String::new, |name| {
+        format!("; if the image is trusted, raise it with --limit {name}=NUMBER")
+    })
 }
 
 /// The longest path of an entry, in bytes: PATH_MAX without its NUL.

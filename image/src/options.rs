@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
+use crate::limits::Limits;
 use crate::owners::UnmappedOwners;
 
 /// What a store does beside what each call asks for. The same structure for embedders, the command line and the
@@ -20,6 +21,8 @@ pub struct StoreOptions {
     pub layers: Backend,
     /// What becomes of entries whose owner does not exist in the user namespace of this process.
     pub unmapped_owners: UnmappedOwners,
+    /// What a layer that comes in may ask of the host.
+    pub limits: Limits,
 }
 
 /// When what was stored survives a loss of power. A crash of the program never costs anything, and in no mode is anything

@@ -7,10 +7,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cofferdam_registry::{BlobOptions, Client, Descriptor, Digest, ImageRef, RangePolicy, Tap};
 use rustix::fs::FlockOperation;
@@ -20,8 +20,13 @@ use crate::layout::{Layout, make_private};
 use crate::options::KeepBlobs;
 
 const FOLDER: &str = "partial";
-/// A blob below this is not written down: it is fetched again sooner than anybody notices.
+/// A blob below this is not written down while it comes fast: it is fetched again sooner than anybody notices.
 const FROM_BYTES: u64 = 24 << 20;
+/// A blob below this is never written down.
+const SLOW_FROM_BYTES: u64 = 1 << 20;
+/// What comes slowly is held in memory for so long, up to so much, until it is known to be slow.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+const HELD_BYTES: usize = 2 << 20;
 /// What nobody has come back for in this time is removed.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -36,8 +41,7 @@ pub(crate) struct Partials<'a> {
 
 impl<'a> Partials<'a> {
     pub(crate) fn new(layout: &'a Layout) -> Partials<'a> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let boot = boot.trim().replace('-', "").chars().take(16).collect();
+        let boot = boot();
         Partials { layout, boot, has_resumed: AtomicBool::new(false), paths: Mutex::default() }
     }
 
@@ -55,15 +59,17 @@ impl<'a> Partials<'a> {
         ranges: Option<RangePolicy>,
     ) -> Result<Box<dyn Read>, Error> {
         let may_write = self.layout.options().keep_blobs != KeepBlobs::Never && !self.boot.is_empty();
-        let file = match may_write && blob.size >= FROM_BYTES {
+        let path = self.path(&blob.digest);
+        let file = match may_write && (blob.size >= FROM_BYTES || path.exists()) {
             true => self.claim(&blob.digest)?,
             false => None,
         };
         let Some(mut file) = file else {
-            let options = BlobOptions { ranges, ..BlobOptions::default() };
+            let may_be_slow = may_write && (SLOW_FROM_BYTES..FROM_BYTES).contains(&blob.size);
+            let tap = may_be_slow.then(|| self.slow_writer(&blob.digest)).transpose()?;
+            let options = BlobOptions { ranges, tap, ..BlobOptions::default() };
             return Ok(Box::new(client.open_with(reference, blob, options)));
         };
-        let path = self.path(&blob.digest);
         let io = |operation| Error::io(operation, &path);
         let mut known = file.metadata().map_err(io("examine"))?.len();
         if known > blob.size {
@@ -81,18 +87,43 @@ impl<'a> Partials<'a> {
     fn claim(&self, digest: &Digest) -> Result<Option<File>, Error> {
         let path = self.path(digest);
         make_private(&self.layout.at(FOLDER))?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(&path).map_err(Error::io("open", &path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-            Err(error) => return Err(Error::io("lock", &path)(error)),
+        let file = claim(&path)?;
+        if file.is_some() {
+            self.remember(digest, path);
         }
+        Ok(file)
+    }
+
+    /// Writes a blob down that turns out to come slowly. One that comes fast costs nothing but a little memory.
+    fn slow_writer(&self, digest: &Digest) -> Result<Tap, Error> {
+        let path = self.path(digest);
+        make_private(&self.layout.at(FOLDER))?;
+        self.remember(digest, path.clone());
+        let begun = Instant::now();
+        let mut held = Some(Vec::new());
+        let mut write: Option<Tap> = None;
+        Ok(Box::new(move |piece: &[u8]| {
+            if let Some(write) = &mut write {
+                return write(piece);
+            }
+            let Some(bytes) = &mut held else { return };
+            bytes.extend_from_slice(piece);
+            if begun.elapsed() >= SLOW_AFTER {
+                // A blob that cannot be written down is fetched anew after all.
+                write = claim(&path).ok().flatten().map(writer);
+                if let (Some(write), Some(bytes)) = (&mut write, held.take()) {
+                    write(&bytes);
+                }
+            } else if bytes.len() > HELD_BYTES {
+                held = None;
+            }
+        }))
+    }
+
+    fn remember(&self, digest: &Digest, path: PathBuf) {
         if let Ok(mut paths) = self.paths.lock() {
             paths.push((digest.clone(), path));
         }
-        Ok(Some(file))
     }
 
     /// Removes a blob that is no longer needed.
@@ -118,23 +149,42 @@ impl<'a> Partials<'a> {
         self.has_resumed.store(false, Ordering::Relaxed);
     }
 
-    /// Removes what other boots and forgotten pulls have left.
-    pub(crate) fn sweep(&self) {
-        let entries = fs::read_dir(self.layout.at(FOLDER)).into_iter().flatten().flatten();
-        for entry in entries {
-            let name = entry.file_name().into_string().unwrap_or_default();
-            let modified = entry.metadata().and_then(|metadata| metadata.modified());
-            let is_old = modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEPT));
-            if is_old || !name.ends_with(&self.boot) {
-                // A writer that is alive keeps its file, which then only loses its name.
-                drop(fs::remove_file(entry.path()));
-            }
-        }
-    }
-
     fn path(&self, digest: &Digest) -> PathBuf {
         let name = format!("{}-{}.{}", digest.algorithm().as_str(), digest.hex(), self.boot);
         self.layout.at(FOLDER).join(name)
+    }
+}
+
+/// Removes what other boots and forgotten pulls have left; with `all`, whatever nobody is writing.
+pub(crate) fn sweep(layout: &Layout, all: bool) {
+    let boot = boot();
+    for entry in fs::read_dir(layout.at(FOLDER)).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let is_old = modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEPT));
+        if (all || is_old || !name.ends_with(&boot)) && claim(&path).is_ok_and(|claimed| claimed.is_some()) {
+            // What cannot be removed now is swept the next time.
+            drop(fs::remove_file(path));
+        }
+    }
+}
+
+/// Marks this boot in a file's name.
+fn boot() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    boot.trim().replace('-', "").chars().take(16).collect()
+}
+
+/// Opens a blob's file, if nobody else is writing it.
+fn claim(path: &Path) -> Result<Option<File>, Error> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let file = options.open(path).map_err(Error::io("open", path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(Error::io("lock", path)(error)),
     }
 }
 

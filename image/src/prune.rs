@@ -13,6 +13,7 @@ use crate::gc::{self, Collected};
 use crate::image::{self, ImageRecord};
 use crate::layout::{self, Layout};
 use crate::options::Watermarks;
+use crate::partial;
 use crate::snapshot;
 
 /// An image that was pulled or used so recently is not removed to make room: somebody may be about to start from it.
@@ -81,6 +82,8 @@ pub(crate) fn prune(layout: &Layout, options: &PruneOptions) -> Result<Pruned, E
     }
     if !options.dry_run {
         remove(layout, &pruned.images, &pruned.untagged)?;
+        // Whoever wants everything gone that nobody uses has no pull in mind that is to go on.
+        partial::sweep(layout, options.which == Unused::All && options.idle.is_none());
         pruned.collected = gc::collect(layout)?;
     }
     Ok(pruned)

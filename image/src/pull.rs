@@ -15,8 +15,7 @@ use crate::ingest::{Ingest, PARALLEL_LAYERS, name_record, read_config};
 use crate::keep::Keeper;
 use crate::layer::LayerPlan;
 use crate::layout::Layout;
-use crate::limits::Limits;
-use crate::partial::Partials;
+use crate::partial::{self, Partials};
 use crate::policy::{Admission, Policy};
 use crate::verifier::Verifier;
 use crate::workspace::Workspace;
@@ -53,8 +52,6 @@ pub struct PullOptions {
     pub parallel_layers: usize,
     /// How a blob that is most of an image is fetched, if the registry serves ranges; in one stream if `None`.
     pub ranges: Option<RangePolicy>,
-    /// What a layer may ask of the host.
-    pub limits: Limits,
     /// Stops the pull from another thread.
     pub cancel: Cancel,
 }
@@ -68,7 +65,6 @@ impl Default for PullOptions {
             admission: Admission::default(),
             parallel_layers: PARALLEL_LAYERS,
             ranges: Some(RangePolicy::default()),
-            limits: Limits::default(),
             cancel: Cancel::default(),
         }
     }
@@ -101,6 +97,10 @@ pub struct PullConfig {
 impl PullConfig {
     /// The options that this stands for. Reads the policy and the keys that it names.
     pub fn options(&self) -> Result<PullOptions, Error> {
+        if let Some(path) = &self.authfile {
+            // Without it the registry would be asked as if there were no credentials, and refuse for another reason.
+            std::fs::metadata(path).map_err(Error::io("read the credentials", path))?;
+        }
         let mut hosts = HostFiles::default();
         if let Some(folders) = &self.hosts_dirs {
             hosts.hosts.clone_from(folders);
@@ -249,7 +249,7 @@ impl Pull<'_> {
                 result = self.ingest(&config, layers, &actual, &partials);
             }
         }
-        partials.sweep();
+        partial::sweep(self.layout, false);
         result
     }
 
@@ -283,7 +283,6 @@ impl Pull<'_> {
             config,
             config_digest: resolved.manifest.config.digest.clone(),
             layers,
-            limits: options.limits,
             cancel: options.cancel.clone(),
             parallel: options.parallel_layers,
         };

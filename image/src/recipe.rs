@@ -137,8 +137,7 @@ impl LayerTar {
     /// `tree` is the layer's unpacked tree.
     pub(crate) fn open(recipe: &Path, tree: OwnedFd) -> Result<LayerTar, LayerError> {
         let file = File::open(recipe).map_err(Error::io("open", recipe))?;
-        // Made here, from a layer that was within the limits.
-        let limits = Limits { ratio: u64::MAX, ..Limits::default() };
+        let limits = Limits::NONE;
         let stream = TarStream::open(file, Expected::default(), limits)?;
         let reader = TarReader::new(stream, Algorithm::Sha256, limits).without_data(Rest::Held(Vec::new()));
         let seen = Seen { visit: None, names: BTreeSet::new() };

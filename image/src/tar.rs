@@ -163,7 +163,11 @@ impl<S: Supply> TarReader<S> {
     fn begin(&mut self, entry: Entry) -> Result<Entry, LayerError> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(LayerError::Limit { what: "the number of entries", limit: self.limits.entries });
+            return Err(LayerError::Limit {
+                what: "the number of entries",
+                limit: self.limits.entries,
+                name: Some("entries"),
+            });
         }
         self.is_rest = !is_in_tree(&entry);
         self.data = if self.is_without_data && !self.is_rest { 0 } else { entry.size };
@@ -228,13 +232,15 @@ impl<S: Supply> TarReader<S> {
     fn parse_error(&self, error: ParseError) -> LayerError {
         match error {
             ParseError::TooManySparseEntries { limit, .. } => {
-                LayerError::Limit { what: "the number of sparse regions", limit: limit as u64 }
+                LayerError::Limit { what: "the number of sparse regions", limit: limit as u64, name: None }
             }
-            ParseError::MetadataTooLarge { limit, .. } => {
-                LayerError::Limit { what: "the size of an entry's metadata in bytes", limit: limit.into() }
-            }
+            ParseError::MetadataTooLarge { limit, .. } => LayerError::Limit {
+                what: "the size of an entry's metadata in bytes",
+                limit: limit.into(),
+                name: None,
+            },
             ParseError::PathTooLong { limit, .. } => {
-                LayerError::Limit { what: "the length of a path in bytes", limit: limit.into() }
+                LayerError::Limit { what: "the length of a path in bytes", limit: limit.into(), name: None }
             }
             other => self.corrupt(&other.to_string()),
         }

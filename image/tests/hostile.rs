@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cofferdam_image::{Durability, ImageRef, Store, StoreOptions};
+use cofferdam_image::{Durability, ImageRef, Limits, Store, StoreOptions};
 use support::fake::FakeRegistry;
 use support::*;
 
@@ -58,11 +58,10 @@ fn with_pax<'a>(name: &'a [u8], records: Vec<(String, Vec<u8>)>) -> Header<'a> {
 fn child_that_pulls() {
     let (Ok(store), Ok(image)) = (std::env::var(STORE), std::env::var(IMAGE)) else { return };
     // A process that ends while it settles leaves a workspace behind, which the next one reaps; it is not what is looked for.
-    let unsettled = StoreOptions { durability: Durability::None, ..StoreOptions::default() };
+    let limits = Limits { ratio_free_bytes: RATIO_FREE_BYTES, ..Limits::default() };
+    let unsettled = StoreOptions { durability: Durability::None, limits, ..StoreOptions::default() };
     let store = Store::open_with(&PathBuf::from(store), unsettled).unwrap();
-    let mut options = options();
-    options.limits.ratio_free_bytes = RATIO_FREE_BYTES;
-    match store.pull(&ImageRef::parse(&image).unwrap(), &options, &|_| {}) {
+    match store.pull(&ImageRef::parse(&image).unwrap(), &options(), &|_| {}) {
         Ok(image) => {
             println!("\nanswer pulled");
             for line in Mount::new(&store, &image).tree() {

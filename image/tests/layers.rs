@@ -536,7 +536,7 @@ fn a48_damaged_compression_and_bombs_are_refused() {
         assert!(test.list("layers").is_empty() && test.list("tmp").is_empty());
     }
     // The bomb's DiffID is not the bomb's; a limit is found first.
-    let error = LayerError::Limit { what: "x", limit: 1 };
+    let error = LayerError::Limit { what: "x", limit: 1, name: None };
     assert_eq!(
         Error::Layer { image: String::new(), layer: String::new(), source: error.into() }.kind(),
         Kind::Exhausted

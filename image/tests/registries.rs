@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cofferdam_image::{
-    Admission, Cancel, Digest, Error, HostFiles, ImageRef, Kind, Policy, PullEvent, PullOptions, PushEvent,
-    PushOptions, Pushed, Store, Verifier,
+    Admission, Cancel, Digest, Error, HostFiles, ImageRef, Kind, Policy, PruneOptions, PullEvent,
+    PullOptions, PushEvent, PushOptions, Pushed, Store, Unused, Verifier,
 };
 use cofferdam_registry::{Algorithm, Hasher};
 use cofferdam_tests::{needs, pace};
@@ -149,6 +149,58 @@ fn a14_a_beginning_that_is_not_what_was_sent_is_fetched_anew() {
         registry.seen(&blob).iter().map(|seen| seen.headers.contains_key("range")).collect();
     assert_eq!(requests, [false, true, false], "the first try, the rest, and all of it");
     assert!(partials(test.store.root()).is_empty());
+}
+
+#[test]
+fn a14_a_small_blob_that_comes_slowly_goes_on_too_and_what_is_left_of_it_is_pruned() {
+    if !is_root() {
+        return;
+    }
+    let registry = FakeRegistry::start();
+    let layer = large_layer(8);
+    let size = layer.blob.len();
+    serve(&registry, "test/image", "latest", std::slice::from_ref(&layer));
+    let image = name(&registry, "test/image");
+    let blob = Digest::of(&layer.blob).to_string();
+    let test = TestStore::new();
+    let stalled = |root: &Path| {
+        registry.fault(&blob, 1, FaultKind::StallAfter(size / 2, Duration::from_secs(60)));
+        let link = Link { round_trip: Duration::ZERO, bytes_per_second: 1_500_000.0 };
+        registry.state.lock().unwrap().link = Some(link);
+        let mut child = child(root, &image);
+        let is_half = |path: &PathBuf| path.metadata().is_ok_and(|file| file.len() as usize == size / 2);
+        wait_until("half of the blob", || partials(root).iter().any(is_half));
+        registry.state.lock().unwrap().link = None;
+        // One that is being written is left alone.
+        let store = Store::open(root).unwrap();
+        let prune = || store.prune(&PruneOptions { which: Unused::All, ..PruneOptions::default() }).unwrap();
+        prune();
+        assert_eq!(partials(root).len(), 1);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        store.gc().unwrap();
+        assert_eq!(partials(root).len(), 1, "somebody may come back for it");
+        store
+    };
+    stalled(test.store.root());
+    registry.forget();
+    test.store.pull(&image, &options(), &|_| {}).unwrap();
+    let served = registry.state.lock().unwrap().served_blob_bytes;
+    assert!(served < size / 2 + 10_000, "{served}");
+    assert!(partials(test.store.root()).is_empty());
+
+    let other = TestStore::new();
+    let store = stalled(other.store.root());
+    let path = partials(store.root()).remove(0);
+    let week = Duration::from_secs(8 * 24 * 3600);
+    let old = std::time::SystemTime::now() - week;
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+    store.gc().unwrap();
+    assert!(partials(store.root()).is_empty(), "nobody comes back after a week");
+    let of_another_boot = path.with_extension("0123456789abcdef");
+    std::fs::write(&of_another_boot, "x").unwrap();
+    store.prune(&PruneOptions::default()).unwrap();
+    assert!(!of_another_boot.exists());
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use cofferdam_executor::{Backend, Durability, KeepBlobs, StoreOptions};
+use cofferdam_executor::request::size::parse_bytes;
+use cofferdam_executor::{Backend, Durability, KeepBlobs, Limits, StoreOptions};
 
 use crate::commands::{
     attach, cni, events, exec, image, images, import, inspect, kill, logs, network, plan, ps, pull, push, rm,
@@ -91,12 +92,26 @@ pub(crate) struct StoreArgs {
     /// whole copy for every task)
     #[arg(long, global = true, env = "COFFERDAM_LAYERS", value_name = "BACKEND")]
     layers: Option<Backend>,
+    /// How much a layer may ask of this host, as docs/images.md lists it; may be given several times
+    #[arg(long, global = true, value_name = "NAME=NUMBER", value_parser = limit)]
+    limit: Vec<(String, u64)>,
+}
+
+fn limit(text: &str) -> Result<(String, u64), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=NUMBER")?;
+    Limits::default().set(name, 0).map_err(|error| error.to_string())?;
+    let value = value.parse().or_else(|_| parse_bytes(value)).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value))
 }
 
 impl StoreArgs {
     /// What is given here, over what the configuration file says.
     pub(crate) fn over(&self, mut options: StoreOptions) -> StoreOptions {
         options.layers = self.layers.unwrap_or(options.layers);
+        for (name, value) in &self.limit {
+            // Its name was looked at when it was read.
+            drop(options.limits.set(name, *value));
+        }
         match self.durability.as_deref() {
             Some("sync") => options.durability = Durability::Sync,
             Some("none") => options.durability = Durability::None,
@@ -159,6 +174,10 @@ pub(crate) enum Verb {
     Import(import::Args),
     /// Take images from an OCI layout or a docker archive, with the names in it
     Load(import::Args),
+    /// Write images as an OCI layout or a docker archive
+    Save(image::export::Args),
+    /// Give an image further names
+    Tag(image::tag::Args),
     /// Images: list, pull, tag, export, prune, verify and more
     #[command(subcommand)]
     Image(image::Verb),

@@ -25,7 +25,7 @@ pub(crate) mod wait;
 
 use std::process::ExitCode;
 
-use cofferdam_executor::{Config, Executor, ShimBinary};
+use cofferdam_executor::{Config, Executor, ShimBinary, open_store};
 
 use crate::args::{Cli, PlaceArgs, Verb};
 use crate::config::ConfigFile;
@@ -42,6 +42,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Verb::Doctor(args) => doctor::run(&args, &places),
         Verb::Plan(args) => plan::run(&args, &places),
         Verb::Cni(verb) => cni::run(&verb, &places),
+        Verb::Image(image::Verb::Settle) => image::settle::run(&open_store(&places.root)?),
         verb => dispatch(verb, &open(&places).await?).await,
     }
 }
@@ -65,6 +66,8 @@ async fn dispatch(verb: Verb, executor: &Executor) -> Outcome {
         Verb::Rmi(args) => rmi::run(&args, executor),
         Verb::Import(args) => import::run(&args, import::Names::OnlyGiven, executor),
         Verb::Load(args) => import::run(&args, import::Names::Archive, executor),
+        Verb::Save(args) => image::export::run(&args, executor),
+        Verb::Tag(args) => image::tag::run(&args, executor),
         Verb::Image(verb) => image::run(verb, executor).await,
         Verb::Events(args) => events::run(&args, executor).await,
         Verb::Network(verb) => network::run(&verb, executor).await,

@@ -1,7 +1,7 @@
 //! Run container images as isolated tasks, without a daemon.
 //!
 //! `main` reads arguments, calls the executor, prints, and turns the outcome into an exit code. One verb a file in
-//! `commands`; what they share in printing is in `table`, `escape` and `progress`, in streaming in `streams` and `terminal`.
+//! `commands`; what they share in printing is in `table`, `template`, `escape` and `progress`, in streaming in `streams` and `terminal`.
 
 mod args;
 mod commands;
@@ -11,6 +11,7 @@ mod failure;
 mod progress;
 mod streams;
 mod table;
+mod template;
 mod terminal;
 
 use std::process::ExitCode;

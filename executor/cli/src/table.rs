@@ -17,8 +17,9 @@ impl Table {
         self.rows.push(cells.into_iter().map(|cell| escape_line(&cell)).collect());
     }
 
-    pub(crate) fn print(&self) {
-        for line in self.lines() {
+    /// Prints the table, with its titles or without.
+    pub(crate) fn print(&self, with_titles: bool) {
+        for line in self.lines().iter().skip(usize::from(!with_titles)) {
             println!("{line}");
         }
     }

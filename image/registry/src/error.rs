@@ -47,7 +47,7 @@ pub enum Error {
         reason: String,
     },
     /// No TCP connection.
-    #[error("cannot connect to {host}: {reason}")]
+    #[error("cannot connect to {host}: {reason}; check the registry's address and whether it runs")]
     Connect {
         /// `host:port`.
         host: String,
@@ -89,7 +89,7 @@ pub enum Error {
         reason: String,
     },
     /// The registry has no such repository.
-    #[error("unknown image: {registry} has no repository {repository}")]
+    #[error("unknown image: {registry} has no repository {repository}; check how it is spelled")]
     UnknownRepository {
         /// The registry.
         registry: String,
@@ -115,7 +115,9 @@ pub enum Error {
         digest: Digest,
     },
     /// Credentials are missing or were not accepted.
-    #[error("unauthorised: {registry} refuses {repository}: {reason}")]
+    #[error(
+        "unauthorised: {registry} refuses {repository}: {reason}; credentials come from --authfile or the usual files of podman and docker"
+    )]
     Unauthorised {
         /// The registry.
         registry: String,

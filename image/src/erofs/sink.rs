@@ -62,7 +62,7 @@ impl Writer {
         self.index_bytes += bytes as u64;
         if self.index_bytes > INDEX_LIMIT_BYTES {
             let what = "the size in bytes of an EROFS layer's index";
-            return Err(LayerError::Limit { what, limit: INDEX_LIMIT_BYTES });
+            return Err(LayerError::Limit { what, limit: INDEX_LIMIT_BYTES, name: None });
         }
         Ok(())
     }

@@ -157,6 +157,6 @@ fn version(args: &NetworkArgs, places: &PlaceArgs) -> Result<(), Failure> {
         let versions: Vec<_> = plugin.versions.iter().map(ToString::to_string).collect();
         table.row([plugin.kind, request::show(&plugin.implementation), versions.join(" ")]);
     }
-    table.print();
+    table.print(true);
     Ok(())
 }

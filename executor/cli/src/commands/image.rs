@@ -2,16 +2,18 @@
 
 pub(crate) mod diff;
 pub(crate) mod du;
+pub(crate) mod exists;
 pub(crate) mod export;
 pub(crate) mod history;
 pub(crate) mod inspect;
 pub(crate) mod prune;
+pub(crate) mod settle;
 pub(crate) mod tag;
 pub(crate) mod verify;
 
 use cofferdam_executor::{Executor, Image, Store};
 
-use super::{Outcome, images, import, pull, rmi};
+use super::{Outcome, images, import, pull, push, rmi};
 use crate::failure::Failure;
 
 /// The verbs of `cofferdam image`.
@@ -22,6 +24,8 @@ pub(crate) enum Verb {
     Ls(images::Args),
     /// Fetch an image
     Pull(pull::Args),
+    /// Send an image to a registry
+    Push(push::Args),
     /// Remove images
     #[command(visible_alias = "remove")]
     Rm(rmi::Args),
@@ -45,6 +49,10 @@ pub(crate) enum Verb {
     Export(export::Args),
     /// Remove images that nobody uses
     Prune(prune::Args),
+    /// End with 0 if there is such an image and with 1 if there is none
+    Exists(exists::Args),
+    /// Delete what was removed and tell the disk, now and not in the background
+    Settle,
     /// Look whether what is stored is still what was pulled; discard what is not
     Verify(verify::Args),
 }
@@ -54,6 +62,9 @@ pub(crate) async fn run(verb: Verb, executor: &Executor) -> Outcome {
     match verb {
         Verb::Ls(args) => images::run(&args, executor),
         Verb::Pull(args) => pull::run(args, executor).await,
+        Verb::Push(args) => push::run(args, executor).await,
+        Verb::Exists(args) => exists::run(&args, executor),
+        Verb::Settle => settle::run(&executor.images()?),
         Verb::Rm(args) => rmi::run(&args, executor),
         Verb::Tag(args) => tag::run(&args, executor),
         Verb::Inspect(args) => inspect::run(&args, executor),
@@ -71,5 +82,6 @@ pub(crate) async fn run(verb: Verb, executor: &Executor) -> Outcome {
 /// The image that is meant.
 pub(crate) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
     let found = store.find(name).map_err(|error| Failure::plain(error.to_string()))?;
-    found.ok_or_else(|| Failure::plain(format!("no such image: {name}; `cofferdam image ls` lists them")))
+    let unknown = || cofferdam_executor::StoreError::UnknownImage { name: name.to_owned() };
+    found.ok_or_else(|| Failure::plain(unknown().to_string()))
 }

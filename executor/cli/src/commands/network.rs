@@ -146,7 +146,7 @@ fn list(networks: Vec<NetworkInfo>, format: Format, quiet: bool) -> Result<(), F
         table.row([network.name, network.plugins.join(" "), file]);
     }
     if format == Format::Table && !quiet {
-        table.print();
+        table.print(true);
     }
     Ok(())
 }

@@ -124,7 +124,7 @@ fn print_table(args: &Args, tasks: &[TaskInfo]) {
             task.record.name.to_string(),
         ]);
     }
-    table.print();
+    table.print(true);
 }
 
 fn shorten(text: &str) -> String {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use cofferdam_executor::Executor;
 
 use super::Outcome;
+use super::image::settle;
 use crate::escape::escape_line;
 use crate::failure::Failure;
 
@@ -33,7 +34,6 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
             Err(error) => code = Failure::plain(error.to_string()).report(),
         }
     }
-    // What was deleted is removed in the background: that ends with this process, unless it is waited for.
-    store.settle().map_err(|error| Failure::plain(error.to_string()))?;
+    settle::leave(&store)?;
     Ok(code)
 }

@@ -90,7 +90,7 @@ fn print(args: &Args, before: &[Sample], now: &[Sample]) -> Result<(), Failure> 
         }
     }
     if args.format == Format::Table {
-        table.print();
+        table.print(true);
     }
     Ok(())
 }

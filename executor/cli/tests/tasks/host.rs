@@ -65,9 +65,14 @@ impl From<Output> for Answer {
     }
 }
 
-/// Runs the program to its end.
+/// Runs the program to its end. What it removed of images may be left to a process of its own, which is waited for: a census
+/// would see it at work.
 pub(crate) fn call(world: &World, arguments: &[&str]) -> Answer {
-    cofferdam(world, arguments).output().unwrap().into()
+    let answer = cofferdam(world, arguments).output().unwrap().into();
+    if matches!(arguments, ["rmi", ..] | ["image", "rm" | "prune", ..]) {
+        cofferdam(world, &["image", "settle"]).status().unwrap();
+    }
+    answer
 }
 
 /// Runs the program, which must succeed; its standard output without the last newline.

@@ -7,7 +7,7 @@ use cofferdam_executor::{ImageBuilder, ImageRef};
 use cofferdam_tests::world::World;
 use serde_json::Value;
 
-use crate::host::{call, settle, settled_world, succeed};
+use crate::host::{call, cofferdam, settle, settled_world, succeed};
 
 fn archive(world: &World, file: &str, contents: &str) -> String {
     let name = ImageRef::parse("docker.io/library/mine:1").unwrap();
@@ -170,6 +170,74 @@ fn a88_refusals_say_what_was_refused_why_and_what_to_do() {
         assert!(refused.stderr.contains(word), "lacks {word}: {refused:?}");
     }
     succeed(&world, &["rmi", "-f", "mine:1"]);
+    settle(&watch);
+}
+
+#[test]
+fn a64_a_command_that_removes_does_not_wait_for_the_disk() {
+    let Some(world) = settled_world() else { return };
+    let watch = world.watch();
+    for remove in [&["rmi", "mine:1"][..], &["image", "prune", "--all"]] {
+        succeed(&world, &["load", &archive(&world, "large.tar", "contents")]);
+        // Nobody can delete while this is held.
+        let store = world.root().join("images");
+        let lock = std::fs::File::create(store.join("locks/trash")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let output = cofferdam(&world, remove).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let trash = || std::fs::read_dir(store.join("trash")).unwrap().count();
+        assert!(trash() > 0, "{remove:?}");
+        let listed = succeed(&world, &["images", "--format", "{{.repository}}", "mine"]);
+        assert_eq!(listed, "", "it is gone for everybody");
+        // The process that it was left to goes on by itself.
+        drop(lock);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while trash() > 0 {
+            assert!(std::time::Instant::now() < deadline, "{remove:?}: nobody deletes");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+    succeed(&world, &["run", "--rm", "demo", "true"]);
+    settle(&watch);
+}
+
+#[test]
+fn a89_listings_are_filtered_and_filled_into_templates() {
+    let Some(world) = settled_world() else { return };
+    let watch = world.watch();
+    let id = succeed(&world, &["load", &archive(&world, "first.tar", "one")]);
+    let id = id.split(' ').next().unwrap();
+    succeed(&world, &["tag", "mine:1", "localhost/other:2"]);
+    let digest = succeed(&world, &["image", "inspect", "--format", "{{.Digest}}", "mine:1"]);
+    let both = "docker.io/library/mine 1\nlocalhost/other 2";
+    let template = "{{.Repository}} {{.Tag}}";
+    for (words, expected) in [
+        (&["--filter", "label=k"][..], both),
+        (&["--filter", "label=k=v", "mine"], both),
+        (&["--filter", "label=k=w"], ""),
+        (&["--filter", "reference=*/other:?"], both),
+        (&["--filter", "dangling=true"], ""),
+        (&["--filter", "dangling=false", "--filter", "reference=mine"], both),
+        (&["mine:2"], ""),
+    ] {
+        let words = [&["images", "--format", template], words].concat();
+        let mut lines: Vec<String> = succeed(&world, &words).lines().map(str::to_owned).collect();
+        lines.sort();
+        assert_eq!(lines.join("\n"), expected, "{words:?}");
+    }
+    assert_eq!(succeed(&world, &["images", "-q", "--no-trunc", "mine"]), id);
+    let listed = succeed(&world, &["images", "--digests", "--noheading", "mine:1"]);
+    assert!(listed.lines().all(|line| line.contains(&digest)) && listed.lines().count() == 2, "{listed}");
+    let labels = "{{json .Config.Config.Labels}} {{.config.config.labels.k}}";
+    assert_eq!(succeed(&world, &["image", "inspect", "-f", labels, "mine:1"]), "{\"k\":\"v\"} v");
+    let wrong = call(&world, &["images", "--format", "{{.nosuch}}"]);
+    assert!(
+        wrong.code == Some(125) && wrong.stderr.contains("there is no field nosuch; there are"),
+        "{wrong:?}"
+    );
+    assert_eq!(call(&world, &["image", "exists", "mine:1"]).code, Some(0));
+    assert_eq!(call(&world, &["image", "exists", "nothing"]).code, Some(1));
+    succeed(&world, &["rmi", "--force", id]);
     settle(&watch);
 }
 

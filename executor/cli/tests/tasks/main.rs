@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
+mod builders;
 mod host;
 mod images;
 mod killed;
+mod mistakes;
 mod networks;
 mod registries;
 mod running;

@@ -15,7 +15,7 @@ use crate::host::{call, cofferdam, settle, settled_world, succeed};
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// An OCI layout with one image of an empty layer, named `v1`; returns the manifest's digest.
-fn layout(folder: &Path) -> Digest {
+pub(crate) fn layout(folder: &Path) -> Digest {
     let blobs = folder.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
     let put = |kind: &str, bytes: &[u8]| {

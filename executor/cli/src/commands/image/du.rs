@@ -33,7 +33,7 @@ fn print(usage: &Usage) {
         let cells = [name, show_bytes(image.bytes), show_bytes(image.own_bytes), image.snapshots.to_string()];
         table.row(cells);
     }
-    table.print();
+    table.print(true);
     let snapshots: u64 = usage.snapshots.values().sum();
     println!();
     let mut table = Table::new(&["TOTAL", "SIZE"]);
@@ -45,5 +45,5 @@ fn print(usage: &Usage) {
     ] {
         table.row([what.to_owned(), show_bytes(bytes)]);
     }
-    table.print();
+    table.print(true);
 }

@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
         table.row([created, command, show_bytes(step.size_bytes), comment]);
     }
     if args.format == Format::Table {
-        table.print();
+        table.print(true);
     }
     Ok(ExitCode::SUCCESS)
 }

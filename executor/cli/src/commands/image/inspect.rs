@@ -7,10 +7,15 @@ use serde_json::{Value, json};
 
 use super::find;
 use crate::commands::Outcome;
+use crate::escape::escape;
 use crate::failure::Failure;
+use crate::template::{Shape, fill};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// How to print: json, or a template such as '{{.config.config.Labels}}' for each image
+    #[arg(short, long, default_value = "json")]
+    format: Shape,
     /// Images
     #[arg(required = true)]
     images: Vec<String>,
@@ -25,6 +30,12 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
             Ok(image) => found.push(as_json(&image)),
             Err(failure) => code = failure.report(),
         }
+    }
+    if let Shape::Template(pieces) = &args.format {
+        for image in &found {
+            println!("{}", escape(&fill(pieces, image)?));
+        }
+        return Ok(code);
     }
     let text = serde_json::to_string_pretty(&found).map_err(|error| Failure::plain(error.to_string()))?;
     // JSON escapes what could steer a terminal.

@@ -6,6 +6,7 @@ use cofferdam_executor::request::size::show_bytes;
 use cofferdam_executor::request::span::parse_span;
 use cofferdam_executor::{Executor, PruneOptions, Unused};
 
+use super::settle;
 use crate::args::Format;
 use crate::commands::{Outcome, print_json};
 use crate::escape::escape_line;
@@ -50,6 +51,6 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
         }
         println!("{} {}", if args.dry_run { "Would free" } else { "Freed" }, show_bytes(pruned.bytes));
     }
-    store.settle().map_err(|error| Failure::plain(error.to_string()))?;
+    settle::leave(&store)?;
     Ok(ExitCode::SUCCESS)
 }
