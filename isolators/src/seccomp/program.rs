@@ -140,15 +140,18 @@ fn tree(program: &mut Vec<Instruction>, runs: &[Run], default: Action) -> Result
     }
     let (low, high) = runs.split_at(runs.len() / 2);
     let border = high[0].start;
-    let mut left = Vec::new();
-    tree(&mut left, low, default)?;
+    let fork = program.len();
+    program.push(Instruction { code: IF_AT_LEAST, jt: 0, jf: 0, k: border });
+    tree(program, low, default)?;
+    // How far it is over the lower half is known once that is there.
+    let left = &program[fork + 1..];
     if let Ok(distance) = u8::try_from(left.len()) {
-        program.push(Instruction { code: IF_AT_LEAST, jt: distance, jf: 0, k: border });
+        program[fork].jt = distance;
     } else {
-        program.push(Instruction { code: IF_AT_LEAST, jt: 0, jf: 1, k: border });
-        program.push(statement(JUMP, length(&left)?));
+        let over = statement(JUMP, length(left)?);
+        program[fork].jf = 1;
+        program.insert(fork + 1, over);
     }
-    program.append(&mut left);
     tree(program, high, default)
 }
 

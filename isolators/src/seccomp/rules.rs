@@ -87,8 +87,9 @@ impl<'a> Rule<'a> {
         let action = action::parse(rule.action(), rule.errno_ret(), &errno_pointer)?;
         let alternatives = conditions(rule.args().as_deref().unwrap_or_default(), index)?;
         let mut calls = Vec::with_capacity(rule.names().len());
+        let mut row = 0;
         for name in rule.names() {
-            let Some(numbers) = Numbers::of(name) else {
+            let Some(numbers) = Numbers::next(name, &mut row) else {
                 unknown.insert(name);
                 continue;
             };

@@ -18,6 +18,18 @@ impl Numbers {
         Some(Self(&SYSCALLS[row].1))
     }
 
+    /// As [`Numbers::of`], for names that most often come in the order of the table, as in a sorted list: the rows after `row`,
+    /// where the last name was found, are looked at first.
+    pub(super) fn next(name: &str, row: &mut usize) -> Option<Self> {
+        const AHEAD: usize = 4;
+        let near = SYSCALLS.get(*row + 1..)?.iter().take(AHEAD).position(|(candidate, _)| *candidate == name);
+        *row = match near {
+            Some(ahead) => *row + 1 + ahead,
+            None => SYSCALLS.binary_search_by(|(candidate, _)| (*candidate).cmp(name)).ok()?,
+        };
+        Some(Self(&SYSCALLS[*row].1))
+    }
+
     /// The number on `architecture` as a filter sees it (x32 numbers carry their marker bit).
     #[must_use]
     pub fn on(self, architecture: Architecture) -> Option<u32> {

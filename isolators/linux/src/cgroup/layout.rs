@@ -8,6 +8,7 @@
 //!
 //! Read from `/proc/self/mountinfo` and `/proc/self/cgroup` (cgroups(7), proc_pid_mountinfo(5)).
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -112,13 +113,13 @@ impl Layout {
         let own = OwnCgroups::parse(cgroup);
         let mut layout = Self::default();
         for mount in mountinfo.lines().filter_map(Mount::parse) {
-            layout.cover(&mount.mount_point);
+            layout.cover(Path::new(&*mount.mount_point));
             match mount.filesystem {
                 "cgroup" => layout.add_v1(&mount, &own),
                 "cgroup2" if layout.unified.is_none() => {
                     layout.unified = Some(Unified {
                         own_path: below(&own.unified, &mount.root),
-                        mount_point: mount.mount_point,
+                        mount_point: mount.mount_point.into_owned().into(),
                         controllers: Vec::new(),
                     });
                 }
@@ -161,7 +162,7 @@ impl Layout {
 
     fn add_v1(&mut self, mount: &Mount<'_>, own: &OwnCgroups) {
         let Some((controllers, path)) = own.v1.iter().find(|(controllers, _)| {
-            controllers.iter().all(|controller| mount.options.contains(&controller.as_str()))
+            controllers.iter().all(|controller| mount.options.split(',').any(|option| option == controller))
         }) else {
             return;
         };
@@ -170,7 +171,7 @@ impl Layout {
         }
         self.v1.push(Hierarchy {
             controllers: controllers.clone(),
-            mount_point: mount.mount_point.clone(),
+            mount_point: mount.mount_point.to_string().into(),
             own_path: below(path, &mount.root),
         });
     }
@@ -205,10 +206,10 @@ impl OwnCgroups {
 
 /// One line of mountinfo, as far as we need it.
 struct Mount<'a> {
-    root: String,
-    mount_point: PathBuf,
+    root: Cow<'a, str>,
+    mount_point: Cow<'a, str>,
     filesystem: &'a str,
-    options: Vec<&'a str>,
+    options: &'a str,
 }
 
 impl<'a> Mount<'a> {
@@ -218,13 +219,16 @@ impl<'a> Mount<'a> {
         let (root, mount_point) = (fixed.next()?, fixed.next()?);
         let mut typed = typed.split(' ');
         let filesystem = typed.next()?;
-        let options = typed.nth(1)?.split(',').collect();
-        Some(Self { root: unescape(root), mount_point: unescape(mount_point).into(), filesystem, options })
+        let options = typed.nth(1)?;
+        Some(Self { root: unescape(root), mount_point: unescape(mount_point), filesystem, options })
     }
 }
 
 /// Undoes the octal escapes of mountinfo: space, tab, newline, backslash.
-fn unescape(text: &str) -> String {
+fn unescape(text: &str) -> Cow<'_, str> {
+    if !text.contains('\\') {
+        return text.into();
+    }
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('\\') {
@@ -241,7 +245,7 @@ fn unescape(text: &str) -> String {
             }
         }
     }
-    plain + rest
+    (plain + rest).into()
 }
 
 /// A cgroup's path seen from a mount whose root lies deeper in the hierarchy, as in a container's own mount.
