@@ -2,6 +2,9 @@
 //!
 //! Read first: [`table`] (every command and option), [`commands`] (one file a family of commands).
 
+// Started by the C library and not by std, see `cofferdam_linux::start`; a test is started by its harness.
+#![cfg_attr(not(test), no_main)]
+
 mod arguments;
 mod commands;
 mod failed;
@@ -18,7 +21,15 @@ use global::Global;
 use log::Log;
 use table::Command;
 
+#[cfg(not(test))]
+cofferdam_runtime::main!(run);
+
+#[cfg(test)]
 fn main() {
+    run();
+}
+
+fn run() {
     cofferdam_runtime::foreground::end_on_broken_pipe();
     cofferdam_runtime::foreground::expect_children();
     let mut parser = lexopt::Parser::from_env();

@@ -50,6 +50,7 @@ pub use checkpoint::{CgroupMode, Checkpoint};
 pub use cofferdam_apply::{Fault, StepTime};
 pub use cofferdam_isolators::{CgroupManager, Layer, Rootfs};
 pub use cofferdam_linux::cgroup::{BlockIo, Statistics};
+pub use cofferdam_linux::main;
 pub use cofferdam_linux::terminal::send_descriptor;
 pub use cofferdam_plan::{ContainerId, HostFeatures, Namespace, Plan};
 pub use create::{Console, Create, Created, Stdio};

@@ -29,6 +29,7 @@ pub mod seccomp;
 pub mod sibling;
 pub mod signal;
 pub mod spawn;
+pub mod start;
 pub mod tap;
 pub mod terminal;
 pub mod text;

@@ -83,6 +83,14 @@ pub fn expect_children() {
     }
 }
 
+/// A write to a pipe that nobody reads is an error from now on, as std has it.
+pub(crate) fn ignore_lost_pipes() {
+    // SAFETY: SIG_IGN is a valid disposition of SIGPIPE, and installs no code.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
 /// The dispositions a program expects at its start: whatever an ancestor has set to be ignored is put back to its default
 /// (Rust itself ignores SIGPIPE), and nothing is blocked. Of all 64, by the raw call: the C library refuses to touch the
 /// two that it keeps for itself, 32 and 33, and a program with another C library expects them at their default too.
