@@ -120,7 +120,7 @@ impl Runtime {
 
 /// A request that compiles to the plan that the container was made by.
 pub(crate) fn again(record: &Record) -> Result<Create, Error> {
-    Ok(Create::new(ContainerId::parse(&record.id)?, record.bundle.clone(), record.spec.clone()))
+    Ok(Create::new(ContainerId::parse(&record.id)?, record.bundle.clone(), record.spec.get()?.clone()))
 }
 
 /// Every mount of a container whose source is outside: where it is in the container, and the host's path. CRIU does not
@@ -144,7 +144,7 @@ pub(crate) fn mounts(plan: &Plan) -> Vec<(String, String)> {
 
 /// Namespaces that the container joined by path: CRIU leaves them to whoever restores.
 fn namespaces(record: &Record) -> Result<Vec<String>, Error> {
-    let members = Membership::of(&record.spec)?;
+    let members = Membership::of(record.spec.get()?)?;
     let mut external = Vec::new();
     for (kind, key) in [(Namespace::Network, NETWORK_KEY), (Namespace::Pid, PID_KEY)] {
         if let Some(Source::Path(path)) = members.source(kind) {
@@ -159,7 +159,7 @@ fn namespaces(record: &Record) -> Result<Vec<String>, Error> {
 
 /// The annotation names a configuration of CRIU's; an empty one means none at all.
 pub(crate) fn config_file(record: &Record) -> Option<String> {
-    let annotations = record.spec.annotations().as_ref();
+    let annotations = record.spec.get().ok()?.annotations().as_ref();
     annotations.and_then(|all| all.get("org.criu.config")).filter(|path| !path.is_empty()).cloned()
 }
 

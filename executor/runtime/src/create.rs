@@ -320,7 +320,9 @@ impl Runtime {
             tracers: false,
             late_steps: late.map(|(index, step)| (index, plan.describe(&step.op))).collect(),
             program: program_name(plan).unwrap_or_default(),
-            spec,
+            hooked: spec.hooks().is_some(),
+            supervised: crate::start::supervised(&spec),
+            spec: spec.into(),
         })
     }
 }

@@ -75,7 +75,7 @@ impl Runtime {
         let pid_file = exec.pid_file.take();
         if may_trace(&exec.process)
             && !record.tracers
-            && !record.spec.process().as_ref().is_some_and(may_trace)
+            && !record.spec.get()?.process().as_ref().is_some_and(may_trace)
         {
             record.tracers = true;
             record.store(&locked.directory)?;
@@ -120,8 +120,9 @@ impl Runtime {
         let init =
             record.process().ok_or_else(|| Error::Conflict("cannot exec in a stopped container".into()))?;
         let container = ContainerId::parse(&record.id)?;
+        let spec = record.spec.get()?;
         let joining = Joining {
-            spec: &record.spec,
+            spec,
             id: &container,
             init_pid: record.pid,
             bundle: &record.bundle,
@@ -134,7 +135,7 @@ impl Runtime {
             tracers: record.tracers,
             below: &exec.cgroups,
         };
-        let host = with_resctrl(self.shared_host().clone(), &record.spec);
+        let host = with_resctrl(self.shared_host().clone(), spec);
         let plan = compile_joining(&joining, &host)?;
         record.in_its_namespaces()?;
         let limits = self.options.limits;

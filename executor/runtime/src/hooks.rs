@@ -55,12 +55,22 @@ pub(crate) fn run(
     status: Status,
     process: Option<&OwnedFd>,
 ) -> Result<(), Error> {
-    each(runtime, record, point, status, process).collect()
+    let hooks = hooks_of(record, point)?;
+    each(runtime, record, point, hooks, status, process).collect()
 }
 
 /// Runs every hook of a point in order, whatever becomes of the others; what failed comes back.
 pub(crate) fn run_all(runtime: &Runtime, record: &Record, point: HookPoint, status: Status) -> Vec<Error> {
-    each(runtime, record, point, status, None).filter_map(Result::err).collect()
+    match hooks_of(record, point) {
+        Ok(hooks) => each(runtime, record, point, hooks, status, None).filter_map(Result::err).collect(),
+        Err(error) => vec![error],
+    }
+}
+
+/// The hooks of a point.
+fn hooks_of(record: &Record, point: HookPoint) -> Result<&[Hook], Error> {
+    let hooks = if record.hooked { record.spec.get()?.hooks().as_ref() } else { None };
+    Ok(hooks.and_then(|hooks| list(hooks, point)).map_or(&[], Vec::as_slice))
 }
 
 /// One hook at each step.
@@ -68,11 +78,11 @@ fn each<'a>(
     runtime: &'a Runtime,
     record: &'a Record,
     point: HookPoint,
+    hooks: &'a [Hook],
     status: Status,
     process: Option<&'a OwnedFd>,
 ) -> impl Iterator<Item = Result<(), Error>> + 'a {
-    let hooks = record.spec.hooks().as_ref().and_then(|hooks| list(hooks, point));
-    hooks.into_iter().flatten().enumerate().map(move |(index, hook)| {
+    hooks.iter().enumerate().map(move |(index, hook)| {
         let place = match (point, process) {
             (HookPoint::CreateContainer, Some(process)) => Place::Namespaces(process),
             (HookPoint::StartContainer, _) => Place::Container,
@@ -112,11 +122,12 @@ fn run_one(
     place: &Place<'_>,
     process: Option<&OwnedFd>,
 ) -> Result<(), String> {
-    let state = serde_json::to_vec(&record.state(status)).map_err(|error| error.to_string())?;
+    let state = record.state(status).map_err(|error| error.to_string())?;
+    let state = serde_json::to_vec(&state).map_err(|error| error.to_string())?;
     let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(HOOK_TIMEOUT_S);
     let timeout = Duration::from_secs(timeout);
     let (mut streams, input, complaints) = Streams::make().map_err(in_words)?;
-    redirect(&mut streams, &record.spec)?;
+    redirect(&mut streams, record.spec.get().map_err(|error| error.to_string())?)?;
     let inside = match place {
         Place::Container => {
             let child = join(runtime, record, hook, streams)?;
@@ -177,7 +188,8 @@ fn environment(hook: &Hook) -> Vec<&str> {
 /// where the hook has none of its own.
 fn join(runtime: &Runtime, record: &Record, hook: &Hook, streams: Streams) -> Result<Child, String> {
     let path = hook.path().to_str().ok_or("its path is not UTF-8")?;
-    let mut process = record.spec.process().clone().unwrap_or_default();
+    let spec = record.spec.get().map_err(|error| error.to_string())?;
+    let mut process = spec.process().clone().unwrap_or_default();
     let arguments = hook.args().clone().filter(|arguments| !arguments.is_empty());
     process.set_args(Some(arguments.unwrap_or_else(|| vec![path.to_owned()])));
     if hook.env().is_some() {
@@ -191,8 +203,8 @@ fn join(runtime: &Runtime, record: &Record, hook: &Hook, streams: Streams) -> Re
 }
 
 fn namespaces(record: &Record) -> Result<u64, String> {
-    let members =
-        cofferdam_isolators::namespaces::Membership::of(&record.spec).map_err(|error| error.to_string())?;
+    let spec = record.spec.get().map_err(|error| error.to_string())?;
+    let members = cofferdam_isolators::namespaces::Membership::of(spec).map_err(|error| error.to_string())?;
     let joined = [
         Namespace::User,
         Namespace::Network,

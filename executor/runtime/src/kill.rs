@@ -49,7 +49,7 @@ impl Runtime {
     /// process there, so that ending the container is ending all of them, also when that one has gone before.
     fn shared_members(&self, record: &Record) -> Result<Option<Cgroup>, Error> {
         let Some(path) = &record.cgroup else { return Ok(None) };
-        if Membership::of(&record.spec)?.makes(Namespace::Pid) {
+        if Membership::of(record.spec.get()?)?.makes(Namespace::Pid) {
             return Ok(None);
         }
         let cgroup = self.own_cgroup(&record.id, path, record.process().is_some())?;

@@ -19,6 +19,7 @@
 
 pub mod bundle;
 pub mod checkpoint;
+pub mod configuration;
 pub mod create;
 mod criu;
 pub mod delete;

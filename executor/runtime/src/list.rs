@@ -11,7 +11,7 @@ impl Runtime {
     pub fn state(&self, id: &ContainerId) -> Result<State, Error> {
         let directory = self.directory(id);
         let record = Record::load(&directory, id.as_str())?;
-        Ok(record.state(record.status(&directory, &self.cgroups)))
+        record.state(record.status(&directory, &self.cgroups))
     }
 
     /// The state of every container of this root, by id. What cannot be read is left out.
@@ -33,6 +33,6 @@ impl Runtime {
 
     /// The configuration that a container was created with.
     pub fn spec(&self, id: &ContainerId) -> Result<oci_spec::runtime::Spec, Error> {
-        Ok(Record::load(&self.directory(id), id.as_str())?.spec)
+        Record::load(&self.directory(id), id.as_str())?.spec.take()
     }
 }

@@ -247,7 +247,7 @@ fn lend(options: &mut Options, path: &Path) -> Result<i32, Error> {
 
 /// Namespaces that the configuration joins by path.
 fn join(record: &Record, options: &mut Options) -> Result<(), Error> {
-    let members = Membership::of(&record.spec)?;
+    let members = Membership::of(record.spec.get()?)?;
     for kind in Namespace::ALL {
         let Some(Source::Path(path)) = members.source(kind) else { continue };
         let path = path.to_string();

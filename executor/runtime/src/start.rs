@@ -21,17 +21,20 @@ use crate::state::{Record, Status, gate};
 impl Runtime {
     /// Starts a created container: afterwards the program runs, or the container is stopped and the error says why. After a failing hook it is gone.
     pub fn start(&self, id: &ContainerId) -> Result<(), Error> {
-        self.start_after(id, |_| Ok(()))
+        self.start_sealed(id, || Ok(()))
     }
 
-    /// As [`Runtime::start`], after a look at the container's configuration.
-    pub fn start_after(
+    /// As [`Runtime::start`], but `seal` is called first where a hook is going to be started from inside the container: there
+    /// it may be a link to this very program.
+    pub fn start_sealed(
         &self,
         id: &ContainerId,
-        look: impl FnOnce(&Spec) -> Result<(), Error>,
+        seal: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         let (locked, record) = self.lock(id)?;
-        look(&record.spec)?;
+        if record.hooked && hooks::any(record.spec.get()?, HookPoint::StartContainer) {
+            seal()?;
+        }
         match record.status(&locked.directory, &self.cgroups) {
             Status::Created => {}
             Status::Creating => {
@@ -69,8 +72,8 @@ impl Runtime {
             waited_for: format!("waiting for the container's process to execute {:?}", record.program),
             seconds: limit.as_secs_f32(),
         };
-        let profile = record.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let hear = |knock: OwnedFd| match profile.is_some_and(seccomp::notifies) {
+        let supervised = record.supervised && supervised(record.spec.get()?);
+        let hear = |knock: OwnedFd| match supervised {
             true => LateFailure::hear_supervised(&knock),
             false => LateFailure::hear(&knock, limit),
         };
@@ -84,6 +87,12 @@ impl Runtime {
         }
         hooks::run(self, record, HookPoint::Poststart, Status::Running, None)
     }
+}
+
+/// Whether a profile asks somebody about some of the program's system calls.
+pub(crate) fn supervised(spec: &Spec) -> bool {
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    profile.is_some_and(seccomp::notifies)
 }
 
 fn knock(locked: &Locked, limit: Duration) -> Result<OwnedFd, Errno> {

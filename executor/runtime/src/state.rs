@@ -10,11 +10,11 @@ use std::sync::OnceLock;
 use cofferdam_linux::cgroup::{Cgroup, Layout};
 use cofferdam_linux::text::read_text;
 use cofferdam_plan::Namespace;
-use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use crate::configuration::Configuration;
 use crate::error::Error;
 
 /// Version of the state file. A reader accepts this one and the one before.
@@ -122,8 +122,19 @@ pub struct Record {
     pub late_steps: Vec<(usize, String)>,
     /// The program's name, for its errors.
     pub program: String,
+    /// Whether the configuration has hooks: most have none, and need not be read for them.
+    #[serde(default = "unknown")]
+    pub hooked: bool,
+    /// Whether somebody supervises the program's system calls.
+    #[serde(default = "unknown")]
+    pub supervised: bool,
     /// The configuration as it was at creation (later changes to config.json have no effect).
-    pub spec: Spec,
+    pub spec: Configuration,
+}
+
+/// Of a container whose record does not say: its configuration is asked.
+fn unknown() -> bool {
+    true
 }
 
 /// What is written: the record, and what monitors and scripts read in runc's state file.
@@ -260,9 +271,10 @@ impl Record {
     }
 
     /// The specification's view of it.
-    pub(crate) fn state(&self, status: Status) -> State {
-        State {
-            oci_version: self.spec.version().clone(),
+    pub(crate) fn state(&self, status: Status) -> Result<State, Error> {
+        let spec = self.spec.get()?;
+        Ok(State {
+            oci_version: spec.version().clone(),
             id: self.id.clone(),
             pid: if status == Status::Stopped { 0 } else { self.pid },
             status,
@@ -270,8 +282,8 @@ impl Record {
             rootfs: self.rootfs.clone(),
             created: self.created.clone(),
             owner: self.owner.clone(),
-            annotations: self.spec.annotations().clone().unwrap_or_default(),
-        }
+            annotations: spec.annotations().clone().unwrap_or_default(),
+        })
     }
 }
 

@@ -40,7 +40,7 @@ impl Runtime {
         let devices_list = cgroup.read("devices", "devices.list").ok();
         let updating = Updating {
             cgroup: &path,
-            resources: record.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()),
+            resources: record.spec.get()?.linux().as_ref().and_then(|linux| linux.resources().as_ref()),
             change: resources,
             memory_and_swap_bytes,
             devices_list: devices_list.as_deref(),
@@ -62,10 +62,14 @@ impl Runtime {
             let _ = tell(&update.properties.before);
             Error::Change(failure)
         })?;
-        let mut linux = record.spec.linux().clone().unwrap_or_default();
-        linux.set_resources(Some(update.resources));
-        record.spec.set_linux(Some(linux));
-        record.store(&locked.directory).inspect_err(|_| drop(changed.undo()))?;
+        let keep = || {
+            let spec = record.spec.change()?;
+            let mut linux = spec.linux().clone().unwrap_or_default();
+            linux.set_resources(Some(update.resources));
+            spec.set_linux(Some(linux));
+            record.store(&locked.directory)
+        };
+        keep().inspect_err(|_| drop(changed.undo()))?;
         Ok(update.plan.warnings)
     }
 }

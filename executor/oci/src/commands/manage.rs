@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use cofferdam_runtime::readiness::{self, Readiness};
-use cofferdam_runtime::{ContainerId, Error, Runtime, Spec, signals};
+use cofferdam_runtime::{ContainerId, Runtime, signals};
 
 use super::Call;
 use crate::failed::Failed;
@@ -12,7 +12,7 @@ use crate::failed::Failed;
 pub(crate) fn start(call: &Call<'_>) -> Result<i32, Failed> {
     let (runtime, id) = (call.global.runtime()?, call.said.id()?);
     let Some(manager) = readiness::manager() else {
-        runtime.start_after(&id, sealed_for_hooks)?;
+        runtime.start_sealed(&id, cofferdam_runtime::become_sealed)?;
         return Ok(0);
     };
     let process = runtime.first_process(&id)?;
@@ -30,14 +30,8 @@ pub(super) fn open(
     manager: PathBuf,
 ) -> Result<Option<Readiness>, Failed> {
     let listening = runtime.listen_for_readiness(id, manager)?;
-    runtime.start_after(id, sealed_for_hooks)?;
+    runtime.start_sealed(id, cofferdam_runtime::become_sealed)?;
     Ok(listening)
-}
-
-/// A startContainer hook is started from inside the container, where it may be a link to this very program.
-fn sealed_for_hooks(spec: &Spec) -> Result<(), Error> {
-    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
-    if hooks.is_some_and(|hooks| !hooks.is_empty()) { cofferdam_runtime::become_sealed() } else { Ok(()) }
 }
 
 /// Waits for that word, and passes it on. A manager that cannot be told is no reason to fail what runs.
