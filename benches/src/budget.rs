@@ -36,6 +36,7 @@ pub fn excess(name: &str, counted: Counters, budget: Counters) -> Vec<String> {
         ("processes", counted.processes, budget.processes),
         ("threads", counted.threads, budget.threads),
         ("execs", counted.execs, budget.execs),
+        ("allocations", counted.allocations.unwrap_or(0), budget.allocations.unwrap_or(u64::MAX)),
     ]
     .into_iter()
     .filter(|(_, counted, budget)| counted > budget)
@@ -49,12 +50,16 @@ mod tests {
 
     #[test]
     fn only_what_exceeds_its_budget_is_named() {
-        let budget = Counters { syscalls: 10, processes: 1, threads: 0, execs: 1 };
+        let budget = Counters { syscalls: 10, processes: 1, threads: 0, execs: 1, allocations: Some(5) };
         assert!(excess("x", budget, budget).is_empty());
-        let more = Counters { syscalls: 11, threads: 2, ..budget };
+        let more = Counters { syscalls: 11, threads: 2, allocations: Some(6), ..budget };
         assert_eq!(
             excess("x", more, budget),
-            ["x: 11 system calls, the budget is 10", "x: 2 threads, the budget is 0"]
+            [
+                "x: 11 system calls, the budget is 10",
+                "x: 2 threads, the budget is 0",
+                "x: 6 allocations, the budget is 5"
+            ]
         );
     }
 

@@ -82,6 +82,11 @@ const fn crun(name: &'static str, work: Work) -> Contestant {
     Contestant { name, note: CRUN, kind: Kind::Runtime { program: "crun", view: View::PlainV2, work } }
 }
 
+/// No distribution's: where it is, the environment says.
+const fn youki(name: &'static str, work: Work) -> Contestant {
+    runtime(name, "youki", work, "a release build, from PATH or where the variable YOUKI says")
+}
+
 /// Every table.
 pub const GROUPS: &[Group] = &[
     Group {
@@ -97,6 +102,7 @@ pub const GROUPS: &[Group] = &[
             runtime("cofferdam-oci", "cofferdam-oci", Work::Run, "run, a whole process"),
             runtime("runc", "runc", Work::Run, "run, a whole process"),
             crun("crun", Work::Run),
+            youki("youki", Work::Run),
             Contestant {
                 name: "podman",
                 note: "run --rm --network none --rootfs, with runc, since its default runtime is crun",
@@ -112,6 +118,7 @@ pub const GROUPS: &[Group] = &[
             runtime("cofferdam-oci lifecycle", "cofferdam-oci", Work::Lifecycle, "three processes"),
             runtime("runc lifecycle", "runc", Work::Lifecycle, "three processes"),
             crun("crun lifecycle", Work::Lifecycle),
+            youki("youki lifecycle", Work::Lifecycle),
         ],
     },
     Group {
@@ -121,6 +128,7 @@ pub const GROUPS: &[Group] = &[
             runtime("cofferdam-oci exec", "cofferdam-oci", Work::Exec, "a whole process"),
             runtime("runc exec", "runc", Work::Exec, "a whole process"),
             crun("crun exec", Work::Exec),
+            youki("youki exec", Work::Exec),
         ],
     },
 ];
@@ -179,8 +187,13 @@ impl Contestant {
     }
 }
 
-/// Ours is beside this program; the peers are where the distribution puts them.
+/// Ours is beside this program; the peers are where the distribution puts them, or in the search path, or where the variable
+/// with their name in capitals says (`YOUKI=/where/youki`).
 pub(crate) fn locate(program: &str) -> Result<PathBuf> {
+    if let Some(said) = std::env::var_os(program.to_uppercase()) {
+        return Ok(said.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
     let beside = std::env::current_exe()?.with_file_name(program);
     let tests_put_us_deeper = beside.parent().and_then(Path::parent).map(|folder| folder.join(program));
     let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(|folder| Path::new(folder).join(program));
@@ -188,6 +201,7 @@ pub(crate) fn locate(program: &str) -> Result<PathBuf> {
         .into_iter()
         .flatten()
         .chain(system)
+        .chain(std::env::split_paths(&path).map(|folder| folder.join(program)))
         .find(|path| path.is_file())
         .with_context(|| format!("{program} is not installed"))
 }

@@ -21,6 +21,9 @@ pub struct Counters {
     pub threads: u64,
     /// Programs executed.
     pub execs: u64,
+    /// Blocks of memory asked for, where the launch is in a worker's process, which counts them.
+    #[serde(default)]
+    pub allocations: Option<u64>,
 }
 
 /// Traces one launch by `driver`, which is the program of this crate, with strace.
@@ -41,20 +44,25 @@ pub fn count(driver: &Path, contestant: Contestant, bundle: &Path) -> Result<Cou
 
 fn trace(driver: &Path, contestant: Contestant, bundle: &Path) -> Result<Counters> {
     let report = tempfile::NamedTempFile::new()?;
-    let status = Command::new("strace")
+    let traced = Command::new("strace")
         .args(["-f", "-qq", "-s", "0", "-o"])
         .arg(report.path())
         .arg(driver)
         .args(["once", contestant.name])
         .arg(bundle)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()
+        .stderr(Stdio::inherit())
+        .output()
         .context("starting strace")?;
-    if !status.success() {
-        bail!("the traced launch ended with {status}");
+    if !traced.status.success() {
+        bail!("the traced launch ended with {}", traced.status);
     }
-    Ok(parse(&fs::read_to_string(report.path()).context("reading the trace")?))
+    let mut counters = parse(&fs::read_to_string(report.path()).context("reading the trace")?);
+    if contestant.is_in_process() {
+        let said = String::from_utf8_lossy(&traced.stdout);
+        counters.allocations = Some(said.trim().parse().context("reading the count of allocations")?);
+    }
+    Ok(counters)
 }
 
 impl Counters {
@@ -64,6 +72,7 @@ impl Counters {
             processes: self.processes.saturating_sub(other.processes),
             threads: self.threads.saturating_sub(other.threads),
             execs: self.execs.saturating_sub(other.execs),
+            allocations: self.allocations,
         }
     }
 }
@@ -119,6 +128,9 @@ mod tests {
 102 +++ exited with 0 +++
 100 --- SIGCHLD {si_signo=SIGCHLD} ---
 ";
-        assert_eq!(parse(trace), Counters { syscalls: 6, processes: 1, threads: 1, execs: 1 });
+        assert_eq!(
+            parse(trace),
+            Counters { syscalls: 6, processes: 1, threads: 1, execs: 1, allocations: None }
+        );
     }
 }

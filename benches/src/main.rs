@@ -7,6 +7,10 @@ use anyhow::{Context, Result, bail};
 use cofferdam_benches::{cni, contestant::Contestant, launch, pull, worker};
 use lexopt::prelude::*;
 
+/// What a launch in this process allocates is counted.
+#[global_allocator]
+static ALLOCATOR: cofferdam_linux::allocations::Counted = cofferdam_linux::allocations::Counted;
+
 const USAGE: &str = "\
 usage: cofferdam-benches launch|lifecycle|exec [--rounds N] [--only NAME]… [--record]
        cofferdam-benches pull [--rounds N] [--only IMAGE|PULLER]… [--record]

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use cofferdam_linux::allocations;
+
 use crate::contestant::{Contestant, Launcher};
 
 /// Launches once for every line on standard input and answers with the nanoseconds that it took.
@@ -23,9 +25,12 @@ pub fn serve(contestant: Contestant, bundle: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Launches once.
+/// Launches once, and tells how often all that it took, the preparation included, has asked for memory in this process.
 pub fn once(contestant: Contestant, bundle: &Path) -> Result<()> {
-    contestant.prepare(bundle)?.launch()
+    let before = allocations::count();
+    contestant.prepare(bundle)?.launch()?;
+    println!("{}", allocations::count() - before);
+    Ok(())
 }
 
 fn timed(launcher: &mut dyn Launcher) -> Result<Duration> {

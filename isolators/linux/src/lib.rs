@@ -7,6 +7,7 @@
 //! Functions marked *child-safe* allocate nothing and take no lock: they may run in the child between clone and exec.
 #![allow(unsafe_code)]
 
+pub mod allocations;
 pub mod bpf;
 pub mod cgroup;
 pub mod confined;
