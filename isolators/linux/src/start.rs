@@ -40,3 +40,28 @@ pub fn begin() {
     }
     crate::signal::ignore_lost_pipes();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{clone_child, close_descriptor};
+    use rustix::fs::{fstat, major, minor};
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    use std::os::fd::{AsFd, BorrowedFd};
+
+    #[test]
+    fn closed_standard_descriptors_lead_to_the_null_device() {
+        let child = clone_child(0, None, || {
+            close_descriptor(0);
+            close_descriptor(2);
+            begin();
+            let null = |fd: BorrowedFd<'_>| {
+                fstat(fd).is_ok_and(|stat| (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3))
+            };
+            i32::from(!(null(stdin()) && null(stderr())))
+        });
+        let child = child.unwrap();
+        let ended = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
+        assert_eq!(ended.exit_status(), Some(0));
+    }
+}
