@@ -20,7 +20,6 @@ fn a88_the_usual_mistakes_are_told_with_what_to_do() {
         return;
     }
     let Some(world) = settled_world() else { return };
-    let watch = world.watch();
     let at = |name: &str| world.files().join(name).to_str().unwrap().to_owned();
     let folder = |name: &str| {
         std::fs::create_dir(at(name)).unwrap();
@@ -37,6 +36,7 @@ fn a88_the_usual_mistakes_are_told_with_what_to_do() {
     .map(|options| Registry::start(storage.as_ref(), options).unwrap());
     let addresses = [&open, &closed, &private].map(Registry::address);
     let [open, closed, private] = [&addresses[0], &addresses[1], &addresses[2]].map(String::as_str);
+    let watch = world.watch();
     succeed(&world, &["push", "--layout", &at("layout"), "v1", &format!("{open}/x:v1")]);
     std::fs::write(at("text"), "no archive\n").unwrap();
     let name = cofferdam_executor::ImageRef::parse("mine:1").unwrap();
