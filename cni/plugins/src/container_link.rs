@@ -69,9 +69,15 @@ impl ContainerLink {
             .map_err(|error| PluginError::new(Code::DECODE, format!("{}: {error}", self.kind)))
     }
 
-    /// The result of the plugins before, if this one is to go on with it.
-    fn chained<'r>(&self, request: &'r Request<'_>) -> Option<&'r AddResult> {
+    /// The result of the plugins before, if this one may lie on what they made.
+    fn before<'r>(&self, request: &'r Request<'_>) -> Option<&'r AddResult> {
         request.previous.as_ref().filter(|_| self.parent == Parent::Chained)
+    }
+
+    /// The same, if the addresses are theirs as well. DEL and CHECK are always given a result, the attachment's own: only
+    /// the configuration tells who allocated.
+    fn chained<'r>(&self, request: &'r Request<'_>) -> Result<Option<&'r AddResult>, PluginError> {
+        Ok(if Ipam::of(request)?.is_wanted() { None } else { self.before(request) })
     }
 
     fn interface<'a>(&self, request: &'a Request<'_>) -> Inside<'a> {
@@ -88,14 +94,14 @@ impl ContainerLink {
         &self,
         socket: &mut Socket,
         config: &Config,
-        chained: Option<&AddResult>,
+        before: Option<&AddResult>,
     ) -> Result<Option<Link>, PluginError> {
         if self.parent == Parent::None {
             return Ok(None);
         }
-        let before =
-            || chained?.interfaces.iter().find(|one| one.sandbox.is_empty()).map(|one| one.name.clone());
-        let named = config.master.clone().filter(|name| !name.is_empty()).or_else(before);
+        let below =
+            || before?.interfaces.iter().find(|one| one.sandbox.is_empty()).map(|one| one.name.clone());
+        let named = config.master.clone().filter(|name| !name.is_empty()).or_else(below);
         let link = match &named {
             Some(name) => socket.find_link(name)?,
             None => default_link(socket)?,
@@ -144,7 +150,7 @@ impl ContainerLink {
         born: &str,
     ) -> Result<(), PluginError> {
         let mut socket = if config.link_in_container { Socket::route_in(netns)? } else { Socket::route()? };
-        let parent = self.find_parent(&mut socket, config, self.chained(request))?;
+        let parent = self.find_parent(&mut socket, config, self.before(request))?;
         if let Some(parent) = parent.as_ref().filter(|parent| config.mtu > parent.mtu) {
             return Err(PluginError::config(format!(
                 "{}: an mtu of {} does not fit through {}, whose mtu is {}",
@@ -194,11 +200,7 @@ impl ContainerLink {
                 .and_then(|mut socket| remove_own(&mut socket, request)),
             None => Ok(()),
         };
-        let ipam = match self.chained(request) {
-            Some(_) => Ok(()),
-            None => Ipam::of(request).and_then(|ipam| ipam.call(request, Verb::Del).map(drop)),
-        };
-        link.and(ipam)
+        link.and(Ipam::of(request).and_then(|ipam| ipam.call(request, Verb::Del).map(drop)))
     }
 }
 
@@ -214,7 +216,7 @@ impl Plugin for ContainerLink {
     fn add(&self, request: &Request<'_>) -> Result<AddResult, PluginError> {
         let netns = request.open_netns()?;
         let connect = |allocated| self.connect(request, netns.as_fd(), allocated);
-        match self.chained(request) {
+        match self.chained(request)? {
             Some(previous) => ipam::undone_by(self, request, || connect(previous.clone())),
             None => ipam::allocate(self, request, connect),
         }
@@ -227,9 +229,7 @@ impl Plugin for ContainerLink {
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {
         let netns = request.open_netns()?;
         let config = self.config(request)?;
-        if self.parent != Parent::Chained || config.master.is_some() {
-            Ipam::of(request)?.call(request, Verb::Check)?;
-        }
+        Ipam::of(request)?.call(request, Verb::Check)?;
         let result = request.previous.clone().unwrap_or_default();
         let mut socket = Socket::route_in(netns.as_fd())?;
         let link = self.interface(request).check(&mut socket, &result)?;

@@ -58,6 +58,16 @@ fn a_whole_life(bed: &Bed, plugin: &Value, kind: &str) {
     assert!(caller.attach(&dry, &one.attachment()).is_err());
     assert_eq!(inside(&one).find_link("eth0").unwrap(), None);
 
+    // An address is given back by DEL: there is only this one.
+    let mut scarce = plugin.clone();
+    scarce["ipam"] = json!({ "type": "host-local", "dataDir": "LEASES", "ranges":
+        [[{ "subnet": "203.0.113.0/24", "rangeStart": "203.0.113.12", "rangeEnd": "203.0.113.12" }]] });
+    let scarce = bed.network("scarce", json!([scarce]));
+    for _ in 0..2 {
+        caller.attach(&scarce, &one.attachment()).unwrap();
+        caller.detach(&scarce.name, &one.id, &eth0(), NetnsFate::Stays).unwrap();
+    }
+
     caller.attach(&network, &one.attachment()).unwrap();
     let id = one.id.clone();
     drop(one);
