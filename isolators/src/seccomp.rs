@@ -255,9 +255,9 @@ fn flags(profile: &LinuxSeccomp, notifies: bool) -> u32 {
     if notifies { bits | flag::NEW_LISTENER } else { bits & !flag::WAIT_KILLABLE_RECV }
 }
 
-/// Calls that the child needs between loading the filter and handing the listener over, and to say why it failed: stopped in
-/// one of them, nobody could go on. Whatever comes later, such as closing its own copy, the listener can answer.
-const HANDOVER: [&str; 2] = ["write", "sendmsg"];
+/// Calls that the child needs between loading the filter and being rid of its own copy of the listener, and to say why it
+/// failed: stopped in one of them, nobody could go on.
+const HANDOVER: [&str; 3] = ["write", "sendmsg", "close"];
 
 fn notify(profile: &LinuxSeccomp) -> Result<Option<Notify>, Error> {
     if profile.default_action() == LinuxSeccompAction::ScmpActNotify {

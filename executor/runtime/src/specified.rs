@@ -16,6 +16,10 @@ pub(crate) fn correct(document: &mut Value, warnings: &mut Vec<String>) -> bool 
     if let Some(process) = document.get_mut("process") {
         correct_process(process, warnings);
     }
+    // A process by itself is one for exec, which callers write by hand: who is not named is root, as with runc.
+    if let Some(process) = document.as_object_mut().filter(|process| process.contains_key("cwd")) {
+        process.entry("user").or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
+    }
     correct_process(document, warnings);
     for resources in ["/linux/resources", ""] {
         if let Some(resources) = document.pointer_mut(resources) {
@@ -26,10 +30,6 @@ pub(crate) fn correct(document: &mut Value, warnings: &mut Vec<String>) -> bool 
 }
 
 fn correct_process(process: &mut Value, warnings: &mut Vec<String>) {
-    // Who is not named is root, as with runc: callers write processes for exec by hand.
-    if let Some(process) = process.as_object_mut().filter(|process| process.contains_key("cwd")) {
-        process.entry("user").or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
-    }
     for flag in process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut).into_iter().flatten() {
         let known = SCHEDULER_FLAGS.iter().find(|(name, _)| flag.as_str() == Some(name));
         if let Some((_, renamed)) = known {
@@ -112,9 +112,7 @@ mod tests {
 
     #[test]
     fn what_is_right_or_wrong_by_the_specification_stays() {
-        for document in
-            [json!({ "ociVersion": "1.3.0" }), json!({ "process": { "cwd": 7, "user": 7 } }), json!([1])]
-        {
+        for document in [json!({ "ociVersion": "1.3.0" }), json!({ "process": { "cwd": 7 } }), json!([1])] {
             assert!(!correct(&mut document.clone(), &mut Vec::new()), "{document}");
         }
     }
