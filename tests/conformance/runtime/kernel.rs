@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use crate::case::{Case, case, chapter};
+use crate::case::{Case, case, chapter, sampled};
 
 #[test]
 fn what_the_kernel_is_asked_for_is_as_the_specification_says() {
-    chapter("config-linux.md: sysctl, seccomp, personality, memory policy", cases());
+    chapter("config-linux.md: sysctl, seccomp, personality, memory policy", sampled(cases()));
 }
 
 fn cases() -> Vec<Case> {

@@ -67,9 +67,6 @@ const fn without(suite: (&'static str, &'static str), test: &'static str, reason
 const CALLERS: (&str, &str) = ("cofferdam-tests", "callers");
 const CNI_CALLERS: (&str, &str) = ("cofferdam-tests", "cni_callers");
 const CHECKPOINT: (&str, &str) = ("cofferdam-tests", "checkpoint");
-const CONFORMANCE: (&str, &str) = ("cofferdam-tests", "runtime_conformance");
-const MANY: &str = "a hundred containers of each runtime take minutes in emulation";
-const ONE_SHELL: &str = "the machine's shell is busybox, which goes by the name that a hook is given";
 const NO_ENGINES: &str = "the machine has no podman, containerd, Docker or Slurm";
 const NO_CRIU: &str = "the machine has no CRIU, and no network to fetch it";
 
@@ -86,11 +83,6 @@ const EXCLUDED: &[Exclusion] = &[
         "p4_add_check_and_del_cost",
         "a crowd takes minutes in emulation, and what is counted is asked of every kernel alike",
     ),
-    without(CONFORMANCE, "hooks_are", ONE_SHELL),
-    without(CONFORMANCE, "mounts_are", MANY),
-    without(CONFORMANCE, "namespaces_are", MANY),
-    without(CONFORMANCE, "the_process_is", MANY),
-    without(CONFORMANCE, "what_the_kernel_is_asked_for", MANY),
     // Every test's name has one.
     without(CALLERS, "_", NO_ENGINES),
     without(CNI_CALLERS, "_", NO_ENGINES),
