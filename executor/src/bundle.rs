@@ -15,14 +15,18 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Root, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Root, Spec,
+};
 
 use crate::host::HostLimits;
 use crate::id::TaskId;
 use crate::passwd::{Accounts, Identity};
 use crate::request::Refusal;
+use crate::request::userns::IdRange;
 use crate::request::volume::Access;
 use crate::spec::{NetworkChoice, Source, TaskSpec};
+use crate::subordinate::IdMaps;
 
 /// Version of the runtime specification that we write.
 const OCI_VERSION: &str = "1.3.0";
@@ -51,6 +55,15 @@ pub struct EtcFiles {
     pub resolv_conf: PathBuf,
 }
 
+/// A user namespace that is pinned.
+#[derive(Clone, Copy, Debug)]
+pub struct UserNamespace<'a> {
+    /// Where.
+    pub path: &'a Path,
+    /// Its maps.
+    pub maps: &'a IdMaps,
+}
+
 /// Everything a configuration is made of.
 #[derive(Clone, Debug)]
 pub struct Ingredients<'a> {
@@ -66,6 +79,8 @@ pub struct Ingredients<'a> {
     pub host: &'a HostLimits,
     /// The pinned network namespace; none for the host's.
     pub netns: Option<&'a Path>,
+    /// Its user namespace; none for the host's.
+    pub user: Option<UserNamespace<'a>>,
     /// Files for `/etc`; none with the host's root.
     pub etc: Option<&'a EtcFiles>,
     /// Volumes, in the order in which they are mounted.
@@ -91,7 +106,16 @@ pub struct Built {
 pub fn build(from: &Ingredients<'_>) -> Result<Built, Refusal> {
     let mut notes = Vec::new();
     let identity = process::identity(from)?;
+    if from.user.is_some() && is_host_rootfs(from) {
+        let problem = "a user namespace needs a root file system of the task's own";
+        return Err(Refusal::new("option", "--host-rootfs", problem));
+    }
     let mut linux = Linux::default();
+    if let Some(user) = from.user {
+        linux
+            .set_uid_mappings(Some(mappings(&user.maps.uids)?))
+            .set_gid_mappings(Some(mappings(&user.maps.gids)?));
+    }
     linux
         .set_cgroups_path(Some(PathBuf::from(cgroup_path(from.id))))
         .set_namespaces(Some(namespaces(from)))
@@ -114,6 +138,14 @@ pub fn build(from: &Ingredients<'_>) -> Result<Built, Refusal> {
         .set_annotations(None)
         .set_linux(Some(linux));
     Ok(Built { spec, identity, notes })
+}
+
+fn mappings(ranges: &[IdRange]) -> Result<Vec<LinuxIdMapping>, Refusal> {
+    let mapping = |range: &IdRange| {
+        let draft = LinuxIdMappingBuilder::default().container_id(range.inside).host_id(range.outside);
+        draft.size(range.count).build().map_err(|error| Refusal::new("id map", "", error.to_string()))
+    };
+    ranges.iter().map(mapping).collect()
 }
 
 /// A volume that shares its mounts with the host's needs a root that may.
@@ -147,7 +179,7 @@ fn is_host_rootfs(from: &Ingredients<'_>) -> bool {
 }
 
 fn namespaces(from: &Ingredients<'_>) -> Vec<LinuxNamespace> {
-    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Uts};
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, User, Uts};
     let make = |typ, path: Option<&Path>| {
         let mut namespace = LinuxNamespace::default();
         namespace.set_typ(typ).set_path(path.map(Path::to_owned));
@@ -161,6 +193,7 @@ fn namespaces(from: &Ingredients<'_>) -> Vec<LinuxNamespace> {
     if from.spec.network != NetworkChoice::Host {
         all.push(make(Network, from.netns));
     }
+    all.extend(from.user.map(|user| make(User, Some(user.path))));
     all
 }
 
@@ -169,8 +202,13 @@ fn sysctls(from: &Ingredients<'_>) -> Option<HashMap<String, String>> {
     if from.spec.network == NetworkChoice::Host {
         return None;
     }
-    let pairs = [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
-    Some(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+    // A user namespace takes only groups that it has.
+    let highest = from.user.map_or(i32::MAX.unsigned_abs(), |user| user.maps.highest_group());
+    let pairs = [
+        ("net.ipv4.ip_unprivileged_port_start", "0".to_owned()),
+        ("net.ipv4.ping_group_range", format!("0 {highest}")),
+    ];
+    Some(pairs.map(|(name, value)| (name.to_owned(), value)).into())
 }
 
 #[cfg(test)]

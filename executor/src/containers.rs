@@ -39,6 +39,12 @@ pub(crate) fn delete(places: &Places, id: &TaskId) -> Result<(), Error> {
     runtime.delete(&container, true).map(drop).map_err(failed)
 }
 
+/// Whether the layers of a task can be shown through id maps here.
+pub(crate) fn maps_layers(places: &Places) -> Result<bool, Error> {
+    let runtime = Runtime::open(&places.state.join("runtime"), Options::default()).map_err(failed)?;
+    Ok(runtime.maps_layers())
+}
+
 /// What a task uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {

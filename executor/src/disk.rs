@@ -17,7 +17,8 @@
 //!   tasks/ID/{launch.json,shim.sock}   the shim's
 //!   tasks/ID/bundle/config.json        the container's configuration
 //!   tasks/ID/etc/                      files for its /etc
-//!   netns/ID                           its network namespace, pinned
+//!   netns/ID, userns/ID                its network and its user namespace, pinned
+//!   ids                                flock: whoever chooses ids for a task, until they are in its record
 //!   runtime/                           the runtime's state
 //!   admission                          flock: shared while a task directory is made, exclusive during recovery
 //! ```
@@ -41,6 +42,7 @@ use crate::error::Error;
 use crate::id::{TaskId, TaskName};
 use crate::spec::TaskSpec;
 use crate::status::Status;
+use crate::subordinate::IdMaps;
 
 /// Version of `spec.json`.
 pub const RECORD_VERSION: u32 = 1;
@@ -64,6 +66,9 @@ pub struct TaskRecord {
     pub image: Option<String>,
     /// What it runs, entry point and all.
     pub command: Vec<String>,
+    /// What its ids are on the host, if it has a user namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<IdMaps>,
 }
 
 /// The two directories that everything is in.
@@ -99,7 +104,7 @@ impl Disk {
         for path in ["tasks", "names", "volumes", "removed"] {
             make_private(&disk.root.join(path))?;
         }
-        for path in ["tasks", "netns"] {
+        for path in ["tasks", "netns", "userns"] {
             make_private(&disk.state.join(path))?;
         }
         Ok(disk)
@@ -140,6 +145,11 @@ impl Disk {
         self.state.join("netns").join(id.as_str())
     }
 
+    /// A task's pinned user namespace.
+    pub fn userns(&self, id: &TaskId) -> PathBuf {
+        self.state.join("userns").join(id.as_str())
+    }
+
     /// The runtime's state directory.
     pub fn runtime(&self) -> PathBuf {
         self.state.join("runtime")
@@ -166,6 +176,15 @@ impl Disk {
         let operation = if exclusively { FlockOperation::LockExclusive } else { FlockOperation::LockShared };
         flock(&file, operation).map_err(|errno| Error::io("lock", &path)(errno.into()))?;
         Ok(Admission(file))
+    }
+
+    /// Nobody else chooses ids for a task as long as the result lives.
+    pub fn lock_ids(&self) -> Result<File, Error> {
+        let path = self.state.join("ids");
+        let file = open_lock(&path).map_err(Error::io("open", &path))?;
+        flock(&file, FlockOperation::LockExclusive)
+            .map_err(|errno| Error::io("lock", &path)(errno.into()))?;
+        Ok(file)
     }
 
     /// Makes a task's directories and takes ownership of it. From here on recovery knows of it.
@@ -392,6 +411,7 @@ mod tests {
             spec: TaskSpec::image("x"),
             image: None,
             command: vec![],
+            ids: None,
         };
         (record, Status::new(id, created, RestartPolicy::No, None))
     }

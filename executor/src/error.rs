@@ -96,6 +96,19 @@ pub enum Error {
         /// What was asked, what failed and why.
         message: String,
     },
+    /// No subordinate ids are left for another task.
+    #[error("no {count} ids in a row are free in {}: {tasks} tasks have theirs; remove some, or give out more there", path.display())]
+    NoFreeIds {
+        /// The file that says which there are.
+        path: PathBuf,
+        /// How many were to be had.
+        count: u32,
+        /// How many tasks have some.
+        tasks: usize,
+    },
+    /// This host cannot do it.
+    #[error("{0}")]
+    Unsupported(String),
     /// The network could not be made.
     #[error("{message}")]
     Network {
@@ -137,6 +150,8 @@ impl Error {
             Error::NotRoot | Error::UnsafeDirectory { .. } => Kind::Denied,
             Error::Io { source, .. } | Error::Record(RecordError::Io { source, .. }) => kind_of_io(source),
             Error::Image { kind, .. } | Error::Network { kind, .. } => *kind,
+            Error::NoFreeIds { .. } => Kind::Exhausted,
+            Error::Unsupported(_) => Kind::Unsupported,
             Error::NotStarted { reason, .. } => kind_of_reason(*reason),
             Error::Supervisor(failure) => kind_of_failure(failure.kind),
             Error::SupervisorGone { .. } => Kind::Interrupted,

@@ -5,6 +5,8 @@
 //!             (STAGING)                                                  (STARTING)
 //! ```
 //!
+//! Ids of its own, if the task asks for them, are chosen with the admission; the user namespace is made with the network's.
+//!
 //! Until the shim has the task, a [`Staged`] owns it: dropping that gives everything back, so that a cancelled launch leaves
 //! nothing. A killed one is found by recovery through the task's state directory.
 
@@ -16,7 +18,7 @@ use cofferdam_image::{Image, Lower, PullConfig, Snapshot};
 use cofferdam_shim::durable::{self, Durability};
 use cofferdam_shim::{Launch, Layer, PROTOCOL_VERSION, RootfsSource, Timestamp, detach};
 
-use crate::bundle::{self, Built, EtcFiles, Ingredients};
+use crate::bundle::{self, Built, EtcFiles, Ingredients, UserNamespace};
 use crate::containers;
 use crate::demo;
 use crate::disk::{Claim, Disk, RECORD_VERSION, TaskRecord, boot_id};
@@ -28,9 +30,11 @@ use crate::images::{self, ImageRequest};
 use crate::networks::{self, Attached};
 use crate::passwd::Accounts;
 use crate::release::{self, Places};
+use crate::request::userns::UserNamespaceChoice;
 use crate::rootfs_file::read_accounts;
 use crate::spec::{NetworkChoice, Source, TaskSpec};
 use crate::status::{Reason, Status};
+use crate::subordinate;
 use crate::supervisor::{Handover, publish};
 use crate::transition::{Event, transition};
 use crate::volumes;
@@ -154,6 +158,10 @@ impl Launcher<'_> {
         let name = spec.name.clone().unwrap_or_else(|| TaskName::from_id(&id));
         let created = Timestamp::now();
         let status = Status::new(id.clone(), created, spec.restart, spec.resources.memory_bytes);
+        // Until the record is written, so that nobody chooses the same.
+        let choosing = matches!(spec.user_namespace, UserNamespaceChoice::Auto(_));
+        let _turn = choosing.then(|| self.disk.lock_ids()).transpose()?;
+        let ids = subordinate::choose(self.disk, &spec.user_namespace)?;
         let record = TaskRecord {
             version: RECORD_VERSION,
             id,
@@ -163,6 +171,7 @@ impl Launcher<'_> {
             spec,
             image: image.map(|image| image.digest.to_string()),
             command: Vec::new(),
+            ids,
         };
         let claim = Some(self.disk.admit(&record, &status)?);
         let (places, disk) = (self.places.clone(), self.disk.clone());
@@ -177,6 +186,8 @@ impl Launcher<'_> {
     fn stage(&self, staged: &mut Staged, image: Option<&Image>) -> Result<UnixStream, (Reason, Error)> {
         let snapshot =
             self.snapshot(&staged.record, image).map_err(|error| (Reason::ImageUnavailable, error))?;
+        self.make_user_namespace(&staged.record, snapshot.as_ref())
+            .map_err(|error| (Reason::IsolationFailed, error))?;
         let attached = networks::attach(self.places, self.disk, &staged.record)
             .map_err(|error| (Reason::NetworkUnavailable, error))?;
         let built = self
@@ -192,6 +203,19 @@ impl Launcher<'_> {
         let Some(image) = image else { return Ok(None) };
         let store = images::open(self.places)?;
         images::prepare(&store, &record.id, image, record.spec.writable_bytes).map(Some)
+    }
+
+    /// Makes the task's user namespace, and its network namespace, which has to belong to it. Undo: [`networks::detach`].
+    fn make_user_namespace(&self, record: &TaskRecord, snapshot: Option<&Snapshot>) -> Result<(), Error> {
+        let Some(ids) = &record.ids else { return Ok(()) };
+        if snapshot.is_some_and(|snapshot| !snapshot.lower.is_empty())
+            && !containers::maps_layers(self.places)?
+        {
+            let problem = "a user namespace over layers needs Linux 6.13 or newer; with --layers copy every task has a \
+                           copy of its image, which older kernels can map";
+            return Err(Error::Unsupported(problem.into()));
+        }
+        networks::make_user_namespace(self.disk, &record.id, ids, &record.spec)
     }
 
     fn build(
@@ -229,7 +253,8 @@ impl Launcher<'_> {
         let is_tmpfs = |target: &Path| spec.tmpfs.iter().any(|tmpfs| tmpfs.target == target);
         let of_image = image.and_then(|image| image.config.config().as_ref()?.volumes().clone());
         let of_image = of_image.unwrap_or_default();
-        let volumes = volumes::bind(self.disk, id, &spec.volumes, &of_image, is_tmpfs)?;
+        let volumes = volumes::bind(self.disk, record, &of_image, is_tmpfs)?;
+        let userns = self.disk.userns(id);
         let mut from = Ingredients {
             id,
             spec,
@@ -237,6 +262,7 @@ impl Launcher<'_> {
             accounts,
             host: self.host,
             netns: netns.as_deref(),
+            user: record.ids.as_ref().map(|maps| UserNamespace { path: &userns, maps }),
             etc: None,
             volumes: &volumes,
             init: init.as_deref(),
@@ -278,7 +304,7 @@ impl Launcher<'_> {
             stdin: staged.record.spec.stdin,
             log_directory: self.disk.log(&id),
             log_limits: staged.record.spec.log,
-            stdio_owner: (built.identity.uid, built.identity.gid),
+            stdio_owner: stdio_owner(&staged.record, built),
             policy: serde_json::to_value(&handover).map_err(|error| Error::Worker(error.to_string()))?,
         };
         launch.store(&state)?;
@@ -288,6 +314,12 @@ impl Launcher<'_> {
         let lock = claim.share().map_err(Error::io("share the lock of", &state))?;
         detach::spawn(self.shim, &state, lock).map_err(Error::io("start a supervisor with", self.shim))
     }
+}
+
+/// Who the task's user is on the host. One that is not mapped is refused by the runtime, in its words.
+fn stdio_owner(record: &TaskRecord, built: &Built) -> (u32, u32) {
+    let inside = (built.identity.uid, built.identity.gid);
+    record.ids.as_ref().and_then(|maps| maps.outside(inside.0, inside.1)).unwrap_or(inside)
 }
 
 fn rootfs(snapshot: &Snapshot, state: &Path) -> RootfsSource {

@@ -58,6 +58,7 @@ mod rootfs_file;
 mod signal;
 mod spec;
 mod status;
+pub mod subordinate;
 mod supervisor;
 mod task;
 pub mod transition;

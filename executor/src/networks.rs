@@ -34,6 +34,7 @@ use crate::release::Places;
 use crate::request::network::{NetworkRequest, Rates};
 use crate::request::port::{PortMapping, Protocol};
 use crate::spec::{DnsRequest, NetworkChoice, TaskSpec};
+use crate::subordinate::{self, IdMaps};
 
 /// The capability of networks that lead ports of the host to a task.
 const PORTS: &str = "portMappings";
@@ -211,10 +212,28 @@ fn make_namespace(disk: &Disk, id: &TaskId) -> Result<PathBuf, Error> {
         kind: Kind::Internal,
         message: format!("cannot {what} the network namespace {}: {errno}", path.display()),
     };
-    namespace::create_pinned_netns(&path).map_err(|errno| wrong("make", &errno))?;
+    // One with a user namespace has its network namespace already.
+    if !disk.userns(id).exists() {
+        namespace::create_pinned_netns(&path).map_err(|errno| wrong("make", &errno))?;
+    }
     let fd = namespace::open_netns(&path).map_err(|errno| wrong("open", &errno))?;
     bring_loopback_up(fd.as_fd()).map_err(|error| wrong("bring up the loopback of", &error))?;
     Ok(path)
+}
+
+/// Makes and pins the task's user namespace, and unless it has the host's network, a network namespace that belongs to it:
+/// what the task's root may do to its network is decided by whose it is. Undo: [`detach`].
+pub(crate) fn make_user_namespace(
+    disk: &Disk,
+    id: &TaskId,
+    maps: &IdMaps,
+    spec: &TaskSpec,
+) -> Result<(), Error> {
+    let (path, netns) = (disk.userns(id), disk.netns(id));
+    let netns = (spec.network != NetworkChoice::Host).then_some(netns.as_path());
+    let (uids, gids) = (subordinate::lines(&maps.uids), subordinate::lines(&maps.gids));
+    namespace::create_pinned_user_namespace(&path, netns, &uids, &gids)
+        .map_err(|errno| Error::io("make the user namespace", &path)(errno.into()))
 }
 
 fn attach_one(
@@ -346,10 +365,12 @@ pub(crate) fn detach(places: &Places, disk: &Disk, id: &TaskId) -> Result<(), Ve
         });
         failures.extend(detached.err());
     }
-    let path = disk.netns(id);
-    let removed = namespace::remove_pinned_netns(&path);
-    failures
-        .extend(removed.err().map(|errno| Error::io("remove the network namespace", &path)(errno.into())));
+    for (what, path) in
+        [("remove the network namespace", disk.netns(id)), ("remove the user namespace", disk.userns(id))]
+    {
+        let removed = namespace::remove_pinned_netns(&path);
+        failures.extend(removed.err().map(|errno| Error::io(what, &path)(errno.into())));
+    }
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 

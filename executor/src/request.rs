@@ -10,6 +10,7 @@ pub mod size;
 pub mod span;
 pub mod storage;
 pub mod ulimit;
+pub mod userns;
 pub mod volume;
 
 /// The text of an option is not what the option takes.

@@ -11,6 +11,7 @@ use crate::request::network::NetworkRequest;
 use crate::request::port::PortMapping;
 use crate::request::size::MilliCpus;
 use crate::request::ulimit::Ulimit;
+use crate::request::userns::UserNamespaceChoice;
 use crate::request::volume::{Tmpfs, Volume};
 use crate::restart::RestartPolicy;
 use crate::signal::Signal;
@@ -187,6 +188,9 @@ pub struct TaskSpec {
     pub resources: Resources,
     /// How it is kept in.
     pub security: Security,
+    /// Whose ids its ids are.
+    #[serde(default)]
+    pub user_namespace: UserNamespaceChoice,
     /// Limits of its processes.
     pub ulimits: Vec<Ulimit>,
     /// What it is connected to.
@@ -257,6 +261,7 @@ impl TaskSpec {
             shm_bytes: 64 << 20,
             resources: Resources::default(),
             security: Security::default(),
+            user_namespace: UserNamespaceChoice::default(),
             ulimits: Vec::new(),
             network: NetworkChoice::bridge(),
             ports: Vec::new(),

@@ -4,9 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::bundle::BoundVolume;
-use crate::disk::{Disk, make_private};
+use crate::disk::{Disk, TaskRecord, make_private};
 use crate::error::Error;
-use crate::id::TaskId;
 use crate::request::Refusal;
 use crate::request::volume::{Volume, VolumeSource};
 
@@ -14,12 +13,11 @@ use crate::request::volume::{Volume, VolumeSource};
 /// made if they are missing.
 pub(crate) fn bind(
     disk: &Disk,
-    id: &TaskId,
-    asked: &[Volume],
+    record: &TaskRecord,
     of_image: &[String],
     taken: impl Fn(&Path) -> bool,
 ) -> Result<Vec<BoundVolume>, Error> {
-    let mut volumes = asked.to_vec();
+    let mut volumes = record.spec.volumes.clone();
     for target in of_image {
         let Some(volume) = Volume::of_image(target) else {
             let problem = "the image wants a volume in a place that is the kernel's";
@@ -29,10 +27,11 @@ pub(crate) fn bind(
             volumes.push(volume);
         }
     }
-    volumes.into_iter().enumerate().map(|(number, volume)| bind_one(disk, id, number, volume)).collect()
+    volumes.into_iter().enumerate().map(|(number, volume)| bind_one(disk, record, number, volume)).collect()
 }
 
-fn bind_one(disk: &Disk, id: &TaskId, number: usize, volume: Volume) -> Result<BoundVolume, Error> {
+fn bind_one(disk: &Disk, record: &TaskRecord, number: usize, volume: Volume) -> Result<BoundVolume, Error> {
+    let mut options = volume.options;
     let source = match &volume.source {
         VolumeSource::Host(path) => {
             if fs::symlink_metadata(path).is_err() {
@@ -45,10 +44,16 @@ fn bind_one(disk: &Disk, id: &TaskId, number: usize, volume: Volume) -> Result<B
         }
         VolumeSource::Named(name) => own_directory(disk.volume(name))?,
         VolumeSource::Anonymous => {
-            own_directory(disk.task_root(id).join("volumes").join(number.to_string()))?
+            own_directory(disk.task_root(&record.id).join("volumes").join(number.to_string()))?
         }
     };
-    Ok(BoundVolume { source, target: volume.target, access: volume.access, options: volume.options })
+    // Our own directories hold the ids that tasks see, so that one with other ids finds its files again. What is the host's
+    // stays the host's: there the task is who it is outside, unless the request says otherwise.
+    let is_ours = !matches!(volume.source, VolumeSource::Host(_));
+    if record.ids.is_some() && is_ours && !options.iter().any(|option| option == "idmap") {
+        options.push("idmap".to_owned());
+    }
+    Ok(BoundVolume { source, target: volume.target, access: volume.access, options })
 }
 
 /// A directory that tasks of any user can use, below one that nobody else reaches.

@@ -204,14 +204,17 @@ fn mapper(map: &[IdMapping], own: u32, host: &HostFeatures) -> Mapper {
 /// Maps of user and of group ids.
 type Maps = (Vec<IdMapping>, Vec<IdMapping>);
 
-/// The container's own maps, where it makes its user namespace; checked.
+/// The maps of the container's user namespace, checked: of the one that it makes, or of one that it joins where the
+/// configuration says them too, as engines do for the containers of a pod.
 pub(crate) fn own_maps(spec: &Spec) -> Result<Option<Maps>, Refusal> {
-    if !Membership::of(spec)?.makes(Namespace::User) {
-        return Ok(None);
-    }
+    let members = Membership::of(spec)?;
     let linux = spec.linux().as_ref();
     let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
     let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
+    let told = members.has(Namespace::User) && !(uids.is_empty() && gids.is_empty());
+    if !members.makes(Namespace::User) && !told {
+        return Ok(None);
+    }
     Ok(Some((mappings(uids, "/linux/uidMappings")?, mappings(gids, "/linux/gidMappings")?)))
 }
 
@@ -223,7 +226,8 @@ pub(crate) fn is_mapped(map: &[IdMapping], id: u32) -> bool {
 /// Whether the container may have no supplementary groups: an ordinary user maps his own group only where they are
 /// denied for good, or they would be a way to drop one that denies him something (CVE-2014-8989).
 pub(crate) fn groups_denied(spec: &Spec, host: &HostFeatures) -> Result<bool, Refusal> {
-    Ok(own_maps(spec)?.is_some_and(|(_, gids)| mapper(&gids, host.gid, host) == Mapper::Own))
+    let makes = Membership::of(spec)?.makes(Namespace::User);
+    Ok(makes && own_maps(spec)?.is_some_and(|(_, gids)| mapper(&gids, host.gid, host) == Mapper::Own))
 }
 
 /// Checks an id map: the kernel takes at most 340 lines, none empty, no overflow, user_namespaces(7).

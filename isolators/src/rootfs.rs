@@ -1,9 +1,12 @@
 //! The root file system: a directory of the bundle, or stacked layers, made a mount of its own and pivoted into.
 
-use cofferdam_plan::{Builder, HostPath, MountAttributes, Namespace, Op, Propagation, Refusal, Slot, Stage};
+use cofferdam_plan::{
+    Builder, HostPath, MountAttributes, Namespace, Op, Propagation, Refusal, Slot, Stage, Standing,
+};
 
 use crate::compile::Context;
 use crate::container::Rootfs;
+use crate::mounts;
 
 mod stack;
 
@@ -43,6 +46,12 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
             let tree = context.root;
             let op = Op::CloneTree { source: path.clone(), recursive: false, no_follow: true, into: tree };
             builder.step(context.opening(), "/root/path", op);
+            if context.host.standing == Standing::Host
+                && let Some(user) = mounts::idmap::own(context, builder, "/root/path")?
+            {
+                let op = Op::MapTree { tree, user, recursive: false };
+                builder.step(Stage::Host, "/root/path", op);
+            }
             // As over stacked layers: device nodes of an image are names without power.
             let set = MountAttributes::NO_DEV;
             let propagation = (!shared).then_some(Propagation::Slave);

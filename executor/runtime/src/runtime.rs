@@ -95,6 +95,11 @@ impl Runtime {
         self.host.get_or_init(|| Arc::new(probe()))
     }
 
+    /// Whether stacked layers can be shown through id maps here (overlayfs by descriptor, Linux 6.13).
+    pub fn maps_layers(&self) -> bool {
+        self.host().overlay == cofferdam_plan::OverlayApi::Descriptors
+    }
+
     /// The state root.
     pub fn root(&self) -> &Path {
         &self.root

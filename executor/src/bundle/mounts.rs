@@ -8,6 +8,10 @@ use super::process::INIT;
 use super::{Ingredients, is_host_rootfs};
 use crate::request::Refusal;
 use crate::request::volume::{Access, Tmpfs};
+use crate::spec::NetworkChoice;
+
+/// The group of terminals, the same everywhere.
+const TTY: u32 = 5;
 
 pub(super) fn mounts(from: &Ingredients<'_>) -> Result<Vec<Mount>, Refusal> {
     if is_host_rootfs(from) {
@@ -15,9 +19,14 @@ pub(super) fn mounts(from: &Ingredients<'_>) -> Result<Vec<Mount>, Refusal> {
     }
     let mut all = kernel_mounts(from);
     if let Some(etc) = from.etc {
-        all.push(bind(&etc.resolv_conf, Path::new("/etc/resolv.conf"), Access::ReadWrite, &[]));
-        all.push(bind(&etc.hostname, Path::new("/etc/hostname"), Access::ReadWrite, &[]));
-        all.push(bind(&etc.hosts, Path::new("/etc/hosts"), Access::ReadWrite, &[]));
+        // They are the task's own, whoever its root is on the host.
+        let options = if from.user.is_some() { vec!["idmap".to_owned()] } else { Vec::new() };
+        let files = [
+            (&etc.resolv_conf, "/etc/resolv.conf"),
+            (&etc.hostname, "/etc/hostname"),
+            (&etc.hosts, "/etc/hosts"),
+        ];
+        all.extend(files.map(|(file, at)| bind(file, Path::new(at), Access::ReadWrite, &options)));
     }
     if let Some(init) = from.init {
         all.push(bind(init, Path::new(INIT), Access::ReadOnly, &[]));
@@ -52,18 +61,24 @@ fn host_mounts(from: &Ingredients<'_>) -> Result<Vec<Mount>, Refusal> {
 
 fn kernel_mounts(from: &Ingredients<'_>) -> Vec<Mount> {
     let shm = format!("size={}", from.spec.shm_bytes);
+    let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    if from.user.is_none_or(|user| user.maps.has_group(TTY)) {
+        pts.push("gid=5");
+    }
+    // The host's network is not a user namespace's to show: of a new sysfs it would be a part.
+    let sys = match (from.user, &from.spec.network) {
+        (Some(_), NetworkChoice::Host) => {
+            mount("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "rro"])
+        }
+        _ => mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+    };
     vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
+        mount("/dev/pts", "devpts", "devpts", &pts),
         mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        sys,
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
     ]
 }

@@ -10,9 +10,9 @@ use super::{Refusal, size};
 const KERNEL_PLACES: [&str; 2] = ["/proc", "/sys"];
 
 /// Options a volume may have. `nodev` and `nosuid` are always on.
-const VOLUME_OPTIONS: [&str; 12] = [
+const VOLUME_OPTIONS: [&str; 13] = [
     "ro", "rw", "noexec", "exec", "nodev", "nosuid", "private", "rprivate", "slave", "rslave", "shared",
-    "rshared",
+    "rshared", "idmap",
 ];
 
 /// Whether a task may write to a mount.

@@ -1,4 +1,5 @@
-//! Network namespaces: made and pinned to a path, entered for a moment, removed. network_namespaces(7).
+//! Network and user namespaces: made and pinned to a path, entered for a moment, removed. network_namespaces(7),
+//! user_namespaces(7).
 //!
 //! A namespace lives as long as something holds it: a process, a descriptor, or a mount of its nsfs file. A pinned
 //! namespace is held by a bind mount on an empty file, so it outlives the command that made it and is found again by path
@@ -19,6 +20,8 @@ use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_sp
 
 /// The flag of clone(2) for a new user namespace.
 const CLONE_NEWUSER: u64 = 0x1000_0000;
+/// And for a new network namespace.
+const CLONE_NEWNET: u64 = 0x4000_0000;
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 /// How many mounts stacked on one path are taken away before it is called hopeless.
@@ -32,21 +35,47 @@ pub fn create_pinned_netns(path: &Path) -> Result<(), Errno> {
     if is_pinned(path) {
         return Err(Errno::EXIST);
     }
-    let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    drop(open(path, flags, Mode::from_raw_mode(0o600))?);
-    let pinned = on_own_thread(|| {
+    on_own_thread(|| {
         new_netns()?;
-        mount_bind("/proc/thread-self/ns/net", path)?;
-        mount_change(path, MountPropagationFlags::PRIVATE)
-    });
-    if pinned.is_err() {
-        // The first failure is the one worth telling.
-        let _ = remove_pinned_netns(path);
-    }
-    pinned
+        pin("/proc/thread-self/ns/net", path)
+    })
 }
 
-/// Removes a pinned network namespace; the kernel destroys it once no process and no descriptor holds it.
+/// Makes a user namespace with these id maps (lines of `INSIDE OUTSIDE COUNT`) and pins it at `path`, and at `netns` a
+/// network namespace that belongs to it, as [`create_pinned_netns`] pins. Nothing is left behind on failure. Needs
+/// CAP_SETUID and CAP_SETGID.
+pub fn create_pinned_user_namespace(
+    path: &Path,
+    netns: Option<&Path>,
+    uid_map: &str,
+    gid_map: &str,
+) -> Result<(), Errno> {
+    if is_pinned(path) || netns.is_some_and(is_pinned) {
+        return Err(Errno::EXIST);
+    }
+    let flags = if netns.is_some() { CLONE_NEWNET } else { 0 };
+    with_new_user_namespace(flags, uid_map, gid_map, |pid| {
+        pin(&format!("/proc/{pid}/ns/user"), path)?;
+        let network = netns.map_or(Ok(()), |netns| pin(&format!("/proc/{pid}/ns/net"), netns));
+        network.inspect_err(|_| {
+            let _ = remove_pinned_netns(path);
+        })
+    })
+}
+
+/// Binds a namespace's file on an empty file, which is made. Nothing is left behind on failure.
+fn pin(namespace: &str, path: &Path) -> Result<(), Errno> {
+    let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    drop(open(path, flags, Mode::from_raw_mode(0o600))?);
+    let pinned =
+        mount_bind(namespace, path).and_then(|()| mount_change(path, MountPropagationFlags::PRIVATE));
+    // The first failure is the one worth telling.
+    pinned.inspect_err(|_| {
+        let _ = remove_pinned_netns(path);
+    })
+}
+
+/// Removes a pinned namespace of any kind; the kernel destroys it once no process and no descriptor holds it.
 ///
 /// Whatever a crash left (the file without the mount, several mounts, nothing at all) is cleaned as well.
 pub fn remove_pinned_netns(path: &Path) -> Result<(), Errno> {
@@ -126,8 +155,20 @@ pub fn new_anonymous_netns() -> Result<OwnedFd, Errno> {
 /// Makes a user namespace with these id maps (lines of `INSIDE OUTSIDE COUNT`) that only the returned descriptor holds.
 /// Nobody ever runs in it: it is for mounts whose owners are shown through its maps. Needs CAP_SETUID and CAP_SETGID.
 pub fn new_user_namespace(uid_map: &str, gid_map: &str) -> Result<OwnedFd, Errno> {
+    with_new_user_namespace(0, uid_map, gid_map, |pid| {
+        open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    })
+}
+
+/// Hands the pid of somebody in a new user namespace with these maps, and in further new ones, to `take`, and ends him.
+fn with_new_user_namespace<T>(
+    further: u64,
+    uid_map: &str,
+    gid_map: &str,
+    take: impl FnOnce(i32) -> Result<T, Errno>,
+) -> Result<T, Errno> {
     let parent = rustix::process::getpid();
-    let child = crate::process::clone_child(CLONE_NEWUSER, None, || {
+    let child = crate::process::clone_child(CLONE_NEWUSER | further, None, || {
         // Until it is killed: only its namespace is wanted. It goes with us, too.
         let tied = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
         while tied.is_ok() && rustix::process::getppid() == Some(parent) {
@@ -135,7 +176,7 @@ pub fn new_user_namespace(uid_map: &str, gid_map: &str) -> Result<OwnedFd, Errno
         }
         1
     })?;
-    let made = mapped(child.pid, uid_map, gid_map);
+    let made = map(child.pid, uid_map, gid_map).and_then(|()| take(child.pid));
     let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
     let reap = || {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -146,12 +187,12 @@ pub fn new_user_namespace(uid_map: &str, gid_map: &str) -> Result<OwnedFd, Errno
     made
 }
 
-fn mapped(pid: i32, uid_map: &str, gid_map: &str) -> Result<OwnedFd, Errno> {
+fn map(pid: i32, uid_map: &str, gid_map: &str) -> Result<(), Errno> {
     for (file, map) in [("gid_map", gid_map), ("uid_map", uid_map)] {
         std::fs::write(format!("/proc/{pid}/{file}"), map)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     }
-    open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    Ok(())
 }
 
 fn new_netns() -> Result<(), Errno> {

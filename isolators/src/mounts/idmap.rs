@@ -6,7 +6,7 @@ use oci_spec::runtime::Mount;
 
 use crate::compile::Context;
 use crate::mount_options::{Bind, MountOptions};
-use crate::namespaces::mappings;
+use crate::namespaces::{mappings, own_maps};
 
 /// First kernel that maps the owners of a mount.
 pub(crate) const SINCE: (u32, u32) = (5, 12);
@@ -76,13 +76,13 @@ fn namespace(
     })
 }
 
-/// A namespace with the maps of the one that the container makes; `None` if it makes none.
+/// A namespace with the maps of the container's own; `None` if it has none, or joins one without saying its maps.
 pub(crate) fn own(
     context: &Context<'_>,
     builder: &mut Builder,
     pointer: &str,
 ) -> Result<Option<Slot>, Refusal> {
-    let maps = own_maps(context)?;
+    let maps = own_maps(context.spec())?;
     Ok(maps.map(|(uids, gids)| make(builder, uids, gids, pointer)))
 }
 
@@ -101,20 +101,8 @@ pub(crate) fn own_with_root(
         }
         map
     };
-    let maps = own_maps(context)?;
+    let maps = own_maps(context.spec())?;
     Ok(maps.map(|(uids, gids)| make(builder, with_root(uids), with_root(gids), pointer)))
-}
-
-type Maps = (Vec<IdMapping>, Vec<IdMapping>);
-
-fn own_maps(context: &Context<'_>) -> Result<Option<Maps>, Refusal> {
-    if !context.membership.makes(Namespace::User) {
-        return Ok(None);
-    }
-    let linux = context.linux();
-    let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
-    let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
-    Ok(Some((mappings(uids, "/linux/uidMappings")?, mappings(gids, "/linux/gidMappings")?)))
 }
 
 /// One namespace for all mounts with these maps: an engine gives a dozen of a pod the same.

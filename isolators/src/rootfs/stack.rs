@@ -1,7 +1,7 @@
 //! Stacked layers: what is mounted beforehand, in which way overlayfs is told, and whose owners are shown.
 //!
 //! ```text
-//! directory ────────────┐              idmapped, if the container makes a user namespace:
+//! directory ────────────┐              idmapped, if the container has a user namespace:
 //! EROFS image ─ mounted ┼─▶ lower ─┐   its root's files are then root's in every layer, and
 //! ext4 file ─── mounted ┼─▶ upper ─┼─▶ overlay, nodev     one copy on the disk serves every map
 //! directory ────────────┘   work  ─┘
@@ -55,7 +55,7 @@ pub(super) fn plan(context: &Context<'_>, builder: &mut Builder, of: &Stacked<'_
     Ok(())
 }
 
-/// The user namespace through which owners are shown: of a container that makes one, if we are root of the host.
+/// The user namespace through which owners are shown: of a container that has one, if we are root of the host.
 fn user_namespace(
     context: &Context<'_>,
     builder: &mut Builder,

@@ -9,6 +9,7 @@ use cofferdam_executor::request::network::{NetworkRequest, mac};
 use cofferdam_executor::request::port::PortMapping;
 use cofferdam_executor::request::size::{MilliCpus, parse_bytes};
 use cofferdam_executor::request::ulimit::Ulimit;
+use cofferdam_executor::request::userns::UserNamespaceChoice;
 use cofferdam_executor::request::volume::{Tmpfs, Volume};
 use cofferdam_executor::request::{Refusal, env};
 use cofferdam_executor::{
@@ -97,6 +98,15 @@ pub(crate) struct Args {
     /// Let set-user-id programs gain privileges
     #[arg(long)]
     allow_new_privs: bool,
+    /// Whose ids its ids are: host, auto, or auto:size=NUMBER of those in /etc/subuid and /etc/subgid
+    #[arg(long, value_name = "MODE")]
+    userns: Option<String>,
+    /// Map user ids of the task to others of the host
+    #[arg(long, value_name = "INSIDE:OUTSIDE[:COUNT]")]
+    uidmap: Vec<String>,
+    /// Map group ids; the same as --uidmap if left out
+    #[arg(long, value_name = "INSIDE:OUTSIDE[:COUNT]")]
+    gidmap: Vec<String>,
     /// Limit a resource of its processes
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,
@@ -302,6 +312,7 @@ fn to_spec(args: &Args) -> Result<TaskSpec, Failure> {
     spec.resources.cpuset.clone_from(&args.cpuset_cpus);
     spec.resources.pids = args.pids_limit;
     confine(args, &mut spec)?;
+    spec.user_namespace = UserNamespaceChoice::parse(args.userns.as_deref(), &args.uidmap, &args.gidmap)?;
     spec.ulimits = each(&args.ulimit, Ulimit::parse)?;
     spec.network = network(args)?;
     spec.dns.servers.clone_from(&args.dns);

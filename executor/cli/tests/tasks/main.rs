@@ -12,4 +12,5 @@ mod networks;
 mod registries;
 mod running;
 mod storage;
+mod user_namespaces;
 mod workbench;
