@@ -61,6 +61,49 @@ pub(crate) fn plan_joining(
     Ok(groups.is_some())
 }
 
+/// Other limits for the class of a container that runs, as `runc update` gives them: those of a class with a name change for
+/// everybody in it, which is what the caller asks for.
+pub(crate) fn plan_update(
+    change: &ClassChange<'_>,
+    host: &HostFeatures,
+    builder: &mut Builder,
+) -> Result<Option<LinuxIntelRdt>, Refusal> {
+    if change.l3_cache.is_none() && change.memory_bandwidth.is_none() {
+        return Ok(None);
+    }
+    let Some(groups) = Groups::of(change.spec, change.id, host)? else {
+        let problem = "updating a non-existent Intel RDT configuration is not supported";
+        return Err(Refusal::unsupported(WHY, problem));
+    };
+    let mut change_only = LinuxIntelRdt::default();
+    change_only
+        .set_l3_cache_schema(change.l3_cache.map(str::to_owned))
+        .set_mem_bw_schema(change.memory_bandwidth.map(str::to_owned));
+    let schemata = schemata(&change_only)?;
+    builder.step(Stage::Host, WHY, Op::ChangeClass { root: groups.root, class: groups.class, schemata });
+    let mut merged = groups.asked.clone();
+    if change.l3_cache.is_some() {
+        merged.set_l3_cache_schema(change_only.l3_cache_schema().clone());
+    }
+    if change.memory_bandwidth.is_some() {
+        merged.set_mem_bw_schema(change_only.mem_bw_schema().clone());
+    }
+    Ok(Some(merged))
+}
+
+/// What is to become of a container's class of service.
+#[derive(Debug, Clone)]
+pub struct ClassChange<'a> {
+    /// The container's configuration.
+    pub spec: &'a Spec,
+    /// Its id, which its own class is named after.
+    pub id: &'a str,
+    /// A line of `L3:`, if the cache is to be divided otherwise.
+    pub l3_cache: Option<&'a str>,
+    /// A line of `MB:`, if the bandwidth is.
+    pub memory_bandwidth: Option<&'a str>,
+}
+
 /// Where a container's processes belong.
 struct Groups<'a> {
     asked: &'a LinuxIntelRdt,

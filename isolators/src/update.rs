@@ -8,12 +8,14 @@
 use cofferdam_plan::host::Systemd;
 use cofferdam_plan::op::{CgroupWrite, DeviceChange, UnitProperty};
 use cofferdam_plan::{Builder, CgroupLayout, HostFeatures, Op, Plan, Refusal, Stage, Standing};
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxIntelRdt, LinuxResources};
 use serde_json::{Map, Value};
 
 use crate::cgroup::devices::{Defaults, DevicePolicy};
 use crate::cgroup::{self, Occasion, systemd};
 use crate::cgroups::translation_host;
+use crate::intel_rdt;
+pub use crate::intel_rdt::ClassChange;
 
 /// A container whose limits are to change.
 #[derive(Debug, Clone)]
@@ -28,6 +30,8 @@ pub struct Updating<'a> {
     pub memory_and_swap_bytes: Option<u64>,
     /// `devices.list` of version 1, where there is one.
     pub devices_list: Option<&'a str>,
+    /// What is to become of its class of service.
+    pub class: Option<ClassChange<'a>>,
 }
 
 /// How the limits change.
@@ -39,6 +43,8 @@ pub struct Update {
     pub properties: UnitChange,
     /// The container's limits afterwards.
     pub resources: LinuxResources,
+    /// Its class of service afterwards, where that changes.
+    pub class: Option<LinuxIntelRdt>,
     /// `memory.checkBeforeUpdate`: nothing may be changed if more than this is in use.
     pub usage_must_be_below_bytes: Option<u64>,
 }
@@ -79,6 +85,7 @@ pub fn compile_update(updating: &Updating<'_>, host: &HostFeatures) -> Result<Up
     for write in &translation.writes {
         builder.step(Stage::Host, write.why.as_str(), Op::ChangeCgroup(write.into()));
     }
+    let class = updating.class.as_ref().map(|class| intel_rdt::plan_update(class, host, &mut builder));
     // Only root filters devices, as for create.
     let filters = host.standing == Standing::Host;
     if let Some(rules) = wanted.devices().as_deref().filter(|rules| filters && !rules.is_empty()) {
@@ -90,6 +97,7 @@ pub fn compile_update(updating: &Updating<'_>, host: &HostFeatures) -> Result<Up
         plan: builder.finish(),
         properties: properties.transpose()?.unwrap_or_default(),
         resources: merged,
+        class: class.transpose()?.flatten(),
         usage_must_be_below_bytes: translation.usage_must_be_below_bytes,
     })
 }
@@ -235,6 +243,7 @@ mod tests {
             change: &change,
             memory_and_swap_bytes: Some(1 << 30),
             devices_list: list,
+            class: None,
         };
         compile_update(&updating, host)
     }

@@ -163,6 +163,107 @@ mod tests {
         assert_eq!(said.words, ["c1", "-ef"]);
     }
 
+    /// What runc 1.5 and crun 1.29 take, command by command: options with a value, and those without.
+    const PEERS: &[(&str, &str, &str)] = &[
+        (
+            "create",
+            "bundle config console-socket pidfd-socket pid-file preserve-fds",
+            "no-pivot no-new-keyring no-subreaper",
+        ),
+        (
+            "run",
+            "bundle config console-socket pidfd-socket pid-file preserve-fds",
+            "no-pivot no-new-keyring no-subreaper detach keep",
+        ),
+        ("start", "", ""),
+        ("state", "", ""),
+        ("kill", "", "all regex"),
+        ("delete", "", "force regex"),
+        (
+            "exec",
+            "console-socket pidfd-socket cwd env user additional-gids process pid-file process-label apparmor cap \
+             preserve-fds cgroup",
+            "tty detach no-new-privs ignore-paused",
+        ),
+        ("list", "format", "quiet"),
+        ("ps", "format", ""),
+        ("pause", "", ""),
+        ("resume", "", ""),
+        ("spec", "bundle file", "rootless"),
+        ("events", "interval", "stats"),
+        (
+            "update",
+            "resources blkio-weight cpu-period cpu-quota cpu-burst cpu-share cpu-idle cpu-rt-period cpu-rt-runtime \
+             cpuset-cpus cpuset-mems memory memory-reservation memory-swap pids-limit l3-cache-schema mem-bw-schema \
+             kernel-memory kernel-memory-tcp",
+            "",
+        ),
+        (
+            "checkpoint",
+            "image-path work-path manage-cgroups-mode parent-path status-fd page-server empty-ns network-lock",
+            "leave-running tcp-established ext-unix-sk shell-job file-locks pre-dump tcp-skip-in-flight link-remap \
+             lazy-pages auto-dedup",
+        ),
+        (
+            "restore",
+            "console-socket image-path work-path manage-cgroups-mode bundle pid-file lsm-profile lsm-mount-context \
+             empty-ns network-lock",
+            "tcp-established ext-unix-sk shell-job file-locks detach no-subreaper no-pivot auto-dedup lazy-pages \
+             tcp-close",
+        ),
+        ("features", "", ""),
+    ];
+
+    #[test]
+    fn every_option_of_the_peers_is_taken_in_every_form_on_either_side_of_the_id() {
+        for (command, valued, switches) in PEERS {
+            let words = if matches!(*command, "list" | "spec" | "features") { "" } else { "c1" };
+            // What follows the id of these is another program's.
+            let after = !matches!(*command, "exec" | "ps");
+            let check = |option: &str, form: String, expected: &str| {
+                let mut lines = vec![format!("{form} {words}")];
+                lines.extend(after.then(|| format!("{words} {form}")));
+                for line in lines {
+                    let said =
+                        read(command, &line).unwrap_or_else(|failed| panic!("{command} {line}: {failed}"));
+                    assert_eq!(said.text(option).as_deref(), Some(expected), "{command} {line}");
+                    assert_eq!(said.words.join(" "), words, "{command} {line}");
+                }
+            };
+            for option in valued.split_whitespace() {
+                check(option, format!("--{option} v=1"), "v=1");
+                check(option, format!("--{option}=v=1"), "v=1");
+            }
+            for option in switches.split_whitespace() {
+                check(option, format!("--{option}"), "true");
+                check(option, format!("--{option}=true"), "true");
+                check(option, format!("--{option}=false"), "false");
+            }
+        }
+    }
+
+    #[test]
+    fn every_option_before_the_command_is_taken_in_both_forms() {
+        let read = |line: &str| {
+            let mut parser = lexopt::Parser::from_args(line.split_whitespace());
+            globals(&mut parser).map_err(|failed| failed.words)
+        };
+        for option in ["root", "log", "log-format", "log-level", "cgroup-manager", "rootless"] {
+            for line in [format!("--{option} v list"), format!("--{option}=v list")] {
+                let (said, command) = read(&line).unwrap();
+                assert_eq!(
+                    (said.text(option).as_deref(), command.as_deref()),
+                    (Some("v"), Some("list")),
+                    "{line}"
+                );
+            }
+        }
+        for option in ["debug", "systemd-cgroup", "version", "help"] {
+            let (said, command) = read(&format!("--{option} list")).unwrap();
+            assert!(said.has(option) && command.as_deref() == Some("list"), "{option}");
+        }
+    }
+
     #[test]
     fn mistakes_are_told_in_runc_s_words() {
         for (name, words, expected) in [

@@ -11,7 +11,7 @@ use crate::failed::Failed;
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Global {
     pub root: Option<PathBuf>,
-    pub log: Option<PathBuf>,
+    pub log: Option<Destination>,
     pub format: Format,
     pub level: Level,
     pub cgroup_manager: CgroupManager,
@@ -19,6 +19,16 @@ pub(crate) struct Global {
     pub rootless: Option<bool>,
     pub version: bool,
     pub help: bool,
+}
+
+/// Where messages are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Destination {
+    File(PathBuf),
+    /// The journal of systemd, under this name.
+    Journal(String),
+    /// The system's log, under this name.
+    Syslog(String),
 }
 
 /// How messages are written.
@@ -70,7 +80,7 @@ impl Global {
             Some("false") => Some(false),
             Some(other) => return Err(Failed::new(format!("invalid value for --rootless: {other:?}"))),
         };
-        let log = said.text("log").filter(|log| !log.is_empty()).map(|log| log_file(&log)).transpose()?;
+        let log = said.text("log").filter(|log| !log.is_empty()).map(|log| destination(&log));
         Ok(Self {
             root: said.path("root"),
             log,
@@ -95,14 +105,13 @@ impl Global {
     }
 }
 
-/// runc takes a path, crun also a path behind a word, and two services, which no engine asks it for.
-fn log_file(log: &str) -> Result<PathBuf, Failed> {
+/// runc takes a path, crun also a path behind a word, and two services.
+fn destination(log: &str) -> Destination {
     match log.split_once(':') {
-        Some((service @ ("journald" | "syslog"), _)) => {
-            Err(Failed::new(format!("--log {log:?}: {service} is not supported, give a file")))
-        }
-        Some(("file", path)) => Ok(PathBuf::from(path)),
-        _ => Ok(PathBuf::from(log)),
+        Some(("journald", name)) => Destination::Journal(name.to_owned()),
+        Some(("syslog", name)) => Destination::Syslog(name.to_owned()),
+        Some(("file", path)) => Destination::File(PathBuf::from(path)),
+        _ => Destination::File(PathBuf::from(log)),
     }
 }
 

@@ -179,6 +179,8 @@ const RESTORE: &[Flag] = &[
 const BUNDLE: Flag = valued("bundle", "DIR", "the bundle, by default the working directory").short('b');
 const FORMAT: Flag = valued("format", "FORMAT", "table or json").short('f');
 
+const REGEX: Flag = switch("regex", "every container whose id this regular expression matches").short('r');
+
 /// Every command.
 pub(crate) const COMMANDS: &[Command] = &[
     Command {
@@ -199,7 +201,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         name: "delete",
         about: "remove what a container holds",
         words: ID,
-        flags: &[&[switch("force", "also a running one; none is no error").short('f')], HELP],
+        flags: &[&[switch("force", "also a running one; none is no error").short('f'), REGEX], HELP],
         run: manage::delete,
     },
     Command {
@@ -238,7 +240,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         name: "kill",
         about: "send a signal, by default TERM",
         words: words("ID [SIGNAL]", 1, 2),
-        flags: &[&[switch("all", "").short('a')], HELP],
+        flags: &[&[switch("all", "").short('a'), REGEX], HELP],
         run: manage::kill,
     },
     Command {
@@ -294,7 +296,14 @@ pub(crate) const COMMANDS: &[Command] = &[
         name: "spec",
         about: "write an example config.json",
         words: NONE,
-        flags: &[&[BUNDLE, switch("rootless", "for a user without privileges")], HELP],
+        flags: &[
+            &[
+                BUNDLE,
+                valued("file", "FILE", "the file to write, by default config.json").short('f'),
+                switch("rootless", "for a user without privileges"),
+            ],
+            HELP,
+        ],
         run: spec::spec,
     },
     Command {

@@ -86,6 +86,9 @@ pub enum Error {
     /// The operation does not fit the container's status.
     #[error("{0}")]
     Conflict(String),
+    /// This host lacks what was asked for.
+    #[error("{0}")]
+    Unsupported(String),
     /// A hook failed.
     #[error("error running {} hook #{index}: {problem}", point.key())]
     Hook {
@@ -191,7 +194,7 @@ impl Error {
             Self::Conflict(_) | Self::StillRunning { .. } | Self::Locked { .. } => Kind::Conflict,
             Self::TimedOut { .. } => Kind::Interrupted,
             Self::Hook { .. } | Self::StateFile { .. } | Self::Systemd(_) => Kind::Internal,
-            Self::CriuMissing => Kind::Unsupported,
+            Self::CriuMissing | Self::Unsupported(_) => Kind::Unsupported,
             Self::Criu { .. } => Kind::Internal,
             Self::System { errno, .. } | Self::WorkingDirectory { errno, .. } => of(*errno),
             Self::Cgroup(error) => of(error.errno()),

@@ -63,6 +63,7 @@ pub use oci_spec::runtime::{BoxBuilder as ConsoleSize, LinuxResources, Process, 
 pub use restore::{Restore, Restored};
 pub use runtime::{Options, Runtime};
 pub use state::{State, Status, now_rfc3339};
+pub use update::Change;
 
 /// Version of the runtime-spec that this crate follows.
 pub const SPEC_VERSION: &str = "1.3.0";

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_linux::cgroup::Layout;
 use cofferdam_plan::HostFeatures;
-use cofferdam_runtime::{ContainerId, Create, Exec, Options, Runtime, Spec};
+use cofferdam_runtime::{Change, ContainerId, Create, Exec, Options, Runtime, Spec};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde_json::{Value, json};
 
@@ -50,7 +50,9 @@ impl Place {
         config["process"]["terminal"] = json!(false);
         config["process"]["args"] = json!(["/guest", "sleep"]);
         config["linux"]["cgroupsPath"] = json!(format!("/cofferdam-resctrl-{}-{name}", std::process::id()));
-        config["linux"]["intelRdt"] = rdt.clone();
+        if !rdt.is_null() {
+            config["linux"]["intelRdt"] = rdt.clone();
+        }
         let spec: Spec = serde_json::from_value(config).unwrap();
         let id = ContainerId::parse(name).unwrap();
         let create = Create::new(id, self.directory.path().join("bundle"), spec);
@@ -130,4 +132,47 @@ fn classes_that_are_not_what_was_asked_for_are_refused_and_nothing_is_left() {
     assert_eq!(left.len(), 1, "{left:?}");
     let pid = place.create("c", &json!({ "closID": "shared", "l3CacheSchema": "L3:0=0fffff" })).unwrap();
     place.delete("c", pid);
+}
+
+/// What `update --l3-cache-schema` and `--mem-bw-schema` do: all of it or nothing, and the record knows.
+#[test]
+fn a_class_in_use_is_given_other_limits_or_keeps_those_it_had() {
+    let Some(place) = Place::make() else { return };
+    for resource in ["L3", "MB"] {
+        std::fs::create_dir_all(place.directory.path().join("resctrl/info").join(resource)).unwrap();
+    }
+    let class = place.group("shared", "L3:0=f\nMB:0=100\n");
+    let pid = place.create("c", &json!({ "closID": "shared" })).unwrap();
+    let plain = place.create("plain", &Value::Null).unwrap();
+    let update = |name: &str, l3: Option<&str>, bandwidth: Option<&str>| {
+        let (l3_cache_schema, mem_bw_schema) = (l3.map(str::to_owned), bandwidth.map(str::to_owned));
+        let change = Change { l3_cache_schema, mem_bw_schema, ..Change::default() };
+        let id = ContainerId::parse(name).unwrap();
+        place.runtime.update(&id, &change).map_err(|error| error.to_string())
+    };
+    for (name, l3, bandwidth, words) in [
+        ("c", Some("MB:0=10"), None, "/linux/intelRdt/l3CacheSchema"),
+        ("c", None, Some("nonsense"), "/linux/intelRdt/memBwSchema"),
+        ("plain", Some("L3:0=3"), None, "updating a non-existent Intel RDT configuration is not supported"),
+    ] {
+        let refused = update(name, l3, bandwidth).unwrap_err();
+        assert!(refused.contains(words), "{refused}");
+    }
+    // The file that plays the kernel's keeps the last line that was written.
+    update("c", Some("L3:0=3"), None).unwrap();
+    assert_eq!(text(class.join("schemata")), "L3:0=3\n");
+    update("c", None, Some("MB:0=50")).unwrap();
+    assert_eq!(text(class.join("schemata")), "MB:0=50\n");
+    let known = place.runtime.spec(&ContainerId::parse("c").unwrap()).unwrap();
+    let known = serde_json::to_value(known.linux().as_ref().unwrap().intel_rdt()).unwrap();
+    assert_eq!((&known["l3CacheSchema"], &known["memBwSchema"]), (&json!("L3:0=3"), &json!("MB:0=50")));
+    // Where the processor divides only one of the two, the other is refused as runc does.
+    std::fs::remove_dir(place.directory.path().join("resctrl/info/L3")).unwrap();
+    std::fs::remove_dir(place.directory.path().join("resctrl/info/MB")).unwrap();
+    let refused = update("c", Some("L3:0=1"), None).unwrap_err();
+    assert_eq!(refused, "Intel RDT/CAT: l3 cache schema is not enabled");
+    let refused = update("c", None, Some("MB:0=10")).unwrap_err();
+    assert_eq!(refused, "Intel RDT/MBA: memory bandwidth schema is not enabled");
+    place.delete("c", pid);
+    place.delete("plain", plain);
 }

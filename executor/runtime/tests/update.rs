@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 
-use cofferdam_runtime::{ContainerId, Create, Fault, LinuxResources, Options, Runtime, Spec, foreground};
+use cofferdam_runtime::{Change, ContainerId, Create, Fault, Options, Runtime, Spec, foreground};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
@@ -31,8 +31,8 @@ const FILES: [(&str, &str); 18] = [
     ("", "hugetlb.2MB.max"),
 ];
 
-fn resources(value: Value) -> LinuxResources {
-    serde_json::from_value(value).unwrap()
+fn resources(value: Value) -> Change {
+    serde_json::from_value::<cofferdam_runtime::LinuxResources>(value).unwrap().into()
 }
 
 #[test]

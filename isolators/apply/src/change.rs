@@ -4,12 +4,13 @@
 
 use cofferdam_linux::cgroup::{Cgroup, Layout};
 use cofferdam_plan::op::{CgroupWrite, DeviceChange};
-use cofferdam_plan::{Op, Plan, Step};
+use cofferdam_plan::{HostPath, Op, Plan, Step};
 use rustix::io::Errno;
 
 use crate::applied::Fault;
 use crate::error::Failure;
 use crate::host::{Outcome, cgroup_words};
+use crate::resctrl;
 
 /// A plan that was carried out, and can still be taken back.
 #[derive(Debug)]
@@ -24,6 +25,12 @@ enum Back {
     /// The value that was held, and what has the same effect where the kernel does not take that.
     Write(CgroupWrite, Option<String>),
     Devices(DeviceChange),
+    /// The lines that a class of service had.
+    Class {
+        root: HostPath,
+        class: HostPath,
+        schemata: Vec<String>,
+    },
 }
 
 impl Changed {
@@ -37,6 +44,7 @@ impl Changed {
                     None => Err(error),
                 }),
                 Back::Devices(change) => replace(cgroup, change),
+                Back::Class { root, class, schemata } => resctrl::limit(root, class, schemata),
             };
             result.err().map(|(errno, words)| words.unwrap_or_else(|| errno.to_string()))
         };
@@ -78,6 +86,12 @@ impl Changed {
                 self.back
                     .extend(value.map(|value| Back::Write(CgroupWrite { value, ..write.clone() }, instead)));
                 Ok(())
+            }
+            Op::ChangeClass { root, class, schemata } => {
+                let held = resctrl::limits(root, class)?;
+                // Intent first: some lines may be written when one fails.
+                self.back.push(Back::Class { root: root.clone(), class: class.clone(), schemata: held });
+                resctrl::limit(root, class, schemata)
             }
             Op::ReplaceDevices(change) => {
                 // Intent first: of a list, some lines may be written when one fails.

@@ -30,16 +30,11 @@ pub(crate) fn enter_class(
             format!("the class {} does not exist, and no limits are given to make it with", class.display());
         return Err((Errno::NOENT, Some(problem)));
     }
-    let file = class.join("schemata");
     if made || own {
-        let write = |line: &Text| {
-            let line = [line.as_c_str().to_bytes(), b"\n"].concat();
-            std::fs::write(&file, line).map_err(|error| words(root, &file, &error))
-        };
         // A class that was made and cannot be given its limits has nobody in it: it goes again.
-        return limits.iter().try_for_each(write).inspect_err(|_| drop(std::fs::remove_dir(class)));
+        return write(root, class, limits).inspect_err(|_| drop(std::fs::remove_dir(class)));
     }
-    let has = std::fs::read_to_string(&file).map_err(|error| words(root, &file, &error))?;
+    let has = read(root, class)?;
     match limits.iter().find(|line| !holds(&has, &line.to_string())) {
         None => Ok(()),
         Some(line) => {
@@ -48,6 +43,29 @@ pub(crate) fn enter_class(
             Err((Errno::EXIST, Some(problem)))
         }
     }
+}
+
+/// Gives a class that is there other limits, a line at a time, as the kernel takes them.
+pub(crate) fn limit(root: &HostPath, class: &HostPath, lines: &[impl std::fmt::Display]) -> Outcome {
+    write(root.as_path(), class.as_path(), lines)
+}
+
+/// The limits that a class has, in lines that can be written again.
+pub(crate) fn limits(root: &HostPath, class: &HostPath) -> Result<Vec<String>, (Errno, Option<String>)> {
+    let has = read(root.as_path(), class.as_path())?;
+    Ok(has.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect())
+}
+
+fn write(root: &Path, class: &Path, lines: &[impl std::fmt::Display]) -> Outcome {
+    let file = class.join("schemata");
+    lines.iter().try_for_each(|line| {
+        std::fs::write(&file, format!("{line}\n")).map_err(|error| words(root, &file, &error))
+    })
+}
+
+fn read(root: &Path, class: &Path) -> Result<String, (Errno, Option<String>)> {
+    let file = class.join("schemata");
+    std::fs::read_to_string(&file).map_err(|error| words(root, &file, &error))
 }
 
 /// Makes a monitoring group, unless it is there.

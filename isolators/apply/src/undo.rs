@@ -25,8 +25,12 @@ pub(crate) fn undo(
     let mut left = Vec::from_iter(killed.err());
     for step in done.iter().rev().filter_map(|index| plan.steps.get(*index)) {
         let result = match step.op.undo() {
-            // What changes a cgroup in use is undone where what it held was read, in `change`; the child is gone.
-            Undo::Nothing(_) | Undo::KillChild | Undo::RestoreCgroupFile | Undo::ReplaceDevices(_) => Ok(()),
+            // What changes limits in use is undone where what they were was read, in `change`; the child is gone.
+            Undo::Nothing(_)
+            | Undo::KillChild
+            | Undo::RestoreCgroupFile
+            | Undo::RestoreSchemata(_)
+            | Undo::ReplaceDevices(_) => Ok(()),
             Undo::ReturnNetDevice { device, name } => lent_to
                 .map_or(Ok(()), |namespace| crate::device::fetch(namespace, &device, &name))
                 .map_err(|error| format!("the network device {device}: {error}")),

@@ -39,6 +39,8 @@ pub enum Op {
     /// Make a class of service of resctrl with these limits, unless it is there: then the limits must be its own, except for
     /// the container's `own` class. Without `make` it must be there. `mkdir`, `write(schemata)`
     EnterClass { root: HostPath, class: HostPath, own: bool, make: bool, schemata: Vec<Text> },
+    /// Give a class of service in use other limits, having read those it had. `write(schemata)`
+    ChangeClass { root: HostPath, class: HostPath, schemata: Vec<Text> },
     /// Make a monitoring group of resctrl. `mkdir`
     MakeMonitor { group: HostPath },
     /// Attach the device program to the v2 cgroup. `bpf(BPF_PROG_LOAD)`, `bpf(BPF_PROG_ATTACH)`
@@ -282,6 +284,7 @@ impl Op {
             }
             StartUnit { unit, .. } => Undo::StopUnit(unit.clone()),
             ChangeCgroup(_) => Undo::RestoreCgroupFile,
+            ChangeClass { class, .. } => Undo::RestoreSchemata(class.clone()),
             ReplaceDevices(change) => Undo::ReplaceDevices(change.reversed()),
             ListenGate { path, .. } => Undo::RemoveFile(path.clone()),
             Clone { .. } => Undo::KillChild,

@@ -70,6 +70,7 @@ impl Plan {
                 let words = flag(*own, " own").to_owned() + flag(*make, " make");
                 format!("enter-class {class}{words} [{}]", list(schemata))
             }
+            ChangeClass { root: _, class, schemata } => format!("change-class {class} [{}]", list(schemata)),
             MakeMonitor { group } => format!("make-monitor {group}"),
             AttachClass { root: _, groups } => format!("attach-class {}", list(groups)),
             FilterDevices { program } => format!("filter-devices {} instructions", program.len()),

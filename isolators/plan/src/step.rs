@@ -73,6 +73,8 @@ pub enum Undo {
     StopUnit(String),
     /// Write what the file held before.
     RestoreCgroupFile,
+    /// Write the limits that the class of service had before.
+    RestoreSchemata(HostPath),
     /// Put other device rules in force.
     ReplaceDevices(DeviceChange),
     /// Move a network device back out of the child's network namespace, where it would be destroyed.

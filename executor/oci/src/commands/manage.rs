@@ -42,18 +42,43 @@ pub(super) fn pass_on(call: &Call<'_>, listening: Option<Readiness>, process: &O
 }
 
 pub(crate) fn kill(call: &Call<'_>) -> Result<i32, Failed> {
-    let (runtime, id) = (call.global.runtime()?, call.said.id()?);
-    // Whether the container is there comes first, as callers expect.
-    runtime.state(&id)?;
-    let signal = call.said.words.get(1).map_or("TERM", String::as_str);
-    let number = signals::parse(signal).ok_or_else(|| Failed::new(format!("unknown signal {signal:?}")))?;
-    runtime.kill(&id, number, call.said.has("all"))?;
-    Ok(0)
+    let runtime = call.global.runtime()?;
+    for_each_named(call, &runtime, |id| {
+        // Whether the container is there comes first, as callers expect.
+        runtime.state(id)?;
+        let signal = call.said.words.get(1).map_or("TERM", String::as_str);
+        let unknown = || Failed::new(format!("unknown signal {signal:?}"));
+        let number = signals::parse(signal).ok_or_else(unknown)?;
+        Ok(runtime.kill(id, number, call.said.has("all"))?)
+    })
 }
 
 pub(crate) fn delete(call: &Call<'_>) -> Result<i32, Failed> {
-    call.warn(&call.global.runtime()?.delete(&call.said.id()?, call.said.has("force"))?);
-    Ok(0)
+    let runtime = call.global.runtime()?;
+    for_each_named(call, &runtime, |id| {
+        call.warn(&runtime.delete(id, call.said.has("force"))?);
+        Ok(())
+    })
+}
+
+/// Does it to the container that is named, or with `--regex` to each whose id matches: all of them, whatever fails.
+fn for_each_named(
+    call: &Call<'_>,
+    runtime: &Runtime,
+    act: impl Fn(&ContainerId) -> Result<(), Failed>,
+) -> Result<i32, Failed> {
+    if !call.said.has("regex") {
+        return act(&call.said.id()?).map(|()| 0);
+    }
+    let text = call.said.words.first().map_or("", String::as_str);
+    let expression = regex_lite::Regex::new(text)
+        .map_err(|error| Failed::new(format!("invalid regular expression {text:?}: {error}")))?;
+    let mut failures = Vec::new();
+    for state in runtime.list()?.iter().filter(|state| expression.is_match(&state.id)) {
+        let id = ContainerId::parse(&state.id).map_err(Failed::new)?;
+        failures.extend(act(&id).err().map(|failed| format!("{id}: {}", failed.words)));
+    }
+    if failures.is_empty() { Ok(0) } else { Err(Failed::new(failures.join("\n"))) }
 }
 
 pub(crate) fn pause(call: &Call<'_>) -> Result<i32, Failed> {

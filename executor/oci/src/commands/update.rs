@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use cofferdam_runtime::{LinuxResources, bundle};
+use cofferdam_runtime::{Change, LinuxResources, bundle};
 use serde_json::{Map, Value, json};
 
 use super::Call;
@@ -47,27 +47,29 @@ const FIGURES: [(&str, &str, &str, Figure); 16] = [
 /// runc takes these and does nothing with them.
 const WITHOUT_EFFECT: [&str; 2] = ["kernel-memory", "kernel-memory-tcp"];
 
-/// Options of the cache and of the memory bandwidth, which are not of a cgroup.
-const RDT: [&str; 2] = ["l3-cache-schema", "mem-bw-schema"];
-
 /// Changes the limits of a container that runs.
 pub(crate) fn update(call: &Call<'_>) -> Result<i32, Failed> {
-    let (resources, ignored) = Change::of(call.said).resources().map_err(Failed::new)?;
+    let (resources, ignored) = Limits::of(call.said).resources().map_err(Failed::new)?;
     call.warn(&ignored);
-    call.warn(&call.global.runtime()?.update(&call.said.id()?, &resources)?);
+    let change = Change {
+        resources,
+        l3_cache_schema: call.said.text("l3-cache-schema"),
+        mem_bw_schema: call.said.text("mem-bw-schema"),
+    };
+    call.warn(&call.global.runtime()?.update(&call.said.id()?, &change)?);
     Ok(0)
 }
 
-/// What is to become of the limits.
+/// What is to become of the limits of the cgroup.
 #[derive(Debug, Default)]
-struct Change {
+struct Limits {
     resources: Option<String>,
     options: Vec<(&'static str, String)>,
 }
 
-impl Change {
+impl Limits {
     fn of(said: &Said) -> Self {
-        let names = RDT.into_iter().chain(FIGURES.iter().map(|(name, ..)| *name));
+        let names = FIGURES.iter().map(|(name, ..)| *name);
         let options = names.filter_map(|name| said.text(name).map(|text| (name, text)));
         Self { resources: said.text("resources"), options: options.collect() }
     }
@@ -81,11 +83,6 @@ impl Change {
         };
         let mut ignored = Vec::new();
         for (option, text) in self.options.iter().filter(|(_, text)| !text.is_empty()) {
-            if RDT.contains(option) {
-                return Err(format!(
-                    "--{option}: this runtime changes no resctrl group of a running container"
-                ));
-            }
             if WITHOUT_EFFECT.contains(option) {
                 ignored.push(format!("--{option} has no effect: the kernel has no such limit any more"));
                 continue;
@@ -95,7 +92,7 @@ impl Change {
             };
             // No process at all cannot be kept to, and systemd knows no such limit: the smallest is meant, as with runc.
             let text = if *option == "pids-limit" && text == "0" { "1" } else { text };
-            let value = figure.read(text).ok_or_else(|| format!("invalid value for --{option}: {text:?}"))?;
+            let value = figure.read(text).ok_or_else(|| format!("invalid value for {option}: {text:?}"))?;
             let fields = resources.as_object_mut().ok_or("the resources are no JSON object")?;
             let fields = fields.entry(*object).or_insert_with(|| Value::Object(Map::new()));
             fields
@@ -179,7 +176,7 @@ mod tests {
 
     #[test]
     fn options_are_resources() {
-        let mut change = Change::default();
+        let mut change = Limits::default();
         for (option, value) in [
             ("memory", "64m"),
             ("cpu-quota", "-1"),
@@ -197,8 +194,6 @@ mod tests {
         assert_eq!(serde_json::to_value(resources).unwrap(), expected);
         assert_eq!(ignored.len(), 1);
         change.options.push(("cpu-period", "many".to_owned()));
-        assert!(change.resources().unwrap_err().contains("--cpu-period"));
-        let cache = Change { options: vec![("l3-cache-schema", "L3:0=f".to_owned())], ..Change::default() };
-        assert!(cache.resources().unwrap_err().contains("l3-cache-schema"));
+        assert!(change.resources().unwrap_err().contains("cpu-period"));
     }
 }
