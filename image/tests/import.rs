@@ -130,8 +130,8 @@ fn a26_damaged_archives_are_refused_and_leave_nothing() {
         (truncated, "archive"),
         (foreign, "wrong platform"),
         (newer, "version 2.0.0"),
-        (Tar::new().file("x", "y").end(), "lacks manifest.json"),
-        (b"not an archive at all".to_vec(), "header"),
+        (Tar::new().file("x", "y").end(), "neither an OCI image layout"),
+        (b"not an archive at all".to_vec(), "no tar archive"),
     ] {
         let test = TestStore::new();
         let error =

@@ -121,7 +121,8 @@ fn a90_the_command_line_the_file_and_the_library_reach_the_same_policy() {
     std::fs::write(&file, "[pull]\nplain-htp = true\n").unwrap();
     let answer = call(&world, &["--config", &file_text, "pull", &image]);
     assert!(answer.code == Some(125) && answer.stderr.contains("plain-htp"), "{answer:?}");
-    assert_eq!(call(&world, &["--config", "/nowhere", "images"]).code, Some(125));
+    let nowhere = folder.path().join("nowhere").display().to_string();
+    assert_eq!(call(&world, &["--config", &nowhere, "images"]).code, Some(125));
     succeed(&world, &["pull", &image]);
     succeed(&world, &["rmi", &image]);
 }
