@@ -83,6 +83,7 @@ const EXCLUDED: &[Exclusion] = &[
         "p4_add_check_and_del_cost",
         "a crowd takes minutes in emulation, and what is counted is asked of every kernel alike",
     ),
+    without(("cofferdam", "tasks"), "a44_images", "twelve hundred layers take minutes in emulation"),
     // Every test's name has one.
     without(CALLERS, "_", NO_ENGINES),
     without(CNI_CALLERS, "_", NO_ENGINES),

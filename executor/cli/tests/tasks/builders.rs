@@ -45,7 +45,10 @@ fn a37_a46_what_podman_builds_from_a_debian_of_debootstrap_runs() {
         println!("skipped: the build's step makes system calls by their numbers on x86-64");
         return;
     }
-    if !needs::programs(&["podman"]) || !Images::are_available() {
+    if !needs::full("podman builds upon a Debian")
+        || !needs::programs(&["podman"])
+        || !Images::are_available()
+    {
         return;
     }
     let Some(world) = settled_world() else { return };
