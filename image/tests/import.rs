@@ -239,7 +239,7 @@ fn pulled(options: StoreOptions) -> (TestStore, Image, Vec<Layer>) {
 }
 
 #[test]
-fn a46_an_export_of_an_import_of_an_export_is_the_same_bytes() {
+fn a46_a71_an_export_of_an_import_of_an_export_is_the_same_bytes() {
     if !is_root() {
         return;
     }
