@@ -194,3 +194,42 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Cni(cni::Verb),
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// clap takes two options of one name for one, and its own check does not see it where one of them is everybody's.
+    /// The verbs of `cni` may have `--config`: they read a network's configuration and no configuration of ours.
+    #[test]
+    fn no_verb_has_an_option_by_the_name_of_one_that_all_have() {
+        fn look(command: &clap::Command, shared: &[&str], found: &mut Vec<String>) {
+            for verb in command.get_subcommands() {
+                let taken = |argument: &&clap::Arg| {
+                    shared.contains(&argument.get_id().as_str())
+                        || argument
+                            .get_long()
+                            .is_some_and(|long| shared.contains(&long.replace('-', "_").as_str()))
+                };
+                found.extend(
+                    verb.get_arguments()
+                        .filter(taken)
+                        .map(|one| format!("{} {}", verb.get_name(), one.get_id())),
+                );
+                look(verb, shared, found);
+            }
+        }
+        let program = Cli::command();
+        let shared: Vec<&str> = program
+            .get_arguments()
+            .filter(|one| one.is_global_set())
+            .map(|one| one.get_id().as_str())
+            .collect();
+        let mut found = Vec::new();
+        look(&program, &shared, &mut found);
+        found.retain(|one| !one.ends_with(" config"));
+        assert!(found.is_empty(), "{found:?} of {shared:?}");
+    }
+}

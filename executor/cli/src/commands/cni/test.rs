@@ -43,7 +43,7 @@ pub(crate) struct Args {
     jobs: usize,
     /// End a call that takes longer, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    limit: u64,
+    timeout: u64,
     /// How to print: text, tap or junit
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args, places: &PlaceArgs) -> Outcome {
     subject.plugin_path.clone_from(&places.cni_plugins);
     subject.args.clone_from(&args.args);
     subject.builtins = BUILTINS;
-    subject.limit = Duration::from_secs(args.limit.max(1));
+    subject.limit = Duration::from_secs(args.timeout.max(1));
     if let Some(path) = &args.chained_after {
         subject = subject.after(&read(path)?, &path.display().to_string()).map_err(told)?;
     }
