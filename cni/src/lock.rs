@@ -94,7 +94,9 @@ fn try_lock(path: &Path, sharing: Sharing) -> std::io::Result<Option<File>> {
 fn holder(path: &Path) -> String {
     let Ok(meta) = std::fs::metadata(path) else { return "(unknown)".into() };
     let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let found = holders(&text, meta.ino());
+    let mut found = holders(&text, meta.ino());
+    // The kernel writes the list in pieces: what came or went meanwhile can make an entry appear twice.
+    found.dedup();
     if found.is_empty() { "(unknown)".into() } else { found.join(", ") }
 }
 
