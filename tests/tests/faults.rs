@@ -171,7 +171,7 @@ fn says_what_failed(said: &str, index: usize, step: &str) -> bool {
     let operation = step.split_whitespace().nth(2).unwrap_or_default();
     if operation == "exec" {
         // Engines look for runc's words when the command cannot be executed: they take their exit status from them.
-        return said.contains("exec: \"/bin/true\"") && said.contains(INJECTED);
+        return said.contains("exec /bin/true: ") && said.contains(INJECTED);
     }
     said.contains(&format!("step {index}")) && said.contains(operation) && said.contains(INJECTED)
 }
