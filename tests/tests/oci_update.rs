@@ -135,7 +135,7 @@ fn a_bad_value_changes_nothing() {
         for (options, words) in [
             (&["--pids-limit", "51", "--cpu-period", "7"][..], "/linux/resources/cpu/period"),
             (&["--pids-limit", "51", "--cpuset-cpus", "999"], "/linux/resources/cpu/cpus"),
-            (&["--pids-limit", "51", "--memory", "64q"], "--memory"),
+            (&["--pids-limit", "51", "--memory", "64q"], "invalid value for memory"),
             (&["--pids-limit", "51", "--blkio-weight", "9"], "/linux/resources/blockIO/weight"),
             // One page is in use, whatever the program does.
             (&["--pids-limit", "51", "--memory", "4k"], "unable to set memory limit"),

@@ -24,7 +24,7 @@ mod seccomp;
 mod sharing;
 mod state;
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,7 +44,8 @@ pub(crate) fn attack(body: impl Fn(&Runtime, &Path)) {
     }
     let world = World::enter().unwrap();
     let runtime = Runtime::ours(&world.state());
-    let _ = runtime.call(&["list"]);
+    // The first container would make it, and it stays.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(runtime.root()).unwrap();
     let watch = world.watch();
     body(&runtime, &world.files());
     watch.end();

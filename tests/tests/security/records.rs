@@ -27,10 +27,9 @@ fn st_03_a_state_root_that_others_could_write_is_refused() {
         let runtime = Runtime::ours(&root);
         let state = root_of(&runtime);
         std::fs::create_dir(&root).unwrap();
-        runtime.succeed(&["list"]).unwrap();
-        assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
         let bundle = sleeper(files, "modes", |_| {});
         runtime.create("c", bundle.path()).unwrap();
+        assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(std::fs::metadata(state.join("c")).unwrap().permissions().mode() & 0o777, 0o700);
         runtime.succeed(&["delete", "--force", "c"]).unwrap();
         for mode in [0o770, 0o707, 0o777, 0o1777] {
