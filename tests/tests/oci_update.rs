@@ -139,7 +139,7 @@ fn a_bad_value_changes_nothing() {
             (&["--pids-limit", "51", "--blkio-weight", "9"], "/linux/resources/blockIO/weight"),
             // One page is in use, whatever the program does.
             (&["--pids-limit", "51", "--memory", "4k"], "unable to set memory limit"),
-            (&["--pids-limit", "51", "--l3-cache-schema", "L3:0=f"], "l3-cache-schema"),
+            (&["--pids-limit", "51", "--l3-cache-schema", "L3:0=f"], "l3 cache schema is not enabled"),
             (&["--pids-limit", "51", "--no-such-option"], "no-such-option"),
         ] {
             let outcome = runtime.call(&[&["update"], options, &["bad"]].concat()).unwrap();
