@@ -179,7 +179,8 @@ fn plan_bind(
     let attributes =
         MountAttributes { propagation: Some(propagation), recursive: whole, ..MountAttributes::default() };
     builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
-    for attributes in [options.recursive, options.attributes] {
+    // What is said of the mount takes back what is not; what is said of the tree holds beside it.
+    for attributes in [options.attributes, options.recursive] {
         if !attributes.is_empty() {
             builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
         }

@@ -136,7 +136,7 @@ fn run_one(
         Place::Namespaces(process) => Some((process.as_fd(), namespaces(record)?)),
         Place::Host => None,
     };
-    let program = program(hook, directory(record, place))?;
+    let program = program(hook)?;
     let child = spawn(&program, &streams, inside, timeout).map_err(|errno| match errno {
         Errno::TIMEDOUT => format!("was not executed within {} s", timeout.as_secs()),
         errno => in_words(errno),
@@ -158,17 +158,8 @@ fn redirect(streams: &mut Streams, spec: &oci_spec::runtime::Spec) -> Result<(),
     Ok(())
 }
 
-/// Where a hook of the host stands, which the specification leaves open: as with runc, in the bundle; and in the container's
-/// namespaces in its root, which is not yet theirs.
-fn directory<'a>(record: &'a Record, place: &Place<'_>) -> &'a std::path::Path {
-    match place {
-        Place::Namespaces(_) => &record.rootfs,
-        _ => &record.bundle,
-    }
-}
-
 /// The program's own name, arguments and environment as the hook gives them, and nothing of ours.
-fn program(hook: &Hook, directory: &std::path::Path) -> Result<Program, String> {
+fn program(hook: &Hook) -> Result<Program, String> {
     let text = |text: &str| CString::new(text).map_err(|_| "holds a NUL byte".to_owned());
     let texts = |list: &[&str]| list.iter().map(|one| text(one)).collect::<Result<Vec<_>, _>>();
     let path = CString::new(hook.path().as_os_str().as_bytes()).map_err(|_| "holds a NUL byte")?;
@@ -176,8 +167,7 @@ fn program(hook: &Hook, directory: &std::path::Path) -> Result<Program, String> 
     let arguments = if arguments.is_empty() { vec![path.clone()] } else { texts(&arguments)? };
     let environment = texts(&environment(hook))?;
     let vector = |texts: &[CString]| Vector::new(texts.iter().map(CString::as_c_str));
-    let directory = CString::new(directory.as_os_str().as_bytes()).map_err(|_| "holds a NUL byte")?;
-    Ok(Program { path, directory, arguments: vector(&arguments), environment: vector(&environment) })
+    Ok(Program { path, arguments: vector(&arguments), environment: vector(&environment) })
 }
 
 fn environment(hook: &Hook) -> Vec<&str> {

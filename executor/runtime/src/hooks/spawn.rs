@@ -25,8 +25,6 @@ use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, pidfd_open};
 /// What a hook executes, laid out before the clone.
 pub(super) struct Program {
     pub path: CString,
-    /// Where it stands; `/` where that cannot be reached, or is gone.
-    pub directory: CString,
     pub arguments: Vector,
     pub environment: Vector,
 }
@@ -159,7 +157,9 @@ fn become_hook(program: &Program, streams: &Streams, report: BorrowedFd<'_>) -> 
     forbid_tracing()?;
     // A group of its own, so that it can be ended with all that it starts.
     rustix::process::setpgid(None, None)?;
-    rustix::process::chdir(&*program.directory).or_else(|_| rustix::process::chdir(c"/"))?;
+    // The specification leaves this open. In the container's root, as runc has it for createContainer, a linker or an
+    // interpreter that looks into its working directory would run what the image put there (CVE-2025-23266).
+    rustix::process::chdir(c"/")?;
     rustix::stdio::dup2_stdin(&streams.stdin)?;
     rustix::stdio::dup2_stdout(&streams.stdout)?;
     rustix::stdio::dup2_stderr(&streams.stderr)?;
