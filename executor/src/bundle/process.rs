@@ -130,8 +130,10 @@ fn default_nofile(from: &Ingredients<'_>, notes: &mut Vec<String>) -> Ulimit {
     Ulimit { name: "nofile".to_owned(), soft, hard }
 }
 
+/// The highest limit that a task can have. Limits are set inside its namespaces, and nobody raises one in a user namespace of
+/// his own: setrlimit(2) asks for CAP_SYS_RESOURCE in the host's.
 fn ceiling(from: &Ingredients<'_>, name: &str) -> u64 {
-    if from.host.may_raise_limits {
+    if from.host.may_raise_limits && from.user.is_none() {
         return UNLIMITED;
     }
     from.host.hard_limits.get(name).copied().unwrap_or(UNLIMITED)
