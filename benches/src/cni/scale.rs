@@ -10,8 +10,13 @@ use serde_json::json;
 use super::host::{Container, Contestant, Cycle, Host};
 use crate::statistics::Samples;
 
-/// How often each is measured. The neighbour messages of a crowd's links keep the machine busy for a while after it came.
+/// How often each is measured.
 const ROUNDS: usize = 21;
+/// How long the kernel may take to come to rest after a crowd came: each link looks for neighbours and routers for half a
+/// minute, and the bridge sends every word of each to all the others.
+const SETTLE: Duration = Duration::from_secs(90);
+/// What the kernel does besides when it is at rest, in hundredths of a second a second.
+const AT_REST: u64 = 4;
 /// Interfaces of one container of the crowd: a namespace each would take longer than what is measured.
 const INTERFACES: usize = 50;
 
@@ -58,6 +63,7 @@ pub fn crowd(host: &Host, count: usize) -> Result<Crowd> {
         let attachment = container.attachment(&format!("eth{}", number % INTERFACES), ports.next())?;
         caller.attach(&network, &attachment).with_context(|| format!("attachment {number}"))?;
     }
+    settle()?;
     let full = measure(|| host.cycle(&contestant))?;
     // They end with the namespaces.
     Ok(Crowd { empty, full })
@@ -97,6 +103,27 @@ pub fn leases(host: &Host, count: usize) -> Result<Leases> {
         Ok(Cycle { add, del: time(&mut del)?, ..Cycle::default() })
     };
     Ok(Leases { first: cycle()?, later: measure(cycle)? })
+}
+
+/// Waits until the kernel is at rest: what is measured is a crowd that is there, not one that comes.
+fn settle() -> Result<()> {
+    let interrupts = || -> Result<u64> {
+        let text = std::fs::read_to_string("/proc/stat")?;
+        // `cpu user nice system idle iowait irq softirq …`, proc_stat(5).
+        let spent = text.split_whitespace().nth(7).context("/proc/stat has no time of soft interrupts")?;
+        Ok(spent.parse()?)
+    };
+    let begun = Instant::now();
+    let mut before = interrupts()?;
+    while begun.elapsed() < SETTLE {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = interrupts()?;
+        if now - before <= AT_REST {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
 }
 
 fn measure(mut cycle: impl FnMut() -> Result<Cycle>) -> Result<Measured> {
