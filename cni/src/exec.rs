@@ -13,7 +13,6 @@ use std::ffi::{CString, OsStr};
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ use cofferdam_linux::spawn::{Program, spawn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::tree::Tree;
 
@@ -261,17 +260,7 @@ impl<'a> Talk<'a> {
         if held || !exited {
             self.tree.kill(self.pid);
         }
-        loop {
-            match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-                Ok(status) => {
-                    let status = status.ok_or(Errno::CHILD)?;
-                    let code = status.exit_status().unwrap_or_default() << 8;
-                    return Ok(ExitStatus::from_raw(status.terminating_signal().unwrap_or(code)));
-                }
-            }
-        }
+        cofferdam_linux::process::reap(self.pidfd.as_fd())
     }
 }
 

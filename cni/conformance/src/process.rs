@@ -17,9 +17,7 @@ use cofferdam_linux::wait::readable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
-};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde_json::Value;
 
 /// Input longer than this is told by its length.
@@ -142,7 +140,7 @@ impl Prepared<'_> {
                 let _ = kill_process_group(pid, Signal::KILL);
             }
             let elapsed = started.elapsed();
-            let status = reap(&child);
+            let status = cofferdam_linux::process::reap(child.pidfd.as_fd());
             // After the reaping: a zombie is a member of its group as well.
             let left_children = is_over && test_kill_process_group(pid).is_ok();
             if left_children {
@@ -217,20 +215,6 @@ fn memory_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let words = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     words.and_then(|words| words.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
-fn reap(child: &Child) -> Result<ExitStatus, Errno> {
-    loop {
-        match waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED) {
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-            Ok(status) => {
-                let status = status.ok_or(Errno::CHILD)?;
-                let code = status.exit_status().unwrap_or_default() << 8;
-                return Ok(ExitStatus::from_raw(status.terminating_signal().unwrap_or(code)));
-            }
-        }
-    }
 }
 
 /// Writes what the plugin takes, as long as it lives: somebody that it left may hold the other end.

@@ -2,6 +2,8 @@
 
 use std::ffi::{CStr, CString, c_char};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use rustix::io::Errno;
 
@@ -151,6 +153,25 @@ pub fn clone_noted_inside(
         (_, Some(pidfd)) => Ok(Child { pid: noted.load(std::sync::atomic::Ordering::Acquire), pidfd }),
         (4, None) => Err(Errno::from_raw_os_error(i32::from_ne_bytes(word))),
         _ => Err(Errno::CHILD),
+    }
+}
+
+/// Waits for the end of a child by its descriptor and takes its status, waitid(2).
+///
+/// # Errors
+/// `ECHILD`: it is no child of this process, or somebody has taken its status.
+pub fn reap(pidfd: BorrowedFd<'_>) -> Result<ExitStatus, Errno> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    loop {
+        match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(status) => {
+                let status = status.ok_or(Errno::CHILD)?;
+                let code = status.exit_status().unwrap_or_default() << 8;
+                return Ok(ExitStatus::from_raw(status.terminating_signal().unwrap_or(code)));
+            }
+        }
     }
 }
 

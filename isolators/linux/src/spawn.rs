@@ -11,7 +11,7 @@
 //! process that is moved into one after its start may have children outside by then.
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -84,16 +84,10 @@ pub fn spawn(program: &Program<'_>) -> Result<Child, Errno> {
     match order.failure {
         None => Ok(child),
         Some(errno) => {
-            reap(&child);
+            let _ = process::reap(child.pidfd.as_fd());
             Err(errno)
         }
     }
-}
-
-fn reap(child: &Child) {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    use std::os::fd::AsFd;
-    while let Err(Errno::INTR) = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED) {}
 }
 
 /// clone3(2) whose child runs [`child`] on the stack in `args`; returns what the call returned to the parent.
@@ -196,7 +190,6 @@ fn become_program(
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::os::fd::AsFd;
 
     /// Runs a shell script; what it printed and how it ended.
     fn shell(script: &CStr) -> (String, i32) {
