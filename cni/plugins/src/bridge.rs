@@ -33,7 +33,7 @@ use crate::container::{Inside, inside, sandbox};
 use crate::ipam::{self, Ipam, dns_of};
 use crate::ruleset::{Entry, Ip, Kind, Ruleset, octets};
 use crate::veth::Carrier;
-use crate::{foreign, gateway, links, veth};
+use crate::{foreign, gateway, links, sysctl, veth};
 use config::Config;
 
 pub(crate) use sender::delete_table as delete_sender_table;
@@ -130,6 +130,7 @@ fn connect(
     allocated: AddResult,
 ) -> Result<AddResult, PluginError> {
     let end = veth::add(host, request, netns, Some(bridge.index), config.mtu())?;
+    without_ipv6(&end);
     if config.port() != BridgePort::default() {
         host.set_port(end.index, config.port())?;
     }
@@ -139,9 +140,10 @@ fn connect(
     }
     let mut result = gateway::complete(allocated, config.is_gateway(), config.is_default_gateway());
     let inner = if config.disable_container_interface {
+        host.set_up(end.index)?;
         Socket::route_in(netns)?.link(request.if_name.as_str())?
     } else {
-        bring_up(config.interface(request), netns, &end, &result)?
+        bring_up(config.interface(request), host, netns, &end, &result)?
     };
     let gateways = config.gateways(&result);
     let gateway = if gateways.is_empty() { None } else { Some(vlan::ensure_gateway(host, bridge, config)?) };
@@ -169,23 +171,35 @@ fn connect(
     Ok(result)
 }
 
+/// A port needs no address of its own. With one it would have three routes, and the kernel looks through the routes of all ports
+/// whenever one changes.
+fn without_ipv6(port: &Link) {
+    // A host without IPv6, or whose settings nobody may write, only has more to do.
+    drop(sysctl::set_if_there(&format!("ipv6/conf/{}/disable_ipv6", port.name), "1"));
+}
+
 /// Gives the container's end its addresses and waits until both ends pass frames.
+///
+/// The port goes up last: one that is up before it has carrier is opened, closed and opened again by the bridge, which looks at
+/// all its ports each time.
 fn bring_up(
     interface: Inside<'_>,
+    host: &mut Socket,
     netns: BorrowedFd<'_>,
     end: &Link,
     result: &AddResult,
 ) -> Result<Link, PluginError> {
     let carrier = Carrier::watch()?;
-    let inner = inside(netns, |socket| {
-        let carrier = Carrier::watch()?;
+    inside(netns, |socket| {
+        let own_carrier = Carrier::watch()?;
         let link = interface.configure(socket, result)?;
-        carrier.wait(&link)?;
+        host.set_up(end.index)?;
+        own_carrier.wait(&link)?;
+        carrier.wait(end)?;
+        interface.announce(socket, &link, result)?;
         interface.settle(socket, &link)?;
         Ok(link)
-    })?;
-    carrier.wait(end)?;
-    Ok(inner)
+    })
 }
 
 fn mac_inside(request: &Request<'_>, socket: &mut Socket) -> Result<MacAddress, PluginError> {

@@ -17,7 +17,7 @@ pub(crate) fn host_name(request: &Request<'_>) -> String {
     links::name("veth", &request.owner())
 }
 
-/// Makes the pair and returns the host's end, up and a port of the master; the container's end is down.
+/// Makes the pair and returns the host's end: of a master a port that is down, otherwise up. The container's end is down.
 pub(crate) fn add(
     host: &mut Socket,
     request: &Request<'_>,
@@ -27,7 +27,13 @@ pub(crate) fn add(
 ) -> Result<Link, PluginError> {
     let (name, owner) = (host_name(request), request.owner());
     let peer = VethPeer { name: request.if_name.as_str(), netns, mac: wanted_mac(request)? };
-    let pair = NewLink { master, mtu, alias: Some(&owner), ..NewLink::new(&name, LinkKind::Veth(peer)) };
+    let pair = NewLink {
+        master,
+        mtu,
+        up: master.is_none(),
+        alias: Some(&owner),
+        ..NewLink::new(&name, LinkKind::Veth(peer))
+    };
     match host.add_link(&pair) {
         // A host's end that a crash left under our name goes first.
         Err(error) if error.errno() == Errno::EXIST && host.find_link(&name)?.is_some() => {

@@ -316,3 +316,31 @@ fn a_trunk_has_its_ranges_and_the_default_vlan_goes_unless_it_is_preserved() {
         }
     });
 }
+
+/// For how long the kernel believes an answer about a neighbour against any other (`locktime`), and a little more.
+const BELIEVED: std::time::Duration = std::time::Duration::from_millis(1200);
+
+#[test]
+fn an_address_that_is_used_again_is_found_at_its_new_place_at_once() {
+    on_a_host(|bed| {
+        let caller = bed.caller(Prefer::Builtin);
+        let (asks, before, after) = (bed.container("asks"), bed.container("before"), bed.container("after"));
+        let fixed = json!({ "type": "static",
+            "addresses": [{ "address": "10.79.0.5/24" }, { "address": "fd00:79::5/64" }] });
+        let same = network(bed, "same", 79, &json!({ "ipam": fixed, "isGateway": false }));
+        caller.attach(&network(bed, "others", 79, &json!({})), &asks.attachment()).unwrap();
+        let places = ["10.79.0.5:80", "[fd00:79::5]:80"];
+        caller.attach(&same, &before.attachment()).unwrap();
+        before.serve("[::]:80");
+        for place in places {
+            ask(&asks.netns, place).unwrap();
+        }
+        std::thread::sleep(BELIEVED);
+        detach(&caller, &same, &before);
+        caller.attach(&same, &after.attachment()).unwrap();
+        after.serve("[::]:80");
+        for place in places {
+            ask(&asks.netns, place).unwrap();
+        }
+    });
+}
