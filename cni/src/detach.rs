@@ -103,7 +103,7 @@ impl Caller {
         let operation = self.operation_on(record, list, Verb::Del, fate, tree);
         let previous = record.result_in(list.version).filter(|_| list.version >= Version::V0_4_0);
         for (at, plugin) in list.plugins.iter().enumerate().rev() {
-            let who = self.resolve_again(record.plugins().get(at), plugin, &list.name)?;
+            let who = self.resolve_again(record, at, plugin, &list.name)?;
             let previous = previous.as_deref();
             let extra = Extra { capabilities: Some(record.capabilities()), previous, valid: None };
             let input = input(list, plugin, extra).map_err(|error| {
@@ -150,7 +150,7 @@ impl Caller {
         can_check(&list)?;
         let operation = self.operation_on(&record, &list, Verb::Check, NetnsFate::Stays, &held.tree);
         for (at, plugin) in list.plugins.iter().enumerate() {
-            let who = self.resolve_again(record.plugins().get(at), plugin, &list.name)?;
+            let who = self.resolve_again(&record, at, plugin, &list.name)?;
             let previous = record.raw_result();
             let extra = Extra { capabilities: Some(record.capabilities()), previous, valid: None };
             let input = input(&list, plugin, extra).map_err(|error| {

@@ -274,7 +274,8 @@ impl Request<'_> {
         if same { Err(wrong("is the host's own network namespace".into())) } else { Ok(netns) }
     }
 
-    /// The attachments that GC must keep, as their marks; an error if the caller did not say.
+    /// The attachments that GC must keep, as their marks; an error if the caller did not say. `null` is what libcni says for
+    /// none.
     pub fn valid_owners(&self) -> Result<Vec<String>, PluginError> {
         #[derive(serde::Deserialize)]
         struct Valid {
@@ -282,8 +283,11 @@ impl Request<'_> {
             container: ContainerId,
             ifname: IfName,
         }
-        let valid: Option<Vec<Valid>> = self.get("cni.dev/valid-attachments")?;
-        let valid = valid.ok_or_else(|| PluginError::config("cni.dev/valid-attachments is missing"))?;
+        const KEY: &str = "cni.dev/valid-attachments";
+        if self.config.raw(KEY).is_none() {
+            return Err(PluginError::config(format!("{KEY} is missing")));
+        }
+        let valid: Vec<Valid> = self.get(KEY)?.unwrap_or_default();
         Ok(valid.iter().map(|one| owner(self.network, &one.container, &one.ifname)).collect())
     }
 

@@ -139,6 +139,7 @@ impl Record {
         let is_record = found.raw("kind").is_some();
         if !is_record && found.raw("cniVersion").is_some() {
             record.result = RawValue::from_string(text.into()).ok();
+            record.cofferdam = None;
             return record;
         }
         let get = |key: &str| found.get::<String>(key).ok().flatten();
@@ -191,6 +192,11 @@ impl Record {
     /// Whether the machine has been started again since: namespaces, links and rules are gone, leases on disk are not.
     pub fn is_from_another_boot(&self) -> bool {
         self.cofferdam.as_ref().is_some_and(|ours| ours.boot_id != boot_id())
+    }
+
+    /// Whether libcni has written it, for another runtime or an older one.
+    pub(crate) fn is_libcnis(&self) -> bool {
+        self.cofferdam.is_none()
     }
 
     /// The configuration that ADD used.

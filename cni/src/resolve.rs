@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::name::NetworkName;
 use crate::object::Object;
 use crate::plugin::Plugin;
-use crate::record::Implementation;
+use crate::record::{Implementation, Record};
 
 /// Who does a call.
 #[derive(Clone)]
@@ -65,14 +65,21 @@ impl Caller {
         }
     }
 
-    /// Decides who does the calls of a plugin whose ADD is on record.
+    /// Decides who does the calls of a plugin whose ADD is on record: whoever did that, if it is still there.
     pub(crate) fn resolve_again(
         &self,
-        recorded: Option<&Implementation>,
+        record: &Record,
+        at: usize,
         plugin: &PluginConfig,
         network: &NetworkName,
     ) -> Result<Resolved, Error> {
-        match recorded {
+        match record.plugins().get(at) {
+            // libcni executes programs and nothing else.
+            None if record.is_libcnis() && self.options.prefer == Prefer::Auto => {
+                if let Some(program) = find_program(&self.options.plugin_path, &plugin.kind).program {
+                    return Ok(Resolved::External(program));
+                }
+            }
             Some(Implementation::Builtin) => {
                 let builtin =
                     self.options.builtins.iter().copied().find(|builtin| builtin.kind() == plugin.kind);

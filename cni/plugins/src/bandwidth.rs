@@ -13,7 +13,7 @@ use cofferdam_cni::{AddResult, Bandwidth as Limits, Code, Object, Plugin, Plugin
 use cofferdam_linux::netlink::{Link, LinkKind, NewLink, Socket, TokenBucket};
 use rustix::io::Errno;
 
-use crate::{links, refuse_keys};
+use crate::{foreign, links, refuse_keys};
 
 pub(crate) struct Bandwidth;
 
@@ -52,7 +52,8 @@ impl Plugin for Bandwidth {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), PluginError> {
-        links::delete(&ifb_name(request))
+        links::delete(&ifb_name(request))?;
+        links::delete(&foreign::ifb_name(request))
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), PluginError> {

@@ -3,7 +3,7 @@
 //! Their rules for masquerading and for ports are in iptables' nft table `nat`, in chains of the attachment's own, whose names
 //! are hashes of network and container. Such a chain is nobody else's and can be deleted without asking. Their rules in
 //! the shared chain `CNI-FORWARD` are known by address alone, and the address may have a new holder: they stay. So do tables
-//! of iptables-legacy.
+//! of iptables-legacy. Their link that limits what a container sends has such a name, too.
 
 use std::os::fd::AsFd;
 
@@ -18,6 +18,8 @@ use crate::container_link::netns_if_there;
 const TABLE: &str = "nat";
 /// As long as names of chains may be in iptables.
 const LONGEST_NAME: usize = 28;
+/// As long as names of links may be.
+const LONGEST_LINK_NAME: usize = 15;
 /// Masquerading, by bridge and ptp.
 pub(crate) const MASQUERADE: &[&str] = &["CNI-"];
 /// Ports to the container and, in older versions, from it, by portmap.
@@ -60,10 +62,20 @@ pub(crate) fn remove_link(request: &Request<'_>) -> Result<(), PluginError> {
     }
 }
 
+/// The name of the link through which what the attachment sends is led.
+pub(crate) fn ifb_name(request: &Request<'_>) -> String {
+    let hash = hash(request.network.as_str(), request.container.as_str());
+    format!("bwp{hash}")[..LONGEST_LINK_NAME].to_owned()
+}
+
 fn chain_names(network: &str, container: &str, kinds: &[&str]) -> impl Iterator<Item = String> {
-    let digest = Sha512::digest(format!("{network}{container}"));
-    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hash(network, container);
     kinds.iter().map(move |prefix| format!("{prefix}{hash}")[..LONGEST_NAME].to_owned())
+}
+
+fn hash(network: &str, container: &str) -> String {
+    let digest = Sha512::digest(format!("{network}{container}"));
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn remove_chain(socket: &mut Socket, family: Family, chain: &str) -> Result<(), Error> {

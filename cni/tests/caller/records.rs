@@ -13,7 +13,11 @@ use crate::jobs::keeping;
 
 const PEERS: &str = "/usr/lib/cni";
 
-/// What libcni has written into its cache since its version 0.7.
+/// What libcni 1.3.0 has left of an ADD by cnitool, and under which name.
+const BY_CNITOOL: (&str, &str) =
+    ("net-cnitool-20b4ff582526573bbe7d-eth0", include_str!("libcni/net-cnitool-20b4ff582526573bbe7d-eth0"));
+
+/// The same with other contents.
 fn written_by_libcni(config: &str) -> Value {
     json!({
         "kind": "cniCacheV1",
@@ -59,6 +63,15 @@ fn t1_what_libcni_has_cached_can_be_deleted() {
         assert!(bed.input("a", "DEL").contains(r#""by":"go""#), "{}", bed.input("a", "DEL"));
         assert!(!bed.has_records());
     }
+    let (file, text) = BY_CNITOOL;
+    std::fs::write(bed.record().with_file_name(file), text).unwrap();
+    let container = id("cnitool-20b4ff582526573bbe7d");
+    bed.caller.detach(&three().name, &container, &eth0(), NetnsFate::Stays).unwrap();
+    assert_eq!(bed.log(), ["c DEL", "b DEL", "a DEL"]);
+    let sent = bed.input("b", "DEL");
+    assert!(sent.contains(r#""address":"10.0.0.2/24""#) && sent.contains("02:00:00:00:00:01"), "{sent}");
+    assert_eq!(bed.plugins.variable("a", "DEL", "CNI_NETNS").as_deref(), Some(""), "it is gone");
+    assert!(!bed.has_records());
 }
 
 #[test]

@@ -92,6 +92,15 @@ fn a1_standard_input_that_cannot_be_read_is_code_5_and_no_command_prints_what_th
 }
 
 #[test]
+fn s5_gc_takes_null_for_no_valid_attachments_as_libcni_says_it() {
+    for valid in ["[]", "null"] {
+        let config = format!(r#"{{"cniVersion":"1.1.0","name":"net","cni.dev/valid-attachments":{valid}}}"#);
+        let said = call("double", "GC", &[], config.as_bytes());
+        assert_eq!((said.status, said.stdout.as_str()), (Some(0), ""), "{valid}: {said:?}");
+    }
+}
+
+#[test]
 fn a1_version_needs_nothing_and_lists_what_is_spoken() {
     let nothing = [("CNI_CONTAINERID", ""), ("CNI_IFNAME", ""), ("CNI_NETNS", ""), ("CNI_PATH", "")];
     for stdin in ["", "junk", r#"{"cniVersion":"0.4.0"}"#] {

@@ -54,9 +54,14 @@ impl Bed {
     }
 
     pub(crate) fn caller(&self, prefer: Prefer) -> Caller {
+        self.caller_in("state", prefer)
+    }
+
+    /// A caller with records of its own.
+    pub(crate) fn caller_in(&self, state: &str, prefer: Prefer) -> Caller {
         let plugin_path = vec![self.dir.path().join("bin"), "/usr/lib/cni".into()];
         let deadlines = Deadlines { add: Duration::from_secs(20), ..Deadlines::default() };
-        let options = Options::new(self.dir.path().join("state"));
+        let options = Options::new(self.dir.path().join(state));
         Caller::open(Options { plugin_path, builtins: BUILTINS, prefer, deadlines, ..options }).unwrap()
     }
 

@@ -45,7 +45,7 @@ fn busy(container: &Container, name: &str, port: u16) -> cofferdam_cni::Attachme
     attachment
 }
 
-fn ifbs() -> usize {
+pub(crate) fn ifbs() -> usize {
     let links = Socket::route().unwrap().links().unwrap();
     links.iter().filter(|link| link.kind.as_deref() == Some("ifb")).count()
 }

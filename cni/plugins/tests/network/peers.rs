@@ -1,8 +1,12 @@
 //! Side by side with the reference plugins of Debian's containernetworking-plugins.
 
-use cofferdam_cni::{Implementation, NetnsFate, PortMapping, Prefer, Protocol};
+use std::os::fd::AsFd;
+
+use cofferdam_cni::{Implementation, NetnsFate, PortMapping, Prefer, Protocol, Valid};
+use cofferdam_linux::netlink::Socket;
 
 use crate::bed::{Bed, ask, eth0, exists, ip, list, on_a_host};
+use crate::chain::ifbs;
 
 pub(crate) fn have_peers() -> bool {
     let there = exists("/usr/lib/cni/bridge") && exists("/usr/sbin/iptables");
@@ -80,7 +84,8 @@ fn b17_both_host_locals_share_one_directory() {
                 "ipam":{{"type":"host-local","dataDir":"{}","ranges":[[{{"subnet":"10.66.0.0/24"}}]]}}}}]}}"#,
             bed.leases().display()
         ));
-        let (ours, theirs) = (bed.caller(Prefer::Builtin), bed.caller(Prefer::External));
+        let (ours, theirs) =
+            (bed.caller_in("ours", Prefer::Builtin), bed.caller_in("theirs", Prefer::External));
         let containers: Vec<_> = (0..40).map(|n| bed.container(&format!("c{n}"))).collect();
         let addresses = std::thread::scope(|scope| {
             let threads: Vec<_> = containers
@@ -100,7 +105,7 @@ fn b17_both_host_locals_share_one_directory() {
                 .collect::<std::collections::BTreeSet<_>>()
         });
         assert_eq!(addresses.len(), 40);
-        // Each is freed by the other: drop the record's word on who did it.
+        // Each is freed by the other, who knows of it by the configuration alone.
         for (at, container) in containers.iter().enumerate() {
             let caller = if at % 2 == 0 { &theirs } else { &ours };
             caller.detach_with(&network, &container.attachment(), NetnsFate::Stays).unwrap();
@@ -119,35 +124,79 @@ fn their_chains() -> Vec<String> {
     names.filter(|name| name.starts_with("CNI-") && !shared.contains(name)).map(str::to_owned).collect()
 }
 
+/// How the deleting caller comes to know of an attachment that another has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// By the configuration alone.
+    Nothing,
+    /// By the record that libcni would have left.
+    Libcni,
+}
+
 #[test]
 fn b18_add_by_one_and_del_by_the_other_leave_no_chain_lease_or_link() {
     if !have_peers() {
         return;
     }
-    for (add, del) in [(Prefer::External, Prefer::Builtin), (Prefer::Builtin, Prefer::External)] {
-        on_a_host(|bed| {
-            let (adding, deleting, network) = (bed.caller(add), bed.caller(del), reference_network(bed));
-            let containers = [bed.container("one"), bed.container("two")];
-            let mut attachments = containers.each_ref().map(|container| container.attachment());
-            for (host_port, attachment) in (8080..).zip(&mut attachments) {
-                attachment.capabilities.port_mappings = vec![PortMapping {
-                    host_port,
-                    container_port: 80,
-                    protocol: Protocol::Tcp,
-                    host_ip: None,
-                }];
-                adding.attach(&network, attachment).unwrap();
-            }
-            assert_eq!(their_chains().is_empty(), add == Prefer::Builtin, "{:?}", their_chains());
-            containers[1].serve("0.0.0.0:80");
-            deleting.detach_with(&network, &attachments[0], NetnsFate::Stays).unwrap();
-            // The neighbour is as it was.
-            assert!(ask(&bed.host, "127.0.0.1:8081").is_ok());
-            deleting.detach_with(&network, &attachments[1], NetnsFate::Stays).unwrap();
-            assert_eq!(their_chains(), Vec::<String>::new(), "{add:?}, {del:?}");
-            assert_eq!(bed.veths(), Vec::<String>::new(), "{add:?}, {del:?}");
-            assert_eq!(bed.leased("peers"), Vec::<std::net::IpAddr>::new(), "{add:?}, {del:?}");
-        });
+    for (add, del, told) in [
+        (Prefer::External, Prefer::Builtin, Told::Nothing),
+        (Prefer::External, Prefer::Builtin, Told::Libcni),
+        (Prefer::External, Prefer::Auto, Told::Libcni),
+        (Prefer::Builtin, Prefer::External, Told::Nothing),
+    ] {
+        on_a_host(|bed| add_and_del(bed, add, del, told));
+    }
+}
+
+fn add_and_del(bed: &Bed, add: Prefer, del: Prefer, told: Told) {
+    // Records are each caller's own: who did the ADD is what they would tell.
+    let (adding, deleting) = (bed.caller(add), bed.caller_in("other", del));
+    let network = reference_network(bed).to_text();
+    let network = list(&match add {
+        // Version 1.1.1 cannot delete a masquerade that it has not made; and of each interface ours limits they cannot know.
+        Prefer::Builtin => network.replace(r#""ipMasq":true"#, r#""ipMasq":false"#),
+        _ => network.replace(
+            r#"{"type":"firewall"}"#,
+            r#"{"type":"firewall"},{"type":"bandwidth","egressRate":80000000,"egressBurst":8000000}"#,
+        ),
+    });
+    let containers = [bed.container("one"), bed.container("two")];
+    let mut attachments = containers.each_ref().map(|container| container.attachment());
+    for (host_port, attachment) in (8080..).zip(&mut attachments) {
+        attachment.capabilities.port_mappings =
+            vec![PortMapping { host_port, container_port: 80, protocol: Protocol::Tcp, host_ip: None }];
+        adding.attach(&network, attachment).unwrap();
+        let record = format!("results/peers-{}-eth0", attachment.container);
+        if told == Told::Libcni {
+            let text = std::fs::read(bed.dir.path().join("state").join(&record)).unwrap();
+            let mut record_of_ours: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            record_of_ours.as_object_mut().unwrap().remove("cofferdam").unwrap();
+            std::fs::write(bed.dir.path().join("other").join(&record), record_of_ours.to_string()).unwrap();
+        }
+    }
+    assert_eq!(their_chains().is_empty(), add == Prefer::Builtin, "{:?}", their_chains());
+    assert_eq!((bed.veths().len(), ifbs()), (2, if add == Prefer::External { 2 } else { 0 }));
+    containers[1].serve("0.0.0.0:80");
+    deleting.detach_with(&network, &attachments[0], NetnsFate::Stays).unwrap();
+    // The neighbour is as it was.
+    assert!(ask(&bed.host, "127.0.0.1:8081").is_ok());
+    deleting.detach_with(&network, &attachments[1], NetnsFate::Stays).unwrap();
+    let what = format!("{add:?}, {del:?}, {told:?}");
+    assert_eq!(their_chains(), Vec::<String>::new(), "{what}");
+    assert_eq!(bed.leased("peers"), Vec::<std::net::IpAddr>::new(), "{what}");
+    // Without a result nothing tells whose interface it is: it goes with its namespace.
+    if (del, told) == (Prefer::Builtin, Told::Nothing) {
+        for container in &containers {
+            Socket::route_in(container.netns.as_fd()).unwrap().delete_link("eth0").unwrap();
+        }
+    }
+    assert_eq!((bed.veths(), ifbs()), (Vec::new(), 0), "{what}");
+    assert!(deleting.records().unwrap().0.is_empty(), "{what}");
+    if add == Prefer::Builtin {
+        // What only we know of goes when we hear of it.
+        assert!(!bed.nft_marks().is_empty());
+        adding.gc(&network, &Valid::Nothing).unwrap();
+        bed.assert_clean("peers");
     }
 }
 

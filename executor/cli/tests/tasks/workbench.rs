@@ -74,7 +74,9 @@ fn a6_the_verbs_take_the_environment_of_cnitool_and_end_as_it_does() {
     let result: Value = serde_json::from_str(&added.stdout).unwrap();
     assert_eq!(result["cniVersion"], "1.1.0");
     let environment = bench.read("env.a.ADD");
-    for line in ["CNI_IFNAME=net7", "CNI_ARGS=IgnoreUnknown=1;K=v", &format!("CNI_NETNS={NETNS}")] {
+    // The name of the container is the one that cnitool makes of this path.
+    let id = "CNI_CONTAINERID=cnitool-cd2667f4483f699b01b0";
+    for line in [id, "CNI_IFNAME=net7", "CNI_ARGS=IgnoreUnknown=1;K=v", &format!("CNI_NETNS={NETNS}")] {
         assert!(environment.lines().any(|found| found == line), "{line} in {environment}");
     }
     let sent = bench.read("stdin.a.ADD");

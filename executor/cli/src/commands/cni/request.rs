@@ -8,6 +8,7 @@ use cofferdam_cni::{
     NetworkList, Networks, Observer, Options, Prefer, Undeclared,
 };
 use cofferdam_cni_plugins::BUILTINS;
+use sha2::{Digest, Sha512};
 
 use crate::args::PlaceArgs;
 use crate::escape::escape;
@@ -49,7 +50,7 @@ pub(crate) struct NetworkArgs {
     /// Name of the interface
     #[arg(long, env = "CNI_IFNAME", value_name = "NAME", default_value = "eth0")]
     if_name: String,
-    /// Name of the container; made from the path of its namespace if none
+    /// Name of the container; made from the path of its namespace as cnitool makes it if none
     #[arg(long, value_name = "ID")]
     container_id: Option<String>,
     /// Who does the work of a plugin that is built in and on the path
@@ -147,9 +148,11 @@ impl NetworkArgs {
     pub(crate) fn attachment(&self, netns: &str) -> Result<Attachment, Failure> {
         let netns =
             if netns.contains('/') { PathBuf::from(netns) } else { Path::new("/run/netns").join(netns) };
+        let netns =
+            std::path::absolute(&netns).map_err(|error| invalid(format!("{}: {error}", netns.display())))?;
         let container = match &self.container_id {
             Some(id) => named(ContainerId::parse(id))?,
-            None => named(ContainerId::parse(&format!("netns-{:016x}", fingerprint(&netns))))?,
+            None => named(ContainerId::parse(&id_of(&netns)))?,
         };
         let mut attachment = Attachment::new(container, netns, named(IfName::parse(&self.if_name))?);
         attachment.args = self.args.as_deref().map_or(Ok(Vec::new()), pairs)?;
@@ -181,12 +184,11 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>, Failure> {
     said.map(pair).collect()
 }
 
-/// FNV-1a: the same path has the same container, whichever build of ours asks.
-fn fingerprint(path: &Path) -> u64 {
-    let bytes = path.as_os_str().as_encoded_bytes();
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+/// The id that `cnitool` gives a namespace, so that what one of us has attached the other detaches.
+fn id_of(netns: &Path) -> String {
+    let digest = Sha512::digest(netns.as_os_str().as_encoded_bytes());
+    let start: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    format!("cnitool-{start}")
 }
 
 pub(crate) fn named<T>(parsed: Result<T, InvalidName>) -> Result<T, Failure> {
@@ -252,8 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_has_the_same_container_each_time() {
-        assert_eq!(fingerprint(Path::new("/run/netns/a")), fingerprint(Path::new("/run/netns/a")));
-        assert_ne!(fingerprint(Path::new("/run/netns/a")), fingerprint(Path::new("/run/netns/b")));
+    fn a6_a_namespace_has_the_container_that_cnitool_makes_of_its_path() {
+        assert_eq!(id_of(Path::new("/run/netns/c1")), "cnitool-20b4ff582526573bbe7d");
     }
 }
