@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use cofferdam_image::{
-    Cancel, Digest, Image, ImageRef, Kind as ImageKind, Lower, Platform, PullConfig, PullEvent, PullOptions,
-    PullPolicy, PushEvent, PushOptions, Snapshot, SnapshotOptions, Store,
+    Artifacts, Cancel, Digest, Image, ImageRef, Kind as ImageKind, Lower, Platform, PullConfig, PullEvent,
+    PullOptions, PullPolicy, PushEvent, PushOptions, Snapshot, SnapshotOptions, Store,
 };
 
 use crate::demo;
@@ -35,6 +35,8 @@ pub struct ImageRequest {
     pub when: PullWhen,
     /// Another platform than the host's.
     pub platform: Option<String>,
+    /// Whether something that cannot be run will do.
+    pub artifacts: Artifacts,
     /// How to talk to registries and what to let in, in place of what the executor's configuration says.
     pub pull: Option<PullConfig>,
     /// Stops the pull.
@@ -48,6 +50,7 @@ impl ImageRequest {
             reference: reference.into(),
             when: PullWhen::default(),
             platform: None,
+            artifacts: Artifacts::Refused,
             pull: None,
             cancel: Cancel::new(),
         }
@@ -121,6 +124,19 @@ pub(crate) fn ensure(
     if demo::is_demo(&request.reference) {
         return demo::ensure(store);
     }
+    let image = find_or_pull(store, request, config, progress)?;
+    if request.artifacts == Artifacts::Refused {
+        image.require_runnable().map_err(failed)?;
+    }
+    Ok(image)
+}
+
+fn find_or_pull(
+    store: &Store,
+    request: &ImageRequest,
+    config: &PullConfig,
+    progress: &dyn Fn(PullEvent),
+) -> Result<Image, Error> {
     let platform = request
         .platform
         .as_deref()
@@ -148,7 +164,8 @@ pub(crate) fn ensure(
         PullWhen::Newer => PullPolicy::Newer,
     };
     let options = request.pull.as_ref().unwrap_or(config).options().map_err(failed)?;
-    let options = PullOptions { platform, policy, cancel: request.cancel.clone(), ..options };
+    let (artifacts, cancel) = (request.artifacts, request.cancel.clone());
+    let options = PullOptions { platform, policy, artifacts, cancel, ..options };
     store.pull(&reference, &options, progress).map_err(failed)
 }
 

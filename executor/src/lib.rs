@@ -68,8 +68,8 @@ mod watch;
 pub use attach::{AttachedInput, AttachedOutput, Attachment, Output};
 pub use cofferdam_image::Error as StoreError;
 pub use cofferdam_image::{
-    Backend, Cancel, Change, ChangeKind, Collected, Damaged, Digest, Durability, Export, ExportOptions,
-    Finding, Image, ImageBuilder, ImageLayer, ImageRef, ImageUsage, ImportOptions, KeepBlobs,
+    Artifacts, Backend, Cancel, Change, ChangeKind, Collected, Damaged, Digest, Durability, Export,
+    ExportOptions, Finding, Image, ImageBuilder, ImageLayer, ImageRef, ImageUsage, ImportOptions, KeepBlobs,
     Layout as ImageLayout, Limits, Naming, PruneOptions, Pruned, PullConfig, PullEvent, PushEvent, Pushed,
     Removed, Store, StoreOptions, Taken, Unused, Usage, Verdict, Verified, VerifyOptions, Watermarks,
 };

@@ -130,6 +130,7 @@ impl ImageBuilder {
         let manifest = Manifest {
             config: Descriptor::new(OCI_CONFIG, Digest::of(&config), config.len() as u64),
             layers: vec![Descriptor::new(OCI_LAYER, Digest::of(&layer), layer.len() as u64)],
+            artifact: None,
         };
         let manifest = write_manifest(&manifest);
         let mut archive = Vec::new();

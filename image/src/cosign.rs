@@ -150,7 +150,7 @@ fn documents(client: &Client, reference: &ImageRef, digest: &Digest) -> Result<V
 
 fn signatures(document: &Fetched, reference: &ImageRef) -> Result<Vec<Descriptor>, String> {
     let name = format!("a signature of {reference}");
-    match Document::parse_any(&document.bytes, &document.content_type, &name) {
+    match Document::parse(&document.bytes, &document.content_type, &name) {
         Ok(Document::Manifest(manifest)) => {
             Ok(manifest.layers.into_iter().filter(|layer| layer.media_type == PAYLOAD_TYPE).collect())
         }

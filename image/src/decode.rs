@@ -251,7 +251,7 @@ impl<R: Read> TarStream<R> {
 }
 
 /// Typed errors travel through `Read` inside of `io::Error`.
-fn read_error(error: io::Error) -> LayerError {
+pub(crate) fn read_error(error: io::Error) -> LayerError {
     let error = match error.downcast::<LayerError>() {
         Ok(layer) => return layer,
         Err(error) => error,

@@ -9,9 +9,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use cofferdam_registry::{Digest, ImageRef, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Platform};
+use cofferdam_registry::{
+    Digest, Hasher, ImageRef, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Platform,
+};
 use serde_json::{Value, json};
 
+use crate::artifact::Artifact;
 use crate::decode::{Expected, TarStream};
 use crate::error::{Error, LayerError};
 use crate::event::Cancel;
@@ -163,6 +166,7 @@ struct Prepared {
     config: Vec<u8>,
     config_digest: Digest,
     layers: Vec<Piece>,
+    artifact: Option<Artifact>,
 }
 
 /// A layer on its way out.
@@ -211,6 +215,7 @@ fn prepare(layout: &Layout, export: &Export, image: ImageRecord) -> Result<Prepa
         config: image::document(layout, &label, &image.config)?,
         config_digest: image.config.clone(),
         layers,
+        artifact: image.artifact.map(|record| record.artifact),
     })
 }
 
@@ -264,9 +269,16 @@ impl Exporter<'_> {
                 if written.insert(piece.digest().clone()) {
                     target.begin(&layout::blob(piece.digest()), piece.size())?;
                     match piece.has_blob {
-                        true => self.copy_blob(piece, target)?,
+                        true => self.copy_blob(&piece.layer.blob, target)?,
                         false => self.write_tar(image, piece, target)?,
                     }
+                    target.end()?;
+                }
+            }
+            for blob in image.artifact.iter().flat_map(|artifact| &artifact.blobs) {
+                if written.insert(blob.digest.clone()) {
+                    target.begin(&layout::blob(&blob.digest), blob.size)?;
+                    self.copy_blob(&blob.digest, target)?;
                     target.end()?;
                 }
             }
@@ -275,6 +287,12 @@ impl Exporter<'_> {
     }
 
     fn docker(&self, images: &[Prepared], target: &mut Target<'_>) -> Result<(), Error> {
+        if let Some(artifact) = images.iter().find_map(|image| image.artifact.as_ref()) {
+            let input = artifact.kind.clone();
+            let reason =
+                "docker's archive holds container images alone; export it as an OCI layout".to_owned();
+            return Err(Error::InvalidInput { what: "artifact for docker's archive", input, reason });
+        }
         let tar = |piece: &Piece| format!("{}.tar", piece.layer.diff_id.digest().hex());
         let entry = |image: &Prepared| {
             json!({
@@ -302,17 +320,26 @@ impl Exporter<'_> {
         Ok(())
     }
 
-    fn copy_blob(&self, piece: &Piece, target: &mut Target<'_>) -> Result<(), Error> {
-        let path = self.layout.at(&layout::blob(&piece.layer.blob));
+    fn copy_blob(&self, digest: &Digest, target: &mut Target<'_>) -> Result<(), Error> {
+        let path = self.layout.at(&layout::blob(digest));
         let mut blob = File::open(&path).map_err(Error::io("open", &path))?;
+        let mut hasher = Hasher::new(digest.algorithm());
         let mut buffer = vec![0; 256 * 1024];
         loop {
             self.check_cancelled()?;
             match blob.read(&mut buffer).map_err(Error::io("read", &path))? {
-                0 => return Ok(()),
-                count => target.write(&buffer[..count])?,
+                0 => break,
+                count => {
+                    hasher.update(&buffer[..count]);
+                    target.write(&buffer[..count])?;
+                }
             }
         }
+        if hasher.finish() == *digest {
+            return Ok(());
+        }
+        let reason = format!("what is stored as {digest} has other bytes; pull or import the image again");
+        Err(Error::Invalid { image: path.display().to_string(), what: "blob", reason })
     }
 
     /// Writes a layer's tar and refuses in the end if it is not the one that it should be.
@@ -377,20 +404,27 @@ impl Exporter<'_> {
 
 /// An image's descriptor, once for each of its names.
 fn index_entries(image: &Prepared) -> Vec<Value> {
-    let mut platform = json!({"architecture": image.platform.architecture, "os": image.platform.os});
-    if let Some(variant) = &image.platform.variant {
-        platform["variant"] = json!(variant);
-    }
-    let entry = json!({
+    let mut entry = json!({
         "mediaType": image.manifest_type,
         "digest": Digest::of(&image.manifest),
         "size": image.manifest.len(),
-        "platform": platform,
     });
+    match &image.artifact {
+        Some(artifact) => entry["artifactType"] = json!(artifact.kind),
+        None => entry["platform"] = platform_of(image),
+    }
     let named = |name: &ImageRef| {
         let mut entry = entry.clone();
         entry["annotations"] = json!({CONTAINERD_NAME: name.to_string(), REF_NAME: name.to_string()});
         entry
     };
     if image.names.is_empty() { vec![entry] } else { image.names.iter().map(named).collect() }
+}
+
+fn platform_of(image: &Prepared) -> Value {
+    let mut platform = json!({"architecture": image.platform.architecture, "os": image.platform.os});
+    if let Some(variant) = &image.platform.variant {
+        platform["variant"] = json!(variant);
+    }
+    platform
 }

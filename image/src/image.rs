@@ -6,6 +6,7 @@ use cofferdam_registry::{Digest, Hasher, ImageRef, Platform};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::{Artifact, ArtifactBlob, ArtifactRecord};
 use crate::error::Error;
 use crate::fixup::FixupRecord;
 use crate::identity::DiffId;
@@ -28,16 +29,34 @@ pub struct Image {
     pub id: Digest,
     /// The platform that the configuration names.
     pub platform: Platform,
+    /// What it is if it is no container image: then there is no configuration, there are no layers, and nothing can be run.
+    pub artifact: Option<Artifact>,
     /// The configuration: entry point, environment, user, history.
     pub config: ImageConfiguration,
     /// The layers, lowest first.
     pub layers: Vec<ImageLayer>,
-    /// Bytes of all layers' tars: about what the image takes on disk, layers shared with other images included.
+    /// Bytes of all layers' tars, or of an artifact's blobs: about what the image takes on disk, layers shared with other
+    /// images included.
     pub size_bytes: u64,
     /// When the image was built, in RFC 3339, if its builder said so.
     pub created: Option<String>,
     /// When the image came into this store, in seconds since 1970.
     pub stored_at: u64,
+}
+
+impl Image {
+    /// Refuses an artifact: it has no root file system, and nothing that could be run.
+    pub fn require_runnable(&self) -> Result<(), Error> {
+        let Some(artifact) = &self.artifact else { return Ok(()) };
+        let reference = self.names.first().map_or_else(|| self.digest.to_string(), ImageRef::familiar);
+        Err(not_runnable(&reference, &artifact.kind))
+    }
+}
+
+/// The refusal of an artifact where an image is wanted.
+pub(crate) fn not_runnable(reference: &str, kind: &str) -> Error {
+    let (reference, media_type) = (reference.to_owned(), kind.to_owned());
+    cofferdam_registry::Error::NotRunnable { reference, media_type }.into()
 }
 
 /// A layer of an image.
@@ -65,6 +84,8 @@ pub(crate) struct ImageRecord {
     /// What the lowest layers were merged into, relative to the store, if there are more than overlayfs stacks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) merged: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) artifact: Option<ArtifactRecord>,
     pub(crate) stored_at: u64,
 }
 
@@ -81,14 +102,26 @@ impl ImageRecord {
     /// What the image cannot do without, relative to the store.
     pub(crate) fn needs(&self) -> Vec<String> {
         let layers = self.layers.iter().map(|layer| layout::layer(&layer.diff_id));
+        let contents = self.contents().iter().map(|blob| layout::blob(&blob.digest));
         let documents = [layout::blob(&self.manifest), layout::blob(&self.config)];
-        layers.chain(documents).chain(self.fixup.clone()).chain(self.merged.clone()).collect()
+        layers.chain(contents).chain(documents).chain(self.fixup.clone()).chain(self.merged.clone()).collect()
     }
 
     /// What the garbage collector keeps for this image, whether it is there or not: what it needs, and its blobs.
     pub(crate) fn keeps(&self) -> Vec<String> {
         let blobs = self.layers.iter().map(|layer| layout::blob(&layer.blob));
         self.needs().into_iter().chain(blobs).collect()
+    }
+
+    /// The blobs of an artifact.
+    pub(crate) fn contents(&self) -> &[ArtifactBlob] {
+        self.artifact.as_ref().map_or(&[], |record| &record.artifact.blobs)
+    }
+
+    /// Bytes that are kept of it.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        let layers = self.layers.iter().map(|layer| layer.unpacked_bytes);
+        layers.chain(self.contents().iter().map(|blob| blob.size)).fold(0, u64::saturating_add)
     }
 
     pub(crate) fn store(&self, layout: &Layout, workspace: &Workspace) -> Result<(), Error> {
@@ -163,11 +196,25 @@ pub(crate) fn missing(layout: &Layout, image: &ImageRecord) -> Result<Option<Str
             return Ok(Some(made.clone()));
         }
     }
+    if let Some(blob) = missing_content(layout, image) {
+        return Ok(Some(blob));
+    }
     let has_document = |digest: &&Digest| {
         std::fs::read(layout.at(&layout::blob(digest))).is_ok_and(|bytes| is_whole(digest, &bytes))
     };
     let documents = [&image.manifest, &image.config];
     Ok(documents.iter().find(|digest| !has_document(digest)).map(ToString::to_string))
+}
+
+/// The first blob of an artifact that is not there, or that may be torn after a loss of power.
+fn missing_content(layout: &Layout, image: &ImageRecord) -> Option<String> {
+    let artifact = image.artifact.as_ref()?;
+    let is_there = |blob: &ArtifactBlob| {
+        let metadata = std::fs::metadata(layout.at(&layout::blob(&blob.digest)));
+        artifact.fence.holds() && metadata.is_ok_and(|metadata| metadata.len() == blob.size)
+    };
+    let missing = image.contents().iter().find(|blob| !is_there(blob));
+    missing.map(|blob| blob.digest.to_string())
 }
 
 /// Puts an image together from its record; `None` if its configuration is lost.
@@ -181,8 +228,15 @@ pub(crate) fn assemble(
     if !is_whole(&record.config, &bytes) {
         return Ok(None);
     }
-    let Ok(config) = serde_json::from_slice::<ImageConfiguration>(&bytes) else { return Ok(None) };
+    let config = match &record.artifact {
+        Some(_) => ImageConfiguration::default(),
+        None => match serde_json::from_slice::<ImageConfiguration>(&bytes) {
+            Ok(config) => config,
+            Err(_) => return Ok(None),
+        },
+    };
     let own = names.get(&record.manifest).into_iter().flatten();
+    let size_bytes = record.size_bytes();
     Ok(Some(Image {
         names: own.map(|record| record.name.clone()).collect(),
         digest: record.manifest,
@@ -190,7 +244,8 @@ pub(crate) fn assemble(
         platform: record.platform,
         created: config.created().clone(),
         config,
-        size_bytes: record.layers.iter().map(|layer| layer.unpacked_bytes).sum(),
+        size_bytes,
+        artifact: record.artifact.map(|record| record.artifact),
         layers: record.layers,
         stored_at: record.stored_at,
     }))

@@ -15,14 +15,14 @@ use cofferdam_registry::{
 use serde::Deserialize;
 
 use crate::archive::Files;
+use crate::artifact::{self, Artifact};
 use crate::decode::Compression;
 use crate::error::{Error, LayerError};
 use crate::event::{Cancel, PullEvent};
 use crate::identity::DiffId;
 use crate::image;
-use crate::ingest::{Ingest, PARALLEL_LAYERS, name_record, read_config};
+use crate::ingest::{Ingest, PARALLEL_LAYERS, content_plans, layer_plans, name_record, read_config};
 use crate::keep::Keeper;
-use crate::layer::LayerPlan;
 use crate::layout;
 use crate::pull::check_platform;
 use crate::workspace::Workspace;
@@ -168,16 +168,21 @@ fn bring_in(
     progress: &dyn Fn(PullEvent),
 ) -> Result<Digest, Error> {
     let descriptors = &found.manifest.layers;
-    let (_, diff_ids, platform) = read_config(label, &found.config, descriptors.len())?;
-    check_platform(label, wanted, &platform)?;
+    let (layers, platform) = match found.manifest.artifact {
+        Some(_) => (content_plans(descriptors), artifact::platform()),
+        None => {
+            let (_, diff_ids, platform) = read_config(label, &found.config, descriptors.len())?;
+            check_platform(label, wanted, &platform)?;
+            (layer_plans(descriptors, &diff_ids), platform)
+        }
+    };
     let digest = Digest::of(&found.manifest_bytes);
     progress(PullEvent::Resolved {
         digest: digest.clone(),
         platform: platform.clone(),
         layers: descriptors.len(),
-        total_bytes: descriptors.iter().map(|descriptor| descriptor.size).sum(),
+        total_bytes: descriptors.iter().map(|descriptor| descriptor.size).fold(0, u64::saturating_add),
     });
-    let plans = descriptors.iter().zip(&diff_ids).enumerate();
     let workspace = Workspace::create(store)?;
     let ingest = Ingest {
         layout: store,
@@ -187,12 +192,14 @@ fn bring_in(
         manifest_digest: digest.clone(),
         config: &found.config,
         config_digest: found.manifest.config.digest.clone(),
-        layers: plans.map(|(index, (blob, diff_id))| LayerPlan::new(index, blob, diff_id)).collect(),
+        layers,
+        artifact: Artifact::of(&found.manifest),
         cancel: options.cancel.clone(),
         parallel: PARALLEL_LAYERS,
     };
     let keeper = Keeper::new(store, workspace.path());
     let open = |index: usize| match files.open(&found.files[index])? {
+        Some(file) if found.manifest.artifact.is_some() => Ok(Box::new(file) as Box<dyn Read>),
         Some(file) => keeper.keep(index, Box::new(file)),
         None => Err(LayerError::from(invalid(label, "archive", format!("it lacks {}", found.files[index])))),
     };
@@ -260,13 +267,17 @@ fn find_oci(label: &str, files: &Files, platform: &Platform) -> Result<Vec<Found
     let Document::Index(index) = Document::parse(&bytes, "", label)? else {
         return Err(invalid(label, "index.json", "it is not an index"));
     };
-    // Entries of one name are one image for several platforms. Without names, only different platforms can be of one image.
+    // Entries of one name are one image for several platforms. Without names, only different platforms can be of one image, and an
+    // artifact is for none.
     let mut groups: BTreeMap<(Option<String>, usize), Vec<Descriptor>> = BTreeMap::new();
     for descriptor in index.manifests {
         let name =
             descriptor.annotations.get(CONTAINERD_NAME).or(descriptor.annotations.get(REF_NAME)).cloned();
-        let is_other =
-            |group: &Vec<Descriptor>| group.iter().all(|known| known.platform() != descriptor.platform());
+        let is_artifact = |descriptor: &Descriptor| !descriptor.artifact_type.is_empty();
+        let is_other = |group: &Vec<Descriptor>| {
+            !is_artifact(&descriptor)
+                && group.iter().all(|known| !is_artifact(known) && known.platform() != descriptor.platform())
+        };
         let at = |number: &usize| groups.get(&(name.clone(), *number)).is_none_or(is_other);
         let number = if name.is_none() { (0..).find(at).unwrap_or(0) } else { 0 };
         groups.entry((name, number)).or_default().push(descriptor);
@@ -321,6 +332,7 @@ fn find_docker(label: &str, files: &Files) -> Result<Vec<Found>, Error> {
         let manifest = Manifest {
             config: Descriptor::new(OCI_CONFIG, Digest::of(&config), config.len() as u64),
             layers,
+            artifact: None,
         };
         let tags = image.repo_tags.unwrap_or_default();
         found.push(Found {

@@ -11,16 +11,18 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cofferdam_registry::{Digest, ImageRef, Platform};
+use cofferdam_registry::{Descriptor, Digest, ImageRef, Platform};
 use oci_spec::image::ImageConfiguration;
 
+use crate::artifact::{self, Artifact, ArtifactRecord};
 use crate::error::{Error, LayerError};
 use crate::event::{Cancel, Pace, PullEvent};
 use crate::fixup::{self, Blame};
 use crate::identity::{ChainId, DiffId};
 use crate::image::{ImageLayer, ImageRecord, NameRecord};
-use crate::layer::{self, LayerContext, LayerPlan, LayerRecord};
+use crate::layer::{self, Fence, LayerContext, LayerPlan, OpenBlob};
 use crate::layout::{self, Layout};
+use crate::lock::Lock;
 use crate::merge;
 use crate::record::{self, Durable};
 use crate::workspace::Workspace;
@@ -40,10 +42,16 @@ pub(crate) struct Ingest<'a> {
     pub(crate) manifest_digest: Digest,
     pub(crate) config: &'a [u8],
     pub(crate) config_digest: Digest,
+    /// The layers, or an artifact's blobs.
     pub(crate) layers: Vec<LayerPlan>,
+    /// What is to be kept as content, if it is no container image.
+    pub(crate) artifact: Option<Artifact>,
     pub(crate) cancel: Cancel,
     pub(crate) parallel: usize,
 }
+
+/// Makes sure that a layer, or a blob, is stored.
+type Make<T> = fn(&LayerContext<'_>, &LayerPlan, OpenBlob<'_>) -> Result<T, LayerError>;
 
 /// Where a layer's bytes come from.
 pub(crate) type OpenLayer<'a> = &'a (dyn Fn(usize) -> Result<Box<dyn Read>, LayerError> + Sync);
@@ -68,6 +76,18 @@ pub(crate) fn read_config(
     Ok((config, diff_ids, platform))
 }
 
+/// What the layers of an image are to be.
+pub(crate) fn layer_plans(descriptors: &[Descriptor], diff_ids: &[DiffId]) -> Vec<LayerPlan> {
+    let plans = descriptors.iter().zip(diff_ids).enumerate();
+    plans.map(|(index, (blob, diff_id))| LayerPlan::new(index, blob, diff_id)).collect()
+}
+
+/// The same of an artifact's blobs, which are what they are.
+pub(crate) fn content_plans(descriptors: &[Descriptor]) -> Vec<LayerPlan> {
+    let same: Vec<DiffId> = descriptors.iter().map(|blob| DiffId::new(blob.digest.clone())).collect();
+    layer_plans(descriptors, &same)
+}
+
 impl Ingest<'_> {
     /// Stores everything and, if `name` is given, makes it stand for the image.
     pub(crate) fn run(
@@ -78,9 +98,25 @@ impl Ingest<'_> {
         progress: &dyn Fn(PullEvent),
     ) -> Result<ImageRecord, Error> {
         self.workspace.lease(self.layout, self.keeps())?;
-        let records = self.store_layers(open, progress)?;
-        self.store_document(&self.manifest_digest, self.manifest)?;
-        self.store_document(&self.config_digest, self.config)?;
+        let record = match &self.artifact {
+            Some(artifact) => self.store_artifact(artifact, platform, open, progress)?,
+            None => self.store_image(platform, open, progress)?,
+        };
+        if let Some(name) = name {
+            name.store(self.layout, self.workspace)?;
+        }
+        progress(PullEvent::Finished { digest: self.manifest_digest.clone() });
+        Ok(record)
+    }
+
+    fn store_image(
+        &self,
+        platform: Platform,
+        open: OpenLayer<'_>,
+        progress: &dyn Fn(PullEvent),
+    ) -> Result<ImageRecord, Error> {
+        let records = self.store_layers(open, progress, layer::ensure)?;
+        self.store_documents()?;
         let fixup =
             fixup::ensure(self.layout, self.workspace, &records).map_err(|blame| self.fixup_error(blame))?;
         let merged = merge::relative(&records);
@@ -95,29 +131,59 @@ impl Ingest<'_> {
             blob_bytes: plan.size,
             unpacked_bytes: record.tar_bytes,
         });
-        let record = ImageRecord {
-            manifest: self.manifest_digest.clone(),
-            config: self.config_digest.clone(),
-            platform,
-            layers: layers.collect(),
-            fixup,
-            merged,
-            stored_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
-        };
+        let record =
+            ImageRecord { layers: layers.collect(), fixup, merged, artifact: None, ..self.record(platform) };
         record.store(self.layout, self.workspace)?;
-        if let Some(name) = name {
-            name.store(self.layout, self.workspace)?;
-        }
-        progress(PullEvent::Finished { digest: self.manifest_digest.clone() });
         Ok(record)
     }
 
+    fn store_artifact(
+        &self,
+        artifact: &Artifact,
+        platform: Platform,
+        open: OpenLayer<'_>,
+        progress: &dyn Fn(PullEvent),
+    ) -> Result<ImageRecord, Error> {
+        self.store_layers(open, progress, artifact::ensure)?;
+        self.store_documents()?;
+        let artifact = ArtifactRecord { artifact: artifact.clone(), fence: Fence::new() };
+        let record = ImageRecord { artifact: Some(artifact), ..self.record(platform) };
+        // Whoever makes the record durable is not to write the one of before over this one.
+        let lock = layout::image(&self.manifest_digest).replace('/', "-");
+        let _lock = Lock::wait_unless(&self.layout.lock(&lock), &|| self.cancel.is_cancelled())?;
+        record.store(self.layout, self.workspace)?;
+        Ok(record)
+    }
+
+    /// The record of an image without anything in it.
+    fn record(&self, platform: Platform) -> ImageRecord {
+        ImageRecord {
+            manifest: self.manifest_digest.clone(),
+            config: self.config_digest.clone(),
+            platform,
+            layers: Vec::new(),
+            fixup: None,
+            merged: None,
+            artifact: None,
+            stored_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
+        }
+    }
+
     fn keeps(&self) -> Vec<String> {
+        let documents = [layout::blob(&self.manifest_digest), layout::blob(&self.config_digest)];
+        if self.artifact.is_some() {
+            let blobs = self.layers.iter().map(|plan| layout::blob(&plan.blob));
+            return blobs.chain(documents).collect();
+        }
         let diff_ids: Vec<DiffId> = self.layers.iter().map(|plan| plan.diff_id.clone()).collect();
         let layers = diff_ids.iter().map(layout::layer);
         let fixup = ChainId::of(&diff_ids).map(|chain| layout::fixup(&chain));
-        let documents = [layout::blob(&self.manifest_digest), layout::blob(&self.config_digest)];
         layers.chain(fixup).chain(documents).collect()
+    }
+
+    fn store_documents(&self) -> Result<(), Error> {
+        self.store_document(&self.manifest_digest, self.manifest)?;
+        self.store_document(&self.config_digest, self.config)
     }
 
     fn store_document(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
@@ -143,15 +209,16 @@ impl Ingest<'_> {
 
     /// All layers at once, the largest first, each on its own thread; events reach `progress` on the caller's thread. The
     /// first failure stops the others.
-    fn store_layers(
+    fn store_layers<T: Send>(
         &self,
         open: OpenLayer<'_>,
         progress: &dyn Fn(PullEvent),
-    ) -> Result<Vec<LayerRecord>, Error> {
+        make: Make<T>,
+    ) -> Result<Vec<T>, Error> {
         let mut order: Vec<usize> = (0..self.layers.len()).collect();
         order.sort_by_key(|index| std::cmp::Reverse(self.layers[*index].size));
         let queue = Mutex::new(VecDeque::from(order));
-        let results: Mutex<Vec<Option<Result<LayerRecord, LayerError>>>> =
+        let results: Mutex<Vec<Option<Result<T, LayerError>>>> =
             Mutex::new(self.layers.iter().map(|_| None).collect());
         let stop = AtomicBool::new(false);
         let (sender, events) = mpsc::channel();
@@ -163,7 +230,7 @@ impl Ingest<'_> {
                     // one layer would wait for the other.
                     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     while let Some(index) = next() {
-                        let result = self.store_layer(index, open, stop, &sender);
+                        let result = self.store_layer(index, open, stop, &sender, make);
                         stop.fetch_or(result.is_err(), Ordering::Relaxed);
                         results.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(result);
                     }
@@ -177,13 +244,14 @@ impl Ingest<'_> {
         self.collect(results.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn store_layer(
+    fn store_layer<T>(
         &self,
         index: usize,
         open: OpenLayer<'_>,
         stop: &AtomicBool,
         sender: &Sender<PullEvent>,
-    ) -> Result<LayerRecord, LayerError> {
+        make: Make<T>,
+    ) -> Result<T, LayerError> {
         let plan = &self.layers[index];
         let is_stopped = || stop.load(Ordering::Relaxed) || self.cancel.is_cancelled();
         if is_stopped() {
@@ -197,8 +265,8 @@ impl Ingest<'_> {
             report: &report,
             is_stopped: &is_stopped,
         };
-        layer::ensure(&context, plan, || {
-            Ok(Watched {
+        let watched = || -> Result<Box<dyn Read + '_>, LayerError> {
+            Ok(Box::new(Watched {
                 source: open(index)?,
                 is_stopped: &is_stopped,
                 report: &report,
@@ -207,14 +275,12 @@ impl Ingest<'_> {
                 total_bytes: plan.size,
                 reported_at: Instant::now(),
                 pace: Pace::new(),
-            })
-        })
+            }))
+        };
+        make(&context, plan, Box::new(watched))
     }
 
-    fn collect(
-        &self,
-        results: Vec<Option<Result<LayerRecord, LayerError>>>,
-    ) -> Result<Vec<LayerRecord>, Error> {
+    fn collect<T>(&self, results: Vec<Option<Result<T, LayerError>>>) -> Result<Vec<T>, Error> {
         let mut records = Vec::new();
         let mut cancelled = false;
         for (plan, result) in self.layers.iter().zip(results) {

@@ -107,6 +107,9 @@ pub(crate) struct LayerContext<'a> {
     pub(crate) is_stopped: &'a dyn Fn() -> bool,
 }
 
+/// Opens a layer's blob, when it is known to be needed.
+pub(crate) type OpenBlob<'a> = Box<dyn FnOnce() -> Result<Box<dyn Read + 'a>, LayerError> + 'a>;
+
 /// Loads a stored layer's record; `None` if the layer is not there or cannot be trusted.
 pub(crate) fn load(layout: &Layout, diff_id: &DiffId) -> Result<Option<LayerRecord>, Error> {
     let path = layout.at(&layout::layer(diff_id)).join("layer.json");
@@ -123,19 +126,12 @@ pub(crate) fn open_tree(layout: &Layout, record: &LayerRecord) -> Result<OwnedFd
 }
 
 /// Makes sure that the layer is stored and that its blob is what the plan says.
-pub(crate) fn ensure<R: Read>(
+pub(crate) fn ensure(
     context: &LayerContext<'_>,
     plan: &LayerPlan,
-    open: impl FnOnce() -> Result<R, LayerError>,
+    open: OpenBlob<'_>,
 ) -> Result<LayerRecord, LayerError> {
-    let lock_path = context.layout.lock(&layout::layer(&plan.diff_id).replace('/', "-"));
-    let _lock = match Lock::try_exclusive(&lock_path)? {
-        Some(lock) => lock,
-        None => {
-            (context.report)(PullEvent::LayerWaiting { layer: plan.index });
-            Lock::wait_unless(&lock_path, context.is_stopped)?
-        }
-    };
+    let _lock = lock(context, plan, &layout::layer(&plan.diff_id))?;
     let (layer, digest, total_bytes) = (plan.index, plan.blob.clone(), plan.size);
     match load(context.layout, &plan.diff_id)? {
         Some(record) if is_known(&record, plan) => {
@@ -157,6 +153,16 @@ pub(crate) fn ensure<R: Read>(
             Ok(record)
         }
     }
+}
+
+/// Waits until nobody else makes what will be at that path of the store.
+pub(crate) fn lock(context: &LayerContext<'_>, plan: &LayerPlan, relative: &str) -> Result<Lock, LayerError> {
+    let path = context.layout.lock(&relative.replace('/', "-"));
+    if let Some(lock) = Lock::try_exclusive(&path)? {
+        return Ok(lock);
+    }
+    (context.report)(PullEvent::LayerWaiting { layer: plan.index });
+    Ok(Lock::wait_unless(&path, context.is_stopped)?)
 }
 
 fn is_known(record: &LayerRecord, plan: &LayerPlan) -> bool {

@@ -7,7 +7,7 @@
 //! blobs/<algorithm>/<hex>        manifests, configurations and kept blobs, as an OCI layout has them
 //! layers/<algorithm>-<hex>/      one a DiffID: diff/ (a directory) or image/layer.erofs, layer.json and recipe (its tar)
 //! fixups/<algorithm>-<hex>/      one a ChainID that needs it: diff/ and fixup.json
-//! images/<algorithm>-<hex>.json  one a manifest
+//! images/<algorithm>-<hex>.json  one a manifest; an artifact's blobs are under blobs/
 //! names/<hex>.json               one a reference; the file name is the reference's SHA-256
 //! snapshots/<hex>/               one a key: upper/, work/, snapshot.json
 //! locks/<name>                   one a layer or fix-up, and one for emptying the trash

@@ -24,6 +24,7 @@
 //! an image comes in, a third one for a layer of many small files, and short-lived ones that delete and sync in the background.
 
 mod archive;
+mod artifact;
 mod attributes;
 mod backend;
 mod background;
@@ -76,6 +77,7 @@ mod verifier;
 mod verify;
 mod workspace;
 
+pub use artifact::{Artifact, ArtifactBlob};
 pub use backend::{Backend, Unavailable};
 pub use builder::ImageBuilder;
 pub use cofferdam_registry::{
@@ -95,7 +97,7 @@ pub use options::{Durability, KeepBlobs, StoreOptions, Watermarks};
 pub use owners::UnmappedOwners;
 pub use policy::{Admission, Policy};
 pub use prune::{PruneOptions, Pruned, Unused};
-pub use pull::{PullConfig, PullOptions, PullPolicy};
+pub use pull::{Artifacts, PullConfig, PullOptions, PullPolicy};
 pub use push::{PushEvent, PushOptions};
 pub use quota::{QuotaCheck, SMALLEST_BYTES as SMALLEST_WRITABLE_BYTES, probe as probe_quotas};
 pub use snapshot::{Lower, Snapshot, SnapshotOptions};

@@ -49,7 +49,7 @@ pub struct Pruned {
     pub untagged: Vec<ImageRef>,
     /// What went with them.
     pub collected: Collected,
-    /// Bytes of the tars of layers that only these images had: about what becomes free.
+    /// Bytes of the tars of layers that only these images had, and of artifacts' blobs: about what becomes free.
     pub bytes: u64,
 }
 
@@ -136,7 +136,8 @@ fn own_bytes(layout: &Layout, going: &[ImageRecord]) -> Result<u64, Error> {
     let mut own = BTreeSet::new();
     let layers = going.iter().flat_map(|record| &record.layers);
     let fresh = layers.filter(|layer| !kept.contains(&layer.diff_id) && own.insert(layer.diff_id.clone()));
-    Ok(fresh.map(|layer| layer.unpacked_bytes).sum())
+    let contents = going.iter().flat_map(|record| record.contents()).map(|blob| blob.size);
+    Ok(fresh.map(|layer| layer.unpacked_bytes).chain(contents).sum())
 }
 
 fn remove(layout: &Layout, images: &[Digest], names: &[ImageRef]) -> Result<(), Error> {

@@ -1,5 +1,6 @@
 //! Pulling: from a reference to an image in the store.
 
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use cofferdam_registry::{
@@ -8,10 +9,11 @@ use cofferdam_registry::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::{self, Artifact};
 use crate::error::Error;
 use crate::event::{Cancel, PullEvent};
 use crate::image::{self, ImageRecord};
-use crate::ingest::{Ingest, PARALLEL_LAYERS, name_record, read_config};
+use crate::ingest::{Ingest, PARALLEL_LAYERS, content_plans, layer_plans, name_record, read_config};
 use crate::keep::Keeper;
 use crate::layer::LayerPlan;
 use crate::layout::Layout;
@@ -37,6 +39,16 @@ pub enum PullPolicy {
     Newer,
 }
 
+/// What becomes of a reference that means an artifact and no container image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Artifacts {
+    /// It is stored as content: its blobs as they come.
+    #[default]
+    Taken,
+    /// It is refused before any of its blobs is fetched.
+    Refused,
+}
+
 /// How an image is pulled: the one structure behind the command line, the configuration file and embedders.
 #[derive(Clone, Debug)]
 pub struct PullOptions {
@@ -48,6 +60,8 @@ pub struct PullOptions {
     pub client: ClientOptions,
     /// What must hold of an image before any of its layers is fetched.
     pub admission: Admission,
+    /// Whether artifacts are stored too.
+    pub artifacts: Artifacts,
     /// Layers fetched and unpacked at once.
     pub parallel_layers: usize,
     /// How a blob that is most of an image is fetched, if the registry serves ranges; in one stream if `None`.
@@ -63,6 +77,7 @@ impl Default for PullOptions {
             policy: PullPolicy::default(),
             client: ClientOptions::default(),
             admission: Admission::default(),
+            artifacts: Artifacts::default(),
             parallel_layers: PARALLEL_LAYERS,
             ranges: Some(RangePolicy::default()),
             cancel: Cancel::default(),
@@ -168,6 +183,9 @@ fn pull_unless_cancelled(
     }
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
     let resolved = client.resolve(reference, &platform)?;
+    if let (Artifacts::Refused, Some(kind)) = (options.artifacts, &resolved.manifest.artifact) {
+        return Err(image::not_runnable(&reference.familiar(), kind));
+    }
     options.admission.check(&client, reference, &resolved, &options.cancel)?;
     let pull = Pull { layout, client: &client, reference, resolved: &resolved, platform, options, progress };
     if !pull.take_stored()? {
@@ -184,8 +202,9 @@ fn find_present(
 ) -> Result<Option<Digest>, Error> {
     let Some(digest) = image::find(layout, &name.to_string())? else { return Ok(None) };
     let record = intact(layout, &digest)?;
-    let suits =
-        |record: &ImageRecord| wanted.is_none_or(|wanted| wanted.preference(&record.platform).is_some());
+    let suits = |record: &ImageRecord| {
+        record.artifact.is_some() || wanted.is_none_or(|wanted| wanted.preference(&record.platform).is_some())
+    };
     Ok(record.filter(suits).map(|record| record.manifest))
 }
 
@@ -210,7 +229,9 @@ impl Pull<'_> {
     fn take_stored(&self) -> Result<bool, Error> {
         let digest = &self.resolved.digest;
         let Some(record) = intact(self.layout, digest)? else { return Ok(false) };
-        check_platform(&self.reference.familiar(), &self.platform, &record.platform)?;
+        if record.artifact.is_none() {
+            check_platform(&self.reference.familiar(), &self.platform, &record.platform)?;
+        }
         let name = name_record(self.reference, digest, &self.resolved.target);
         if image::load_name(self.layout, self.reference)?.as_ref() != Some(&name) {
             let workspace = Workspace::create(self.layout)?;
@@ -232,12 +253,16 @@ impl Pull<'_> {
         // What the layers need is made while the configuration, which says what they are, is fetched.
         client.warm(self.reference, descriptors.len().min(options.parallel_layers).saturating_sub(1));
         let config = client.fetch(self.reference, &resolved.manifest.config, CONFIG_LIMIT_BYTES)?;
-        let (_, diff_ids, actual) = read_config(&label, &config, descriptors.len())?;
-        check_platform(&label, &self.platform, &actual)?;
-        let plans = descriptors.iter().zip(&diff_ids).enumerate();
-        let layers: Vec<LayerPlan> =
-            plans.map(|(index, (blob, diff_id))| LayerPlan::new(index, blob, diff_id)).collect();
-        check_media_types(&label, &layers)?;
+        let (layers, actual) = match resolved.manifest.artifact {
+            Some(_) => (content_plans(descriptors), artifact::platform()),
+            None => {
+                let (_, diff_ids, actual) = read_config(&label, &config, descriptors.len())?;
+                check_platform(&label, &self.platform, &actual)?;
+                let layers = layer_plans(descriptors, &diff_ids);
+                check_media_types(&label, &layers)?;
+                (layers, actual)
+            }
+        };
         self.tell_resolved(&actual);
         let partials = Partials::new(self.layout);
         let mut result = self.ingest(&config, layers.clone(), &actual, &partials);
@@ -266,7 +291,14 @@ impl Pull<'_> {
         let ranges: Vec<Option<RangePolicy>> = descriptors.iter().map(|blob| self.ranges_for(blob)).collect();
         let keeper = Keeper::new(self.layout, workspace.path());
         let open = |index: usize| {
-            keeper.keep(index, partials.open(client, reference, &descriptors[index], ranges[index])?)
+            let blob = &descriptors[index];
+            // An empty blob, as artifacts have it, comes with its descriptor.
+            let source = match blob.embedded() {
+                Some(bytes) => Box::new(io::Cursor::new(bytes)) as Box<dyn Read>,
+                None => partials.open(client, reference, blob, ranges[index])?,
+            };
+            // What is kept as content anyway is not written twice.
+            if resolved.manifest.artifact.is_some() { Ok(source) } else { keeper.keep(index, source) }
         };
         let progress = |event: PullEvent| {
             if let PullEvent::LayerDone { layer, .. } = &event {
@@ -283,6 +315,7 @@ impl Pull<'_> {
             config,
             config_digest: resolved.manifest.config.digest.clone(),
             layers,
+            artifact: Artifact::of(&resolved.manifest),
             cancel: options.cancel.clone(),
             parallel: options.parallel_layers,
         };

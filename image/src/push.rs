@@ -103,7 +103,7 @@ pub(crate) fn push_layout(
     let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
     let label = path.display().to_string();
     let invalid = |reason: String| Error::Invalid { image: label.clone(), what: "index", reason };
-    let Document::Index(index) = Document::parse_any(&bytes, "", &label)? else {
+    let Document::Index(index) = Document::parse(&bytes, "", &label)? else {
         return Err(invalid("it is a manifest".to_owned()));
     };
     let named = |descriptor: &&Descriptor| {
@@ -170,7 +170,7 @@ impl<'a> Push<'a> {
             media_type: Option<String>,
         }
         let label = self.target.to_string();
-        match Document::parse_any(bytes, "", &label)? {
+        match Document::parse(bytes, "", &label)? {
             Document::Manifest(manifest) => {
                 for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
                     if done.insert(blob.digest.clone()) {

@@ -6,7 +6,7 @@
 //! open      a record of another boot that does not say so is not trusted, what it describes is fetched again
 //! ```
 //! A crash of a process loses nothing of the page cache, so within one boot everything published can be trusted. Names,
-//! image records and documents need no such fence: each is whole or not there, and refers to the rest by digest.
+//! records of container images and documents need no such fence: each is whole or not there, and refers to the rest by digest.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::fixup::FixupRecord;
+use crate::image::ImageRecord;
 use crate::layer::{Fence, LayerRecord};
 use crate::layout::Layout;
 use crate::lock::Lock;
@@ -49,6 +50,7 @@ pub(crate) fn settle(layout: &Layout) -> Result<(), Error> {
 fn try_settle(layout: &Layout) -> Result<(), Error> {
     let mut pending = unsettled::<LayerRecord>(layout, "layers", "layer.json")?;
     pending.extend(unsettled::<FixupRecord>(layout, "fixups", "fixup.json")?);
+    pending.extend(unsettled::<ImageRecord>(layout, "images", "")?);
     // Names and documents are synced also where every layer was durable before.
     sync(layout)?;
     if pending.is_empty() {
@@ -77,18 +79,26 @@ fn try_settle(layout: &Layout) -> Result<(), Error> {
 
 /// A record with a fence.
 pub(crate) trait Fenced: Serialize + DeserializeOwned {
-    fn fence(&mut self) -> &mut Fence;
+    /// `None` if what it describes is fenced elsewhere.
+    fn fence(&mut self) -> Option<&mut Fence>;
+}
+
+/// An artifact's blobs have no record of their own.
+impl Fenced for ImageRecord {
+    fn fence(&mut self) -> Option<&mut Fence> {
+        self.artifact.as_mut().map(|artifact| &mut artifact.fence)
+    }
 }
 
 impl Fenced for LayerRecord {
-    fn fence(&mut self) -> &mut Fence {
-        &mut self.fence
+    fn fence(&mut self) -> Option<&mut Fence> {
+        Some(&mut self.fence)
     }
 }
 
 impl Fenced for FixupRecord {
-    fn fence(&mut self) -> &mut Fence {
-        &mut self.fence
+    fn fence(&mut self) -> Option<&mut Fence> {
+        Some(&mut self.fence)
     }
 }
 
@@ -100,14 +110,16 @@ struct Pending {
     stage: fn(&Path, &Workspace, &[u8]) -> Result<PathBuf, Error>,
 }
 
-/// The records of a folder that this boot wrote and that are not durable yet.
+/// The records of a folder that this boot wrote and that are not durable yet. `file` is empty where the folder holds the
+/// records themselves.
 fn unsettled<T: Fenced>(layout: &Layout, folder: &str, file: &str) -> Result<Vec<Pending>, Error> {
     let mut pending = Vec::new();
     for name in layout.list(folder)? {
-        let path = layout.at(folder).join(&name).join(file);
+        let entry = layout.at(folder).join(&name);
+        let path = if file.is_empty() { entry } else { entry.join(file) };
         let Ok(bytes) = fs::read(&path) else { continue };
         let Ok(mut record) = serde_json::from_slice::<T>(&bytes) else { continue };
-        if !record.fence().durable && record.fence().holds() {
+        if record.fence().is_some_and(|fence| !fence.durable && fence.holds()) {
             pending.push(Pending { path, lock: format!("{folder}-{name}"), bytes, stage: stage::<T> });
         }
     }
@@ -119,7 +131,9 @@ fn stage<T: Fenced>(path: &Path, workspace: &Workspace, bytes: &[u8]) -> Result<
     let refuse =
         |error: serde_json::Error| Error::Record { path: path.to_owned(), reason: error.to_string() };
     let mut record: T = serde_json::from_slice(bytes).map_err(refuse)?;
-    record.fence().durable = true;
+    if let Some(fence) = record.fence() {
+        fence.durable = true;
+    }
     record::stage(path, workspace.path(), &record)
 }
 

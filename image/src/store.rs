@@ -278,6 +278,7 @@ impl Store {
         image: &Image,
         options: &SnapshotOptions,
     ) -> Result<Snapshot, Error> {
+        image.require_runnable()?;
         self.require_complete(image)?;
         let snapshot = snapshot::prepare(&self.layout, key, image, options)?;
         prune::touch(&self.layout, &image.digest);

@@ -51,7 +51,7 @@ pub enum Damaged {
 pub struct Verified {
     /// Layers looked at.
     pub layers: usize,
-    /// Manifests, configurations and kept blobs looked at.
+    /// Manifests, configurations, kept blobs and those of artifacts looked at.
     pub blobs: usize,
     /// Bytes read of them.
     pub bytes: u64,
@@ -101,6 +101,11 @@ pub(crate) fn verify(layout: &Layout, options: &VerifyOptions) -> Result<Verifie
     workspace.lease(layout, records.iter().flat_map(ImageRecord::keeps))?;
     let mut verifier = Verifier { layout, options, users: users(&records), verified: Verified::default() };
     for path in needed(&records, |record| [&record.manifest, &record.config].map(layout::blob).to_vec()) {
+        verifier.blob(&path, Required::Yes)?;
+    }
+    for path in
+        needed(&records, |record| record.contents().iter().map(|blob| layout::blob(&blob.digest)).collect())
+    {
         verifier.blob(&path, Required::Yes)?;
     }
     for path in

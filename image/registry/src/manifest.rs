@@ -108,13 +108,15 @@ struct WirePlatform {
     variant: Option<String>,
 }
 
-/// An image manifest: one configuration and its layers, lowest first.
+/// A manifest: a container image's configuration and layers, lowest first, or an artifact's config and blobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// The image configuration.
     pub config: Descriptor,
     /// The layers, lowest first.
     pub layers: Vec<Descriptor>,
+    /// What kind of artifact it is (a signature, an SBOM, a chart); `None` for a container image.
+    pub artifact: Option<String>,
 }
 
 /// An index: one image for several platforms.
@@ -151,23 +153,9 @@ struct Wire {
 }
 
 impl Document {
-    /// Parses a manifest or index. `content_type` is what the registry or the referring descriptor called it, or empty;
-    /// `reference` is for messages only.
+    /// Parses a manifest or index of any kind. `content_type` is what the registry or the referring descriptor called it, or
+    /// empty; `reference` is for messages only.
     pub fn parse(bytes: &[u8], content_type: &str, reference: &str) -> Result<Document, Error> {
-        let (document, artifact_type) = Document::read(bytes, content_type, reference)?;
-        if let Document::Manifest(manifest) = &document {
-            refuse_artifact(&manifest.config, artifact_type, reference)?;
-        }
-        Ok(document)
-    }
-
-    /// As [`Document::parse`], and takes artifacts too: signatures, attestations, charts.
-    pub fn parse_any(bytes: &[u8], content_type: &str, reference: &str) -> Result<Document, Error> {
-        Document::read(bytes, content_type, reference).map(|(document, _)| document)
-    }
-
-    /// The document, and what kind of artifact it is if it says so; container images do not.
-    fn read(bytes: &[u8], content_type: &str, reference: &str) -> Result<(Document, Option<String>), Error> {
         let invalid = |reason: String| Error::InvalidManifest { reference: reference.to_owned(), reason };
         let content_type = content_type.split(';').next().unwrap_or_default().trim();
         refuse_schema1(content_type, reference)?;
@@ -204,7 +192,7 @@ impl Document {
                 if manifests.len() > DESCRIPTOR_LIMIT {
                     return Err(invalid(format!("it lists more than {DESCRIPTOR_LIMIT} images")));
                 }
-                Ok((Document::Index(Index { manifests }), wire.artifact_type))
+                Ok(Document::Index(Index { manifests }))
             }
             (None, Some(config), layers) => {
                 if [OCI_INDEX, DOCKER_LIST].contains(&media_type) {
@@ -217,7 +205,8 @@ impl Document {
                         layers.len()
                     )));
                 }
-                Ok((Document::Manifest(Manifest { config, layers }), wire.artifact_type))
+                let artifact = artifact_type(&config, wire.artifact_type);
+                Ok(Document::Manifest(Manifest { config, layers, artifact }))
             }
             (Some(_), ..) => Err(invalid("it is both a manifest and an index".to_owned())),
             (None, None, _) => Err(invalid("it has neither a config nor manifests".to_owned())),
@@ -245,13 +234,10 @@ fn refuse_unversioned_schema1(bytes: &[u8], reference: &str) -> Result<(), Error
     }
 }
 
-/// Signatures, SBOMs and charts are manifests too; their config is not an image configuration.
-fn refuse_artifact(config: &Descriptor, artifact: Option<String>, reference: &str) -> Result<(), Error> {
-    if [OCI_CONFIG, DOCKER_CONFIG].contains(&config.media_type.as_str()) && artifact.is_none() {
-        return Ok(());
-    }
-    let media_type = artifact.unwrap_or_else(|| config.media_type.clone());
-    Err(Error::NotRunnable { reference: reference.to_owned(), media_type })
+/// Signatures, SBOMs and charts are manifests too: they say so, or their config is not an image configuration.
+fn artifact_type(config: &Descriptor, told: Option<String>) -> Option<String> {
+    let is_image = [OCI_CONFIG, DOCKER_CONFIG].contains(&config.media_type.as_str());
+    told.or_else(|| (!is_image).then(|| config.media_type.clone()))
 }
 
 /// Picks from an index the image that suits `wanted` best; the error lists what there is.
@@ -347,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn schema_1_and_artifacts_are_refused_by_name() {
+    fn schema_1_is_refused_and_artifacts_are_known_by_name() {
         let schema1 = r#"{"schemaVersion":1,"name":"x","fsLayers":[],"signatures":[]}"#;
         assert!(matches!(Document::parse(schema1.as_bytes(), "", "x"), Err(Error::Schema1 { .. })));
         assert!(matches!(Document::parse(b"{}", SCHEMA1[1], "x"), Err(Error::Schema1 { .. })));
@@ -355,7 +341,12 @@ mod tests {
         let artifact = format!(r#"{{"schemaVersion":2,"config":{helm},"layers":[]}}"#);
         assert!(matches!(
             Document::parse(artifact.as_bytes(), OCI_MANIFEST, "x"),
-            Err(Error::NotRunnable { media_type, .. }) if media_type.contains("helm")
+            Ok(Document::Manifest(Manifest { artifact: Some(kind), .. })) if kind.contains("helm")
+        ));
+        let image = format!(r#"{{"schemaVersion":2,"config":{},"layers":[]}}"#, descriptor(DOCKER_CONFIG));
+        assert!(matches!(
+            Document::parse(image.as_bytes(), DOCKER_MANIFEST, "x"),
+            Ok(Document::Manifest(Manifest { artifact: None, .. }))
         ));
     }
 

@@ -84,7 +84,7 @@ async fn by_tag(
 
 fn index(bytes: &[u8], reference: &ImageRef) -> Result<Vec<Descriptor>, Error> {
     let name = format!("the referrers of {reference}");
-    match Document::parse_any(bytes, "", &name)? {
+    match Document::parse(bytes, "", &name)? {
         Document::Index(index) => Ok(index.manifests),
         Document::Manifest(_) => {
             Err(Error::InvalidManifest { reference: name, reason: "it is not an index".to_owned() })

@@ -79,6 +79,13 @@ pub(crate) async fn run(verb: Verb, executor: &Executor) -> Outcome {
     }
 }
 
+/// The image that is meant, which must have a root file system.
+pub(crate) fn find_runnable(store: &Store, name: &str) -> Result<Image, Failure> {
+    let image = find(store, name)?;
+    image.require_runnable().map_err(|error| Failure::plain(error.to_string()))?;
+    Ok(image)
+}
+
 /// The image that is meant.
 pub(crate) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
     let found = store.find(name).map_err(|error| Failure::plain(error.to_string()))?;

@@ -172,9 +172,13 @@ fn rows(image: &Image, args: &Args, table: &mut Table) {
     for name in names {
         let digest = args.digests.then(|| image.digest.to_string());
         let id = if args.no_trunc { image.id.to_string() } else { image.id.short().to_owned() };
-        let rest = [id, image.platform.to_string(), show_stored(image), show_bytes(image.size_bytes)];
+        let rest = [id, show_platform(image), show_stored(image), show_bytes(image.size_bytes)];
         table.row([name].into_iter().chain(digest).chain(rest));
     }
+}
+
+fn show_platform(image: &Image) -> String {
+    if image.artifact.is_some() { "artifact".to_owned() } else { image.platform.to_string() }
 }
 
 fn show_stored(image: &Image) -> String {

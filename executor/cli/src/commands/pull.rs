@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cofferdam_executor::{Executor, Image, ImageRequest, PullConfig, PullEvent, PullWhen};
+use cofferdam_executor::{Artifacts, Executor, Image, ImageRequest, PullConfig, PullEvent, PullWhen};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Outcome, print_json};
@@ -80,6 +80,7 @@ pub(crate) async fn run(args: Args, executor: &Executor) -> Outcome {
     let request = ImageRequest {
         when: PullWhen::Always,
         platform: args.platform.clone(),
+        artifacts: Artifacts::Taken,
         pull: Some(args.registry.over(executor.pull_config())),
         ..ImageRequest::new(args.image.clone())
     };

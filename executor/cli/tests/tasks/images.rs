@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use cofferdam_executor::{ImageBuilder, ImageRef};
+use cofferdam_executor::{Digest, ImageBuilder, ImageRef};
 use cofferdam_tests::world::World;
 use serde_json::Value;
 
@@ -42,6 +42,60 @@ fn flip(path: &Path) {
     file.write_all_at(&[byte[0] ^ 1], 0).unwrap();
 }
 
+/// An OCI layout with an artifact named `localhost/chart:1`.
+fn artifact(folder: &Path) {
+    let blobs = folder.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let put = |kind: &str, bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        std::fs::write(blobs.join(digest.hex()), bytes).unwrap();
+        serde_json::json!({"mediaType": kind, "digest": digest.to_string(), "size": bytes.len()})
+    };
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "artifactType": "application/x.chart",
+        "config": put("application/vnd.oci.empty.v1+json", b"{}"),
+        "layers": [put("application/x.chart.content", b"a chart")],
+    });
+    let mut entry = put("application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes());
+    entry["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": "localhost/chart:1"});
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});
+    std::fs::write(folder.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
+#[test]
+fn a21_an_artifact_is_listed_and_told_of_and_run_refuses_it_by_name() {
+    let Some(world) = settled_world() else { return };
+    let watch = world.watch();
+    let layout = world.files().join("layout");
+    artifact(&layout);
+    succeed(&world, &["load", layout.to_str().unwrap()]);
+    let listed = succeed(&world, &["images", "chart"]);
+    assert!(listed.contains("localhost/chart:1") && listed.contains("artifact"), "{listed}");
+    let inspected: Value =
+        serde_json::from_str(&succeed(&world, &["image", "inspect", "localhost/chart:1"])).unwrap();
+    assert_eq!(inspected[0]["artifact"], "application/x.chart");
+    assert_eq!(inspected[0]["configuration"], Value::Null);
+    assert_eq!(inspected[0]["blobs"][0]["size"], 7);
+    for words in [
+        &["run", "--rm", "localhost/chart:1", "true"][..],
+        &["run", "-d", "--pull", "never", "localhost/chart:1"],
+        &["image", "history", "localhost/chart:1"],
+        &["image", "diff", "localhost/chart:1"],
+    ] {
+        let answer = call(&world, words);
+        assert_eq!(answer.code, Some(125), "{words:?}: {answer:?}");
+        for part in ["not a runnable image", "localhost/chart:1", "application/x.chart"] {
+            assert!(answer.stderr.contains(part), "{words:?}: {answer:?}");
+        }
+    }
+    assert_eq!(succeed(&world, &["ps", "-aq"]), "");
+    succeed(&world, &["rmi", "localhost/chart:1"]);
+    settle(&watch);
+}
+
 #[test]
 fn a89_a90_images_are_taken_in_named_told_of_written_out_verified_and_pruned() {
     let Some(world) = settled_world() else { return };
@@ -54,7 +108,7 @@ fn a89_a90_images_are_taken_in_named_told_of_written_out_verified_and_pruned() {
     let listed = json(&succeed(&world, &["image", "ls", "--format", "json"]));
     let listed = listed.into_iter().find(|image| image["id"] == id.as_str()).unwrap();
     assert_eq!(listed["names"], serde_json::json!([]));
-    let summary = ["created", "digest", "id", "names", "platform", "size_bytes", "stored_at"];
+    let summary = ["artifact", "created", "digest", "id", "names", "platform", "size_bytes", "stored_at"];
     assert_eq!(keys(&listed), summary);
     succeed(&world, &["load", "-i", &first]);
     let refused = call(&world, &["image", "load", &second]);
@@ -69,7 +123,7 @@ fn a89_a90_images_are_taken_in_named_told_of_written_out_verified_and_pruned() {
         serde_json::from_str(&succeed(&world, &["image", "inspect", "third", "mine:1"])).unwrap();
     assert_eq!(inspected[0]["id"], id.as_str());
     assert_eq!(inspected[0]["configuration"]["config"]["Labels"]["k"], "v");
-    let mut all = [&summary[..], &["configuration", "layers"]].concat();
+    let mut all = [&summary[..], &["blobs", "configuration", "layers"]].concat();
     all.sort_unstable();
     assert_eq!(keys(&inspected[0]), all);
     assert_eq!(keys(&inspected[0]["layers"][0]), ["blob", "blob_bytes", "diff_id", "unpacked_bytes"]);

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use cofferdam_executor::{Change, ChangeKind, Executor};
 
-use super::find;
+use super::find_runnable;
 use crate::args::Format;
 use crate::commands::{Outcome, print_json};
 use crate::escape::escape_line;
@@ -23,9 +23,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
     let store = executor.images()?;
-    let image = find(&store, &args.image)?;
+    let image = find_runnable(&store, &args.image)?;
     let below = match &args.from {
-        Some(from) => find(&store, from)?.layers,
+        Some(from) => find_runnable(&store, from)?.layers,
         None => image.layers[..image.layers.len().saturating_sub(1)].to_vec(),
     };
     let changes = store.diff(&below, &image.layers).map_err(|error| Failure::plain(error.to_string()))?;

@@ -6,7 +6,7 @@ use cofferdam_executor::request::size::show_bytes;
 use cofferdam_executor::{Executor, Image};
 use serde::Serialize;
 
-use super::find;
+use super::find_runnable;
 use crate::args::Format;
 use crate::commands::{Outcome, print_json};
 use crate::table::Table;
@@ -38,7 +38,7 @@ struct Step {
 }
 
 pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
-    let image = find(&executor.images()?, &args.image)?;
+    let image = find_runnable(&executor.images()?, &args.image)?;
     let mut table = Table::new(&["CREATED", "CREATED BY", "SIZE", "COMMENT"]);
     for step in steps(&image).into_iter().rev() {
         if args.format == Format::Json {

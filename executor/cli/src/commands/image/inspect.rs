@@ -47,7 +47,8 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
 pub(crate) fn as_json(image: &Image) -> Value {
     let mut value = summary(image);
     value["layers"] = json!(image.layers);
-    value["configuration"] = json!(image.config);
+    value["configuration"] = if image.artifact.is_none() { json!(image.config) } else { Value::Null };
+    value["blobs"] = json!(image.artifact.as_ref().map(|artifact| &artifact.blobs));
     value
 }
 
@@ -58,6 +59,7 @@ pub(crate) fn summary(image: &Image) -> Value {
         "id": image.id.to_string(),
         "digest": image.digest.to_string(),
         "platform": image.platform.to_string(),
+        "artifact": image.artifact.as_ref().map(|artifact| &artifact.kind),
         "size_bytes": image.size_bytes,
         "created": image.created,
         "stored_at": image.stored_at,
