@@ -29,6 +29,7 @@ use crate::identity::{ChainId, DiffId};
 use crate::lock::{Lock, Mode};
 use crate::options::StoreOptions;
 use crate::record::{self, Durable};
+use crate::trash;
 
 const FOLDERS: [&str; 9] =
     ["blobs/sha256", "blobs/sha512", "layers", "fixups", "images", "names", "snapshots", "locks", "tmp"];
@@ -138,24 +139,11 @@ impl Layout {
         }
         let lock = self.lock("trash");
         let held = Lock::wait(&lock, Mode::Exclusive)?;
-        let mut failed = None;
-        for entry in fs::read_dir(&trash).map_err(Error::io("read", &trash))?.flatten() {
-            let path = entry.path();
-            let result = match entry.file_type() {
-                Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
-                _ => fs::remove_file(&path),
-            };
-            match result {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    failed = failed.or(Some(Error::io("delete", &path)(error)));
-                }
-                _ => {}
-            }
-        }
+        let emptied = trash::empty(&trash);
         // While it is held: whoever waits for it sees that it is gone.
         drop(fs::remove_file(&lock));
         drop(held);
-        failed.map_or(Ok(()), Err)
+        emptied
     }
 
     /// File names in a folder of the store.

@@ -71,6 +71,7 @@ mod snapshot;
 mod stack;
 mod store;
 mod tar;
+mod trash;
 mod unpack;
 mod usage;
 mod verifier;

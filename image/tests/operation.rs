@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use cofferdam_image::{
@@ -453,4 +453,90 @@ fn prune_and_watermarks_remove_what_nobody_uses_the_longest_unused_first() {
     store.prune(&PruneOptions { which: Unused::All, ..PruneOptions::default() }).unwrap();
     store.settle().unwrap();
     assert_eq!(left(&store), [0], "a task uses it");
+}
+
+/// Whether a thread that deletes is at work, shut in with the trash: its root, and a filter of its system calls.
+fn is_shut_in(trash: &Path) -> bool {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten().map(|task| task.path());
+    tasks.into_iter().any(|task| {
+        let read = |file: &str| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+        read("comm").trim() == "cofferdam-trash"
+            && std::fs::read_link(task.join("root")).is_ok_and(|root| root == trash)
+            && read("status").contains("Seccomp:\t2")
+    })
+}
+
+#[test]
+fn a51_a64_links_planted_in_the_trash_lead_nowhere() {
+    if !is_root() {
+        return;
+    }
+    let outside = temporary_folder();
+    let safe = || list_tree(outside.path());
+    for name in ["dir/sub", "dir/file", "file"] {
+        let path = outside.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "canary").unwrap();
+    }
+    let before = safe();
+    let test = TestStore::new();
+    let trash = test.store.root().join("trash");
+    let link = |target: &str, path: &Path| std::os::unix::fs::symlink(outside.path().join(target), path);
+
+    std::fs::create_dir_all(trash.join("a/b")).unwrap();
+    link("dir", &trash.join("planted")).unwrap();
+    link("file", &trash.join("a/planted")).unwrap();
+    link("dir", &trash.join("a/b/planted")).unwrap();
+    test.store.settle().unwrap();
+    assert!(test.list("trash").is_empty());
+    assert_eq!(safe(), before);
+
+    // Swapped while they are walked: what is found changed meanwhile may stay for the next time.
+    let (stop, mut rounds) = (AtomicBool::new(false), 0);
+    let swaps = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let folder = trash.join(format!("x{}/y", swaps.load(Ordering::Relaxed) % 5));
+                for name in ["sub", "file", "z"] {
+                    drop(std::fs::create_dir_all(folder.join(name)));
+                }
+                for inner in [folder.join("z"), folder.clone()] {
+                    let moved = std::fs::rename(&inner, trash.join("away"));
+                    if moved.is_ok() && link("dir", &inner).is_ok() {
+                        swaps.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        while rounds < pace::rounds(100, 20) || swaps.load(Ordering::Relaxed) < 100 {
+            drop(test.store.settle());
+            rounds += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(safe(), before);
+    test.store.settle().unwrap();
+    assert!(test.list("trash").is_empty());
+
+    // A wall beside the care: whoever deletes sees the trash alone.
+    let mut seen = false;
+    for _ in 0..pace::rounds(100, 20) {
+        let folder = trash.join("large");
+        std::fs::create_dir(&folder).unwrap();
+        for number in 0..3000 {
+            std::fs::write(folder.join(number.to_string()), "").unwrap();
+        }
+        std::thread::scope(|scope| {
+            let settled = scope.spawn(|| test.store.settle());
+            while !settled.is_finished() {
+                seen |= is_shut_in(&trash);
+            }
+            settled.join().unwrap().unwrap();
+        });
+        if seen {
+            break;
+        }
+    }
+    assert!(seen, "no thread was seen that deletes and is shut in");
 }
