@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cofferdam_image::{Digest, Image, PullConfig, PullEvent, PushEvent, Store, StoreOptions};
+use cofferdam_image::{
+    Cancel, Digest, Image, ImageRef, PullConfig, PullEvent, PushEvent, Store, StoreOptions,
+};
 use cofferdam_shim::Timestamp;
 use cofferdam_shim::protocol::{AttachStreams, Reply, Request, StepTime};
 
@@ -273,6 +275,21 @@ impl Executor {
         let inner = self.inner.clone();
         blocking(move || images::ensure(&images::open(&inner.places)?, &request, &inner.pull, &progress))
             .await
+    }
+
+    /// Every tag of a repository, as references. `pull` says how to talk to the registry, in place of the configuration.
+    pub async fn tags(
+        &self,
+        name: String,
+        pull: Option<PullConfig>,
+        cancel: Cancel,
+    ) -> Result<Vec<ImageRef>, Error> {
+        let inner = self.inner.clone();
+        blocking(move || {
+            let pull = pull.as_ref().unwrap_or(&inner.pull);
+            images::tags(&images::open(&inner.places)?, &name, pull, cancel)
+        })
+        .await
     }
 
     /// Pushes an image to a registry and returns its digest. `progress` is called from other threads.

@@ -154,6 +154,17 @@ pub(crate) fn pull(
     }
 }
 
+/// Every tag of a repository.
+pub(crate) fn tags(reference: &ImageRef, options: &PullOptions) -> Result<Vec<ImageRef>, Error> {
+    let client = Client::new(options.client.clone())?;
+    let stopper = client.stopper();
+    let _stopping = options.cancel.on_cancel(move || stopper.stop());
+    match client.tags(reference) {
+        Err(_) if options.cancel.is_cancelled() => Err(Error::Cancelled),
+        result => Ok(result?),
+    }
+}
+
 fn pull_unless_cancelled(
     layout: &Layout,
     reference: &ImageRef,

@@ -98,6 +98,11 @@ impl Store {
         self.image(&digest)?.ok_or_else(|| Error::UnknownImage { name: reference.familiar() })
     }
 
+    /// Every tag that the reference's repository has in its registry, as references, for pulling them all.
+    pub fn tags(&self, reference: &ImageRef, options: &PullOptions) -> Result<Vec<ImageRef>, Error> {
+        pull::tags(reference, options)
+    }
+
     /// Pushes a stored image, byte for byte as it was pulled, and returns its digest. `progress` is called on this thread.
     pub fn push(
         &self,

@@ -31,6 +31,11 @@ impl Failure {
         Failure { message: "interrupted".to_owned(), code: 128 + 2 }
     }
 
+    /// Whether it is that.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.code == Failure::interrupted().code
+    }
+
     /// The same failure, saying what was being done.
     pub(crate) fn while_doing(mut self, what: &str) -> Failure {
         self.message = format!("{what}: {}", self.message);

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, StatusCode};
-use serde::Deserialize;
 
 use crate::blob::{self, BlobOptions, BlobReader};
 use crate::body;
@@ -28,6 +27,7 @@ use crate::push::{self, BlobSource, Pushed};
 use crate::reference::ImageRef;
 use crate::referrers;
 use crate::retry::RetryPolicy;
+use crate::tags;
 use crate::thread::IoThread;
 use crate::transport::Timeouts;
 
@@ -37,8 +37,6 @@ pub const MANIFEST_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
 pub const CONFIG_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
 /// How deep indexes may nest.
 const INDEX_DEPTH_LIMIT: usize = 4;
-/// How many tags an "unknown tag" message lists.
-const TAGS_SHOWN: usize = 8;
 
 /// Where plain HTTP is allowed when the other side does not speak TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -203,6 +201,12 @@ impl Client {
         self.run(|exchange| async move {
             referrers::list(&exchange, &reference, &digest, artifact_type.as_deref()).await
         })
+    }
+
+    /// Every tag of the reference's repository, as references, in the registry's order.
+    pub fn tags(&self, reference: &ImageRef) -> Result<Vec<ImageRef>, Error> {
+        let reference = reference.clone();
+        self.run(|exchange| async move { tags::all(&exchange, &reference).await })
     }
 
     /// Whether the repository has a blob already.
@@ -372,7 +376,7 @@ async fn explain(exchange: &Exchange, reference: &ImageRef, answer: Answer) -> E
     let (code, reason) = exchange.read_error(answer).await;
     match status {
         StatusCode::NOT_FOUND if code == "NAME_UNKNOWN" => Error::UnknownRepository { registry, repository },
-        StatusCode::NOT_FOUND => match tags(exchange, reference).await {
+        StatusCode::NOT_FOUND => match tags::some(exchange, reference).await {
             Some(available) => {
                 Error::UnknownTag { name: reference.name(), target: reference.target(), available }
             }
@@ -394,26 +398,4 @@ pub(crate) async fn explain_blob(
         StatusCode::NOT_FOUND => Error::UnknownBlob { name: reference.name(), digest: digest.clone() },
         _ => exchange.refusal(answer).await,
     }
-}
-
-/// Some tags of the repository; `None` if there is no such repository.
-async fn tags(exchange: &Exchange, reference: &ImageRef) -> Option<Vec<String>> {
-    #[derive(Deserialize)]
-    struct List {
-        #[serde(default)]
-        tags: Option<Vec<String>>,
-    }
-    let path = format!("tags/list?n={TAGS_SHOWN}");
-    let answer = exchange.get(&ask(reference, Need::Resolve, Method::GET, path)).await;
-    let answer = match answer {
-        Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return None,
-        Ok(answer) if answer.status() == StatusCode::OK => answer,
-        _ => return Some(Vec::new()),
-    };
-    let origin = answer.peer.origin;
-    let bytes = body::collect(&exchange.transport, &origin, answer.response, "tags", MANIFEST_LIMIT_BYTES);
-    let list: Option<List> = bytes.await.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let mut tags = list.and_then(|list| list.tags).unwrap_or_default();
-    tags.truncate(TAGS_SHOWN);
-    Some(tags)
 }

@@ -34,6 +34,7 @@ mod reference;
 mod referrers;
 mod registries;
 mod retry;
+mod tags;
 mod thread;
 mod transport;
 mod trust;

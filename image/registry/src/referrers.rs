@@ -53,7 +53,7 @@ async fn page(
         StatusCode::NOT_FOUND => return Ok(None),
         _ => return Err(exchange.refusal(answer).await),
     }
-    let next = answer.header("link").and_then(next_page);
+    let next = answer.header("link").and_then(|header| next_page(header, "/referrers/"));
     let origin = answer.peer.origin.clone();
     let what = "the list of referrers";
     let bytes =
@@ -93,12 +93,12 @@ fn index(bytes: &[u8], reference: &ImageRef) -> Result<Vec<Descriptor>, Error> {
 }
 
 /// `<url>; rel="next"`, of which only what follows the repository counts: the list stays with its registry.
-fn next_page(header: &str) -> Option<String> {
+pub(crate) fn next_page(header: &str, list: &str) -> Option<String> {
     let (url, parameters) = header.trim().strip_prefix('<')?.split_once('>')?;
     if !parameters.contains("rel=\"next\"") && !parameters.contains("rel=next") {
         return None;
     }
-    let at = url.find("/referrers/")?;
+    let at = url.find(list)?;
     let path = url[at + 1..].to_owned();
     path.bytes().all(|byte| byte.is_ascii_graphic()).then_some(path)
 }
@@ -116,7 +116,7 @@ mod tests {
             (r#"</v2/a/tags/list>; rel="next""#, None),
             ("nonsense", None),
         ] {
-            assert_eq!(next_page(header).as_deref(), expected, "{header}");
+            assert_eq!(next_page(header, "/referrers/").as_deref(), expected, "{header}");
         }
     }
 }

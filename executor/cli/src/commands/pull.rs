@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cofferdam_executor::{Artifacts, Executor, Image, ImageRequest, PullConfig, PullEvent, PullWhen};
+use cofferdam_executor::{Artifacts, Cancel, Executor, Image, ImageRequest, PullConfig, PullEvent, PullWhen};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Outcome, print_json};
@@ -72,27 +72,57 @@ pub(crate) struct Args {
     format: Format,
     #[command(flatten)]
     registry: RegistryArgs,
+    /// Every tag of the repository, one after another; the name is then without one
+    #[arg(short, long)]
+    all_tags: bool,
     /// The image
     image: String,
 }
 
 pub(crate) async fn run(args: Args, executor: &Executor) -> Outcome {
+    if !args.all_tags {
+        pull(&args, args.image.clone(), executor).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let cancel = Cancel::new();
+    let config = args.registry.over(executor.pull_config());
+    let tags = tokio::select! {
+        tags = executor.tags(args.image.clone(), Some(config), cancel.clone()) => tags?,
+        () = interrupted() => {
+            cancel.cancel();
+            return Err(Failure::interrupted());
+        }
+    };
+    let mut code = ExitCode::SUCCESS;
+    for tag in tags {
+        match pull(&args, tag.to_string(), executor).await {
+            Ok(()) => {}
+            Err(failure) if failure.is_interrupted() => return Err(failure),
+            // The others are pulled all the same.
+            Err(failure) => code = failure.while_doing(&tag.to_string()).report(),
+        }
+    }
+    Ok(code)
+}
+
+/// Pulls one image and prints its digest.
+async fn pull(args: &Args, image: String, executor: &Executor) -> Result<(), Failure> {
     let request = ImageRequest {
         when: PullWhen::Always,
         platform: args.platform.clone(),
         artifacts: Artifacts::Taken,
         pull: Some(args.registry.over(executor.pull_config())),
-        ..ImageRequest::new(args.image.clone())
+        ..ImageRequest::new(image)
     };
     if args.format == Format::Json {
         // An event that cannot be printed was for a reader who is gone.
         fetch(executor, request, |event| drop(print_json(&event))).await?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     let progress = Progress::new(args.quiet);
     let image = fetch(executor, request, move |event| progress.tell(&event)).await?;
     println!("{}", image.digest);
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Has an image, unless somebody interrupts: then what has arrived of it stays, and the next pull goes on from there.

@@ -128,6 +128,34 @@ fn a90_the_command_line_the_file_and_the_library_reach_the_same_policy() {
 }
 
 #[test]
+fn a1_every_tag_of_a_repository_is_pulled_when_asked_for() {
+    let Some(world) = settled_world() else { return };
+    if !needs::programs(&["docker-registry"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let digest = layout(folder.path()).to_string();
+    let storage = tempfile::tempdir().unwrap();
+    let registry = Registry::start(storage.path(), Options::default()).unwrap();
+    let name = format!("{}/all/tags", registry.address());
+    for tag in ["v1", "v2", "v3"] {
+        pushed(&world, folder.path(), &format!("{name}:{tag}"));
+    }
+    let watch = world.watch();
+    assert_eq!(succeed(&world, &["pull", "-q", "--all-tags", &name]), [&*digest; 3].join("\n"));
+    let names: Vec<String> = ["v1", "v2", "v3"].map(|tag| format!("{name}:{tag}")).to_vec();
+    for name in &names {
+        succeed(&world, &["image", "exists", name]);
+    }
+    let refused = call(&world, &["pull", "--all-tags", &names[0]]);
+    assert!(refused.code == Some(125) && refused.stderr.contains("names one image"), "{refused:?}");
+    let unknown = call(&world, &["pull", "-a", &format!("{}/no/such", registry.address())]);
+    assert!(unknown.code == Some(125) && unknown.stderr.contains("no/such"), "{unknown:?}");
+    succeed(&world, &["rmi", "--force", &names[0], &names[1], &names[2]]);
+    settle(&watch);
+}
+
+#[test]
 fn a25_ctrl_c_ends_a_pull_at_once_and_leaves_nothing() {
     let Some(world) = settled_world() else { return };
     // It takes connections and says nothing.

@@ -94,6 +94,8 @@ pub struct State {
     /// What refers to a digest, as an index; served by the API if `has_referrers`.
     pub referrers: HashMap<String, Vec<u8>>,
     pub has_referrers: bool,
+    /// How many tags one answer lists; all of them if `None`.
+    pub tag_page: Option<usize>,
     pub auth: Auth,
     pub faults: Vec<Fault>,
     pub seen: Vec<Seen>,
@@ -426,7 +428,7 @@ fn proper(seen: &Seen, body: &[u8], state: &mut State, fault: Option<&FaultKind>
         found.map(|value| value.replace("%2F", "/").replace("%3A", ":"))
     };
     if let Some((repository, _)) = path.split_once("/tags/list") {
-        return tags(repository, state);
+        return tags(repository, parameter("last"), state);
     }
     if let Some((_, digest)) = path.split_once("/referrers/") {
         return match state.referrers.get(digest) {
@@ -464,7 +466,7 @@ fn proper(seen: &Seen, body: &[u8], state: &mut State, fault: Option<&FaultKind>
     blob(seen, bytes, fault)
 }
 
-fn tags(repository: &str, state: &State) -> Answer {
+fn tags(repository: &str, last: Option<String>, state: &State) -> Answer {
     let prefix = format!("{repository}:");
     let keys = state.manifests.keys();
     let mut tags: Vec<&str> =
@@ -473,7 +475,16 @@ fn tags(repository: &str, state: &State) -> Answer {
     if tags.is_empty() {
         return answer(404, r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known"}]}"#);
     }
-    answer(200, format!(r#"{{"tags":["{}"]}}"#, tags.join("\",\"")))
+    tags.retain(|tag| last.as_deref().is_none_or(|last| *tag > last));
+    let more = state.tag_page.filter(|page| tags.len() > *page);
+    tags.truncate(more.unwrap_or(tags.len()));
+    let list = answer(200, format!(r#"{{"tags":["{}"]}}"#, tags.join("\",\"")));
+    match (more, tags.last()) {
+        (Some(_), Some(last)) => {
+            header(list, "Link", &format!("</v2/{repository}/tags/list?last={last}>; rel=\"next\""))
+        }
+        _ => list,
+    }
 }
 
 fn upload(
