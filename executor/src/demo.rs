@@ -12,7 +12,7 @@ use crate::images::failed;
 use crate::release::Places;
 use crate::spec::Source;
 
-/// The name that means the embedded image, unless the store has one of this name.
+/// The name that means the embedded image. One of a registry's is meant by its full name.
 pub(crate) const DEMO: &str = "demo";
 
 /// The full name under which it is stored; no registry has this host name.
@@ -21,6 +21,11 @@ const REFERENCE: &str = concat!("cofferdam.invalid/demo:", env!("CARGO_PKG_VERSI
 /// Whether the embedded image is meant.
 pub(crate) fn is_demo(reference: &str) -> bool {
     reference == DEMO
+}
+
+/// The name under which the store has what is called so.
+pub(crate) fn stored_name(name: &str) -> &str {
+    if is_demo(name) { REFERENCE } else { name }
 }
 
 /// Has the embedded image in the store. Its name holds the version, so that another version of this program brings its own.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_image::{
     Artifacts, Cancel, Digest, Image, ImageRef, Kind as ImageKind, Lower, Platform, PullConfig, PullEvent,
-    PullOptions, PullPolicy, PushEvent, PushOptions, Snapshot, SnapshotOptions, Store,
+    PullOptions, PullPolicy, PushEvent, PushOptions, Removed, Snapshot, SnapshotOptions, Store,
 };
 
 use crate::demo;
@@ -24,6 +24,46 @@ pub(crate) fn open(places: &Places) -> Result<Store, Error> {
 /// Opens the image store of a data directory, without an executor.
 pub fn open_store(root: &Path) -> Result<Store, Error> {
     Store::open(&root.join(STORE)).map_err(failed)
+}
+
+/// The stored image that a user means by a reference, an id or its beginning, or `demo` for the embedded image.
+pub fn find_stored(store: &Store, name: &str) -> Result<Image, Error> {
+    if let Some(image) = store.find(demo::stored_name(name)).map_err(failed)? {
+        return Ok(image);
+    }
+    Err(unknown(name))
+}
+
+/// Takes a name away from a stored image, and the image with its last name, as [`Store::remove`] does; `demo` is the
+/// embedded image.
+pub fn remove_stored(store: &Store, name: &str, force: bool) -> Result<Removed, Error> {
+    if demo::is_demo(name) {
+        find_stored(store, name)?;
+    }
+    store.remove(demo::stored_name(name), force).map_err(failed)
+}
+
+fn unknown(name: &str) -> Error {
+    if demo::is_demo(name) {
+        let message = "the image demo is part of this program and not in the store now; `cofferdam pull demo` puts it there";
+        return Error::Image { kind: Kind::NotFound, message: message.to_owned() };
+    }
+    failed(cofferdam_image::Error::UnknownImage { name: name.to_owned() })
+}
+
+/// Every tag of a repository. `name` has none itself, or one of them would be meant.
+pub(crate) fn tags(
+    store: &Store,
+    name: &str,
+    config: &PullConfig,
+    cancel: Cancel,
+) -> Result<Vec<ImageRef>, Error> {
+    if name.rsplit('/').next().is_some_and(|last| last.contains([':', '@'])) {
+        let message = format!("{name} names one image; all tags are those of a name without one");
+        return Err(Error::Image { kind: Kind::InvalidInput, message });
+    }
+    let options = PullOptions { cancel, ..config.options().map_err(failed)? };
+    store.tags(&parse(name)?, &options).map_err(failed)
 }
 
 /// An image wanted for a task or by `pull`.
@@ -98,10 +138,10 @@ pub(crate) fn push(
         PushSource::Layout { path, name } => {
             store.push_layout(path, name.as_deref(), &target, &options, progress)
         }
-        PushSource::Store(name) => match store.find(name).map_err(failed)? {
-            Some(image) => store.push(&image, &target, &options, progress),
-            None => Err(cofferdam_image::Error::UnknownImage { name: name.clone() }),
-        },
+        PushSource::Store(name) => {
+            let image = find_stored(store, name)?;
+            store.push(&image, &target, &options, progress)
+        }
     };
     pushed.map_err(failed)
 }

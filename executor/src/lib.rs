@@ -83,7 +83,7 @@ pub use event::{Events, TaskEvent};
 pub use exec::ExecSpec;
 pub use executor::{Config, Executor, Launched, ShimBinary, TaskInfo};
 pub use id::{InvalidName, TaskId, TaskName};
-pub use images::{ImageRequest, PushRequest, PushSource, open_store};
+pub use images::{ImageRequest, PushRequest, PushSource, find_stored, open_store, remove_stored};
 pub use logs::{LogRequest, Logs};
 pub use networks::{NetworkAttachment, NetworkDetails, NetworkDriver, NetworkInfo, NetworkSpec, Reloaded};
 pub use recover::Recovered;

@@ -283,8 +283,15 @@ fn find_by_id(layout: &Layout, text: &str) -> Result<Option<Digest>, Error> {
     let matching = |record: &ImageRecord| {
         record.config.hex().starts_with(digits) || record.manifest.hex().starts_with(digits)
     };
-    let mut matches: Vec<Digest> =
-        records(layout)?.into_iter().filter(matching).map(|record| record.manifest).collect();
+    let found: Vec<ImageRecord> = records(layout)?.into_iter().filter(matching).collect();
+    let is_one_id = found.windows(2).all(|pair| pair[0].config == pair[1].config);
+    let mut matches: Vec<Digest> = found.into_iter().map(|record| record.manifest).collect();
+    if matches.len() > 1 && is_one_id {
+        // One image in several forms: the one that still has a name is meant.
+        let names = names(layout)?;
+        let (named, unnamed) = matches.into_iter().partition(|manifest| names.contains_key(manifest));
+        matches = if Vec::len(&named) == 1 { named } else { [named, unnamed].concat() };
+    }
     if matches.len() > 1 {
         return Err(Error::Ambiguous { name: text.to_owned(), matches });
     }

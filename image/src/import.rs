@@ -50,13 +50,14 @@ pub enum Naming {
     FromArchive(Taken),
 }
 
-/// What becomes of a name in an archive that stands for another image already.
+/// What becomes of a name in an archive that stands for another image already. A name moves in any case to what is the same
+/// image in another form: with the same configuration, and so the same id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Taken {
     /// The whole import is refused before anything is stored.
     #[default]
     Refused,
-    /// It stands for the imported image from now on.
+    /// It stands for the imported image from now on. The other one stays, without that name, which is told.
     Replaced,
 }
 
@@ -148,14 +149,20 @@ fn import_files(
 /// An archive must not quietly change what names mean.
 fn refuse_taken(store: &layout::Layout, found: &[Found]) -> Result<(), Error> {
     for (image, name) in found.iter().flat_map(|image| image.names.iter().map(move |name| (image, name))) {
-        match image::load_name(store, name)? {
-            Some(there) if there.image != Digest::of(&image.manifest_bytes) => {
-                return Err(Error::NameTaken { name: name.familiar(), taken_by: there.image });
-            }
-            _ => {}
+        if let Some(taken_by) = other_image(store, name, image)? {
+            return Err(Error::NameTaken { name: name.familiar(), taken_by });
         }
     }
     Ok(())
+}
+
+/// The image that the name stands for, if that is another one. A manifest tells in which form the layers were exported.
+fn other_image(store: &layout::Layout, name: &ImageRef, found: &Found) -> Result<Option<Digest>, Error> {
+    let Some(there) = image::load_name(store, name)? else { return Ok(None) };
+    let record = image::load_record(store, &there.image)?;
+    let is_same = there.image == Digest::of(&found.manifest_bytes)
+        || record.is_some_and(|record| record.config == found.manifest.config.digest);
+    Ok((!is_same).then_some(there.image))
 }
 
 fn bring_in(
@@ -211,6 +218,11 @@ fn bring_in(
     ingest.run(platform, None, &open, progress)?;
     keeper.publish(descriptors.iter().map(|blob| (&blob.digest, blob.size)))?;
     for name in names {
+        if let Some(other) = other_image(store, &name, found)? {
+            let message =
+                format!("{} was the name of image {other}, which stays without it", name.familiar());
+            progress(PullEvent::Warning { message });
+        }
         name_record(&name, &digest, &digest).store(store, &workspace)?;
     }
     Ok(digest)

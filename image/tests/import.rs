@@ -6,7 +6,7 @@ mod support;
 
 use cofferdam_image::{
     ChangeKind, Digest, Error, Export, ExportOptions, Image, ImageBuilder, ImageLayer, ImageRef,
-    ImportOptions, KeepBlobs, Kind, Layout, Naming, Store, StoreOptions, Taken,
+    ImportOptions, KeepBlobs, Kind, Layout, Naming, PullEvent, Store, StoreOptions, Taken,
 };
 use std::process::Command;
 use support::*;
@@ -363,8 +363,37 @@ fn a46_names_in_an_archive_count_only_when_asked_and_never_take_one_away_silentl
     let error = import(&built(), Naming::FromArchive(Taken::Refused)).unwrap_err();
     assert!(matches!(&error, Error::NameTaken { taken_by, .. } if *taken_by == own.digest), "{error}");
     assert_eq!(test.store.find("demo").unwrap().unwrap().digest, own.digest);
-    let theirs = import(&built(), Naming::FromArchive(Taken::Replaced)).unwrap();
-    assert_eq!(test.store.find("demo").unwrap().unwrap().digest, theirs.digest);
+    let told = std::cell::RefCell::new(Vec::new());
+    let options = ImportOptions { naming: Naming::FromArchive(Taken::Replaced), ..ImportOptions::default() };
+    let theirs = test.store.import(&mut built().as_slice(), &options, &|event| told.borrow_mut().push(event));
+    assert_eq!(test.store.find("demo").unwrap().unwrap().digest, theirs.unwrap()[0].digest);
+    let warnings: Vec<_> =
+        told.into_inner().into_iter().filter(|event| matches!(event, PullEvent::Warning { .. })).collect();
+    assert!(format!("{warnings:?}").contains(&own.digest.to_string()), "{warnings:?}");
+    assert_eq!(test.store.image(&own.digest).unwrap().unwrap().names, []);
+}
+
+#[test]
+fn a46_an_image_that_was_exported_is_loaded_again_under_its_name() {
+    if !is_root() {
+        return;
+    }
+    let (test, image, _) = pulled(StoreOptions::default());
+    let mut archive = Vec::new();
+    let name = image.names[0].clone();
+    let exports = [Export { image: image.digest.clone(), names: vec![name.clone()] }];
+    test.store.export(&exports, &ExportOptions::default(), &mut archive).unwrap();
+    // Its blobs were not kept: its layers went out as tars, under another manifest.
+    let options = ImportOptions { naming: Naming::FromArchive(Taken::Refused), ..ImportOptions::default() };
+    for _ in 0..2 {
+        let loaded = test.store.import(&mut archive.as_slice(), &options, &|_| {}).unwrap().remove(0);
+        assert!(loaded.digest != image.digest && loaded.id == image.id);
+        assert_eq!(loaded.names, std::slice::from_ref(&name));
+        let old = test.store.find(&image.digest.to_string()).unwrap().unwrap();
+        assert_eq!((old.digest, old.names), (image.digest.clone(), Vec::new()));
+        // The id is that of both, and means the one that has a name.
+        assert_eq!(test.store.find(&image.id.to_string()).unwrap().unwrap().digest, loaded.digest);
+    }
 }
 
 #[test]

@@ -88,7 +88,5 @@ pub(crate) fn find_runnable(store: &Store, name: &str) -> Result<Image, Failure>
 
 /// The image that is meant.
 pub(crate) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
-    let found = store.find(name).map_err(|error| Failure::plain(error.to_string()))?;
-    let unknown = || cofferdam_executor::StoreError::UnknownImage { name: name.to_owned() };
-    found.ok_or_else(|| Failure::plain(unknown().to_string()))
+    Ok(cofferdam_executor::find_stored(store, name)?)
 }

@@ -15,7 +15,7 @@ pub(crate) struct Args {
     /// Name for the image
     #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
-    /// Let names in the archive that stand for other images stand for these
+    /// Take the names in the archive, as load does: those that stand for other images stand for these from then on
     #[arg(long)]
     replace: bool,
     /// Archive, or directory with an OCI layout; - for standard input
@@ -35,10 +35,9 @@ pub(crate) enum Names {
 }
 
 pub(crate) fn run(args: &Args, names: Names, executor: &Executor) -> Outcome {
-    let taken = if args.replace { Taken::Replaced } else { Taken::Refused };
     let naming = match &args.name {
         Some(name) => Naming::As(ImageRef::parse(name).map_err(|error| Failure::plain(error.to_string()))?),
-        None if names == Names::Archive || args.replace => Naming::FromArchive(taken),
+        None if names == Names::Archive || args.replace => Naming::FromArchive(Taken::Replaced),
         None => Naming::Unnamed,
     };
     let options = ImportOptions { naming, ..ImportOptions::default() };

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cofferdam_executor::Executor;
+use cofferdam_executor::{Executor, find_stored};
 use serde_json::{Value, json};
 
 use super::Outcome;
@@ -52,6 +52,6 @@ async fn inspect(name: &str, executor: &Executor) -> Result<Value, Failure> {
 }
 
 fn inspect_image(name: &str, executor: &Executor) -> Result<Option<Value>, Failure> {
-    let image = executor.images()?.find(name).ok().flatten();
+    let image = find_stored(&executor.images()?, name).ok();
     Ok(image.map(|image| as_json(&image)))
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cofferdam_executor::Executor;
+use cofferdam_executor::{Executor, remove_stored};
 
 use super::Outcome;
 use super::image::settle;
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
     let store = executor.images()?;
     let mut code = ExitCode::SUCCESS;
     for name in &args.images {
-        match store.remove(name, args.force) {
+        match remove_stored(&store, name, args.force) {
             Ok(removed) => {
                 removed
                     .untagged
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
                     .for_each(|name| println!("Untagged: {}", escape_line(&name.to_string())));
                 removed.deleted.iter().for_each(|digest| println!("Deleted: {digest}"));
             }
-            Err(error) => code = Failure::plain(error.to_string()).report(),
+            Err(error) => code = Failure::from(error).report(),
         }
     }
     settle::leave(&store)?;

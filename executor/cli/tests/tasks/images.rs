@@ -97,12 +97,37 @@ fn a21_an_artifact_is_listed_and_told_of_and_run_refuses_it_by_name() {
 }
 
 #[test]
+fn a89_the_embedded_image_is_told_of_tagged_and_removed_by_its_short_name() {
+    let Some(world) = settled_world() else { return };
+    let watch = world.watch();
+    for words in
+        [&["image", "inspect", "demo"][..], &["image", "rm", "demo"], &["push", "demo", "127.0.0.1:1/x"]]
+    {
+        let answer = call(&world, words);
+        assert_eq!(answer.code, Some(125), "{words:?}: {answer:?}");
+        assert!(answer.stderr.contains("part of this program"), "{words:?}: {answer:?}");
+    }
+    assert_eq!(call(&world, &["image", "exists", "demo"]).code, Some(1));
+    let digest = succeed(&world, &["pull", "demo"]);
+    for words in [&["image", "inspect", "demo"][..], &["inspect", "demo"]] {
+        let inspected: Value = serde_json::from_str(&succeed(&world, words)).unwrap();
+        assert_eq!(inspected[0]["digest"], digest.trim());
+    }
+    succeed(&world, &["image", "exists", "demo"]);
+    succeed(&world, &["image", "history", "demo"]);
+    succeed(&world, &["image", "tag", "demo", "localhost/kept:1"]);
+    assert!(succeed(&world, &["image", "rm", "demo"]).contains("Untagged: cofferdam.invalid/demo"));
+    assert!(succeed(&world, &["rmi", "localhost/kept:1"]).contains(&format!("Deleted: {}", digest.trim())));
+    settle(&watch);
+}
+
+#[test]
 fn a89_a90_images_are_taken_in_named_told_of_written_out_verified_and_pruned() {
     let Some(world) = settled_world() else { return };
     let watch = world.watch();
     let (first, second) = (archive(&world, "first.tar", "one"), archive(&world, "second.tar", "two"));
 
-    // Names count when they are asked for, and are not taken away.
+    // Names count when they are asked for; one that moves is told of.
     let id = succeed(&world, &["import", &first]).trim().to_owned();
     assert!(id.starts_with("sha256:") && !id.contains(' '), "{id}");
     let listed = json(&succeed(&world, &["image", "ls", "--format", "json"]));
@@ -111,12 +136,8 @@ fn a89_a90_images_are_taken_in_named_told_of_written_out_verified_and_pruned() {
     let summary = ["artifact", "created", "digest", "id", "names", "platform", "size_bytes", "stored_at"];
     assert_eq!(keys(&listed), summary);
     succeed(&world, &["load", "-i", &first]);
-    let refused = call(&world, &["image", "load", &second]);
-    assert!(
-        refused.code == Some(125) && refused.stderr.contains("mine:1 is the name of image"),
-        "{refused:?}"
-    );
-    succeed(&world, &["image", "load", "--replace", "-i", &second]);
+    let moved = call(&world, &["image", "load", "-i", &second]);
+    assert!(moved.code == Some(0) && moved.stderr.contains("mine:1 was the name of image"), "{moved:?}");
     succeed(&world, &["image", "tag", &id, "localhost/other:2", "third"]);
 
     let inspected: Value =

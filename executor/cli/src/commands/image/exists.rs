@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use cofferdam_executor::Executor;
+use cofferdam_executor::{Executor, Kind, find_stored};
 
 use crate::commands::Outcome;
-use crate::failure::Failure;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -14,6 +13,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
-    let found = executor.images()?.find(&args.image).map_err(|error| Failure::plain(error.to_string()))?;
-    Ok(ExitCode::from(u8::from(found.is_none())))
+    match find_stored(&executor.images()?, &args.image) {
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        Err(error) if error.kind() == Kind::NotFound => Ok(ExitCode::from(1)),
+        Err(error) => Err(error.into()),
+    }
 }
