@@ -15,12 +15,15 @@ use crate::image::Image;
 use crate::layer::{self, LayerRecord};
 use crate::layout::{self, Layout, make_private};
 use crate::pull::intact;
+use crate::quota::{self, Way};
 use crate::record::{self, Durable};
 use crate::workspace::Workspace;
-use crate::{fixup, image, merge, quota};
+use crate::{fixup, image, merge};
 
 /// The file of a limited writable layer.
 const DISK: &str = "writable.ext4";
+/// The subvolume of one that is limited by its quota group.
+const SUBVOLUME: &str = "writable";
 
 /// What a container's tree is made of. All paths are absolute and within the store; nothing is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,8 +90,8 @@ impl Lower {
 /// How a snapshot is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotOptions {
-    /// What its writable layer may hold, in bytes; at least [`SMALLEST_BYTES`](crate::quota::SMALLEST_BYTES). Needs
-    /// mkfs.ext4 and loop devices.
+    /// What its writable layer may hold, in bytes; at least [`SMALLEST_BYTES`](crate::quota::SMALLEST_BYTES). Needs a
+    /// btrfs with quotas, or mkfs.ext4 and loop devices.
     pub writable_bytes: Option<u64>,
 }
 
@@ -102,6 +105,9 @@ pub(crate) struct SnapshotRecord {
     /// The writable layer has a file system of its own.
     #[serde(default)]
     pub(crate) limited: bool,
+    /// The folder of the writable layer within the snapshot's; empty for that itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) writable: String,
 }
 
 impl SnapshotRecord {
@@ -113,7 +119,11 @@ impl SnapshotRecord {
     fn snapshot(self, layout: &Layout) -> Snapshot {
         let folder = layout.at(&layout::snapshot(&self.key));
         let disk = self.limited.then(|| folder.join(DISK));
-        let base = if self.limited { PathBuf::new() } else { folder };
+        let base = match self.writable.as_str() {
+            _ if self.limited => PathBuf::new(),
+            "" => folder,
+            writable => folder.join(writable),
+        };
         Snapshot {
             lower: self.lower.iter().map(|lower| Lower::of(layout, lower)).collect(),
             upper: base.join("upper"),
@@ -152,25 +162,35 @@ pub(crate) fn prepare(
         layers.push(layer::load(layout, &layer.diff_id)?.ok_or_else(unknown)?);
     }
     let stage = workspace.path().join("snapshot");
-    let seed = match options.writable_bytes {
-        Some(_) => workspace.path().join("seed"),
+    let limit = match options.writable_bytes {
+        Some(bytes) => Some((quota::choose(layout.root(), bytes)?, bytes)),
+        None => None,
+    };
+    make_private(&stage)?;
+    let seed = match limit {
+        Some((Way::Disk, _)) => workspace.path().join("seed"),
+        Some((Way::Subvolume, bytes)) => {
+            quota::make_subvolume(&stage.join(SUBVOLUME), bytes)?;
+            stage.join(SUBVOLUME)
+        }
         None => stage.clone(),
     };
-    for folder in [&stage, &seed.join("upper"), &seed.join("work")] {
-        make_private(folder)?;
+    for folder in ["upper", "work"] {
+        make_private(&seed.join(folder))?;
     }
     let mut record = SnapshotRecord {
         key: key.to_owned(),
         image: image.digest.clone(),
         lower: lower(&relative, &known.fixup, &layers, &stage)?,
-        limited: options.writable_bytes.is_some(),
+        limited: matches!(limit, Some((Way::Disk, _))),
+        writable: seed.strip_prefix(&stage).map(|base| base.display().to_string()).unwrap_or_default(),
     };
     if layout.options().layers == Backend::Copy {
         record.lower.clear();
         copy_layers(layout, &image.digest, &layers, &seed.join("upper"), options)?;
     }
     dress_root(layout, &image.digest, &layers, &seed.join("upper"))?;
-    if let Some(bytes) = options.writable_bytes {
+    if let Some((Way::Disk, bytes)) = limit {
         quota::make_disk(&stage.join(DISK), bytes, &seed)?;
     }
     record::store(&stage.join("snapshot.json"), workspace.path(), &record, Durable::Later)?;

@@ -17,12 +17,15 @@ pub(super) fn examine(place: &Path) -> Vec<Check> {
         }
     });
     let quotas = probe_quotas(place);
-    let limited = quotas.iter().any(|quota| quota.found.is_ok());
+    let used = quotas.iter().find(|quota| quota.found.is_ok()).map(|quota| quota.name);
     let quotas = quotas.into_iter().map(move |quota| {
         let subject = format!("writable layer, {}", quota.name);
         match quota.found {
+            Ok(found) if used == Some(quota.name) => {
+                Check::works(AREA, subject, format!("{found}; this is the way that is taken"))
+            }
             Ok(found) => Check::works(AREA, subject, found),
-            Err(reason) if limited => Check::degraded(AREA, subject, reason, "another way is taken"),
+            Err(reason) if used.is_some() => Check::degraded(AREA, subject, reason, "another way is taken"),
             Err(reason) => Check::missing(AREA, subject, reason, "--storage-opt size= is refused")
                 .remedy("install e2fsprogs; load the loop module"),
         }

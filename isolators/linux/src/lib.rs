@@ -23,6 +23,7 @@ pub mod namespace;
 pub mod netlink;
 pub mod nft;
 pub mod process;
+pub mod quota;
 pub mod report;
 pub mod rootfs;
 pub mod sealed;

@@ -72,7 +72,7 @@ fn a21_an_artifact_is_listed_and_told_of_and_run_refuses_it_by_name() {
     let layout = world.files().join("layout");
     artifact(&layout);
     succeed(&world, &["load", layout.to_str().unwrap()]);
-    let listed = succeed(&world, &["images", "chart"]);
+    let listed = succeed(&world, &["images", "localhost/chart"]);
     assert!(listed.contains("localhost/chart:1") && listed.contains("artifact"), "{listed}");
     let inspected: Value =
         serde_json::from_str(&succeed(&world, &["image", "inspect", "localhost/chart:1"])).unwrap();
@@ -99,6 +99,7 @@ fn a21_an_artifact_is_listed_and_told_of_and_run_refuses_it_by_name() {
 #[test]
 fn a89_the_embedded_image_is_told_of_tagged_and_removed_by_its_short_name() {
     let Some(world) = settled_world() else { return };
+    succeed(&world, &["rmi", "demo"]);
     let watch = world.watch();
     for words in
         [&["image", "inspect", "demo"][..], &["image", "rm", "demo"], &["push", "demo", "127.0.0.1:1/x"]]

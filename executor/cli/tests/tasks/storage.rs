@@ -1,6 +1,9 @@
 //! How layers are kept and writable layers limited, seen through `run`.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use cofferdam_tests::needs;
 
 use crate::host::{Answer, call, program, run, settle, settled_world, succeed, world};
 
@@ -68,6 +71,74 @@ fn a77_a_writable_layer_of_64_mib_is_full_then_and_the_host_is_not() {
     settle(&watch);
 }
 
+/// A new btrfs with quotas at `target`, or `None`, and a line that says so, where this host cannot have it.
+fn mount_btrfs(file: &Path, target: &Path) -> Option<()> {
+    if !needs::programs(&["mkfs.btrfs", "btrfs", "mount"]) {
+        return None;
+    }
+    std::fs::File::create(file).unwrap().set_len(512 << 20).unwrap();
+    std::fs::create_dir(target).unwrap();
+    let ok = |program: &str, arguments: &[&std::ffi::OsStr]| {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (made, why) = ok("mkfs.btrfs", &["-q".as_ref(), file.as_ref()]);
+    assert!(made, "{why}");
+    let (mounted, why) = ok("mount", &["-o".as_ref(), "loop".as_ref(), file.as_ref(), target.as_ref()]);
+    if !mounted {
+        println!("skipped: no btrfs can be mounted: {}", why.trim());
+        return None;
+    }
+    let (counts, why) = ok("btrfs", &["quota".as_ref(), "enable".as_ref(), target.as_ref()]);
+    assert!(counts, "{why}");
+    Some(())
+}
+
+#[test]
+fn a77_a_writable_layer_on_btrfs_is_limited_by_its_quota_group() {
+    let Some(world) = world() else { return };
+    let (file, target) = (world.files().join("btrfs.disk"), world.files().join("btrfs"));
+    let Some(()) = mount_btrfs(&file, &target) else { return };
+    let root = target.join("root");
+    let with = |words: &[&str]| {
+        let mut command = Command::new(program());
+        command.arg("--state").arg(world.state()).arg("--cni-config").arg(world.files());
+        command.arg("--root").arg(&root).args(words).stdin(Stdio::null());
+        command
+    };
+    let call = |words: &[&str]| Answer::from(with(words).output().unwrap());
+    let limited = ["run", "--rm", "--network", "none", "--storage-opt", "size=64m"];
+    let small = call(&[&limited[..], &["demo", "write", "/file", "words"]].concat());
+    assert_eq!(small.code, Some(0), "{small:?}");
+    assert!(backing_files(&target).is_empty());
+    let told = call(&["doctor"]).stdout;
+    let line = |name: &str| told.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+    assert!(line("btrfs quota group").contains("this is the way that is taken"), "{told}");
+    assert!(line("project quota").contains("btrfs"), "{told}");
+
+    let words = [&limited[..], &["-i", "demo", "write", "/file"]].concat();
+    let mut child = with(&words).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let (block, mut written) = (vec![b'x'; 1 << 20], 0);
+    while written < 128 && std::io::Write::write_all(&mut stdin, &block).is_ok() {
+        written += 1;
+    }
+    drop(stdin);
+    let answer = Answer::from(child.wait_with_output().unwrap());
+    assert_ne!(answer.code, Some(0), "{answer:?}");
+    assert!(answer.stderr.contains("quota exceeded"), "{answer:?}");
+    assert!((60..70).contains(&written), "{written} MiB");
+    // The file system has room, for tasks without a limit and for everybody else.
+    let free = call(&["run", "--rm", "--network", "none", "demo", "write", "/file", "words"]);
+    assert_eq!(free.code, Some(0), "{free:?}");
+    std::fs::write(target.join("other"), &block).unwrap();
+    // What a task wrote goes with it, subvolume and all.
+    assert_eq!(call(&["image", "settle"]).code, Some(0));
+    let left = Command::new("btrfs").args(["subvolume", "list"]).arg(&target).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+    rustix::mount::unmount(&target, rustix::mount::UnmountFlags::empty()).unwrap();
+}
+
 #[test]
 fn a77_a_limited_task_that_is_killed_with_its_supervisor_leaves_no_loop_device() {
     let Some(world) = settled_world() else { return };
@@ -78,9 +149,9 @@ fn a77_a_limited_task_that_is_killed_with_its_supervisor_leaves_no_loop_device()
         return;
     }
     assert_eq!(started.code, Some(0), "{started:?}");
-    assert_eq!(backing_files(&world).len(), 1);
+    assert_eq!(backing_files(&world.root()).len(), 1);
     succeed(&world, &["rm", "-f", "full"]);
-    assert!(backing_files(&world).is_empty());
+    assert!(backing_files(&world.root()).is_empty());
     assert!(call(&world, &["run", "--rm", "--storage-opt", "size=1m", "demo", "true"]).code != Some(0));
 }
 
@@ -91,11 +162,10 @@ fn a76_integrity_that_the_kernel_cannot_keep_is_refused() {
     assert!(answer.code != Some(0) && answer.stderr.contains("fs-verity"), "{answer:?}");
 }
 
-/// Files of this world that loop devices are made of.
-fn backing_files(world: &cofferdam_tests::world::World) -> Vec<String> {
+/// Files below a folder that loop devices are made of.
+fn backing_files(folder: &Path) -> Vec<String> {
     let devices = std::fs::read_dir("/sys/block").unwrap().flatten();
     let files =
         devices.filter_map(|device| std::fs::read_to_string(device.path().join("loop/backing_file")).ok());
-    let ours = world.root().to_str().unwrap().to_owned();
-    files.filter(|file| file.starts_with(&ours)).collect()
+    files.filter(|file| Path::new(file).starts_with(folder)).collect()
 }
