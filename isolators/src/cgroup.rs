@@ -175,13 +175,13 @@ pub fn translate(
         let limit = pids.limit();
         let write = |controller: &'static str| {
             move |out: &mut Writer<'_>| {
-                let value = if limit < 0 { "max".to_owned() } else { limit.to_string() };
+                // No process at all cannot be kept to, and systemd knows no such limit: the smallest is meant, as with runc.
+                let value = if limit < 0 { "max".to_owned() } else { limit.max(1).to_string() };
                 out.put(controller, "pids.max", value, "/pids/limit");
                 Ok(())
             }
         };
-        // The Go types once could not tell an absent limit from 0, and engines send 0 for "none": it changes nothing.
-        out.in_world("pids", limit != 0, "/pids", write("pids"), write(""))?;
+        out.in_world("pids", true, "/pids", write("pids"), write(""))?;
     }
     if let Some(io) = resources.block_io() {
         let needed = v1::needs_io(io);

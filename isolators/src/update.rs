@@ -153,6 +153,10 @@ fn devices(
 const ZERO_SAYS: [&str; 9] =
     ["idle", "burst", "swappiness", "major", "minor", "rate", "hcaHandles", "hcaObjects", "priority"];
 
+/// The object in which zero always says something: since 1.3 no limit of processes is said by saying none. config-linux.md,
+/// "PIDs".
+const OF_PROCESSES: &str = "pids";
+
 /// Without what says nothing: null, zero where it means "not set", empty texts, lists and objects.
 fn said(value: Value) -> Option<Value> {
     match value {
@@ -161,7 +165,8 @@ fn said(value: Value) -> Option<Value> {
         Value::Object(fields) => {
             let says = |(key, value): (String, Value)| {
                 let zero = value.as_i64() == Some(0) && !ZERO_SAYS.contains(&key.as_str());
-                Some((key, said(value).filter(|_| !zero)?))
+                let value = if key == OF_PROCESSES { Some(value) } else { said(value) };
+                Some((key, value.filter(|value| !zero && !value.is_null())?))
             };
             let fields: Map<_, _> = fields.into_iter().filter_map(says).collect();
             (!fields.is_empty()).then_some(Value::Object(fields))
@@ -296,11 +301,13 @@ mod tests {
         let zeros = json!({
             "memory": { "limit": 0, "reservation": 0, "swap": 0 },
             "cpu": { "shares": 0, "quota": 0, "period": 0, "cpus": "", "mems": "" },
-            "blockIO": { "weight": 0 }, "pids": { "limit": 0 }, "devices": [],
+            "blockIO": { "weight": 0 }, "devices": [],
         });
-        let update = update(&host, configured.clone(), zeros).unwrap();
-        assert_eq!(update.plan.steps.len(), 1, "{}", update.plan);
-        assert_eq!(serde_json::to_value(&update.resources).unwrap(), configured);
+        let same = update(&host, configured.clone(), zeros).unwrap();
+        assert_eq!(same.plan.steps.len(), 1, "{}", same.plan);
+        assert_eq!(serde_json::to_value(&same.resources).unwrap(), configured);
+        let none = json!({ "pids": { "limit": 0 } });
+        assert_eq!(steps(&host, configured, none), ["change-cgroup pids.max \"1\""]);
     }
 
     #[test]

@@ -44,19 +44,25 @@ pub fn parse_json<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Err
 /// The value, and what its author is to be told. Where in the text an error lies is asked when there is one: keeping track
 /// of that takes longer than the parsing.
 fn parse_warned<T: DeserializeOwned>(text: &str, path: &Path) -> Result<(T, Vec<String>), Error> {
-    let mut warnings = Vec::new();
-    if let Ok(value) = serde_json::from_str(text) {
-        return Ok((value, warnings));
+    if !misread(text)
+        && let Ok(value) = serde_json::from_str(text)
+    {
+        return Ok((value, Vec::new()));
     }
-    let read = parse(text, path).or_else(|refused| {
-        // Only what was refused is looked at again: an ordinary document is read once.
-        let Ok(mut value) = serde_json::from_str(text) else { return Err(refused) };
-        if !crate::specified::correct(&mut value, &mut warnings) {
-            return Err(refused);
-        }
-        parse(&value.to_string(), path)
-    });
+    let mut warnings = Vec::new();
+    // Only what was refused, or read otherwise than it was meant, is looked at again: an ordinary document is read once.
+    let first = parse(text, path);
+    let Ok(mut value) = serde_json::from_str(text) else { return first.map(|value| (value, warnings)) };
+    let corrected = crate::specified::correct(&mut value, &mut warnings);
+    let read = if corrected { parse(&value.to_string(), path) } else { first };
     read.map(|value| (value, warnings))
+}
+
+/// Whether a document may have a limit of processes without a figure, which the types of `oci-spec` would take for 0: no
+/// limit, where none was asked for. Tells by the text, once too often rather than never: that costs a second reading.
+fn misread(text: &str) -> bool {
+    let mut objects = text.split("\"pids\"").skip(1).map(|rest| rest.split('}').next().unwrap_or_default());
+    objects.any(|object| !object.contains("\"limit\""))
 }
 
 /// What callers expect to be told of some objects: where they are, and the words.
@@ -114,6 +120,22 @@ mod tests {
         ] {
             let error = parse_json::<Spec>(&text, Path::new("/b")).unwrap_err().to_string();
             assert!(error.contains(&format!("at {at}: ")), "{at}: {error}");
+        }
+    }
+
+    /// config-linux.md, "PIDs": `limit` may be left out.
+    #[test]
+    fn a_limit_of_processes_without_a_figure_is_none() {
+        let read =
+            |text: &str| parse_json::<oci_spec::runtime::LinuxResources>(text, Path::new("/b")).unwrap();
+        for (text, limit) in [
+            (r#"{ "pids": {} }"#, None),
+            (r#"{ "pids" : { "limit": null } }"#, None),
+            (r#"{ "pids": null, "cpu": { "shares": 2 } }"#, None),
+            (r#"{ "pids": { "limit": 0 } }"#, Some(0)),
+            (r#"{ "pids": { "limit": 7 }, "cpu": {} }"#, Some(7)),
+        ] {
+            assert_eq!(read(text).pids().map(|pids| pids.limit()), limit, "{text}");
         }
     }
 

@@ -14,7 +14,8 @@ use crate::runtime::Runtime;
 use crate::state::Status;
 use crate::systemd::Systemd;
 
-/// What is to be different about a container's limits. Zero, empty and absent values stay as they are.
+/// What is to be different about a container's limits. Empty and absent values stay as they are, and so does what is zero,
+/// but for the limit of processes.
 #[derive(Debug, Clone, Default)]
 pub struct Change {
     /// Limits of its cgroup.

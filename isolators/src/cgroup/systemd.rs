@@ -112,7 +112,8 @@ pub fn limits(resources: &LinuxResources, systemd: &Systemd, layout: &CgroupLayo
     if let Some(memory) = resources.memory() {
         all.extend(memory_properties(memory, layout));
     }
-    if let Some(limit) = resources.pids().as_ref().map(|pids| pids.limit()).filter(|limit| *limit != 0) {
+    if let Some(pids) = resources.pids() {
+        let limit = if pids.limit() == 0 { 1 } else { pids.limit() };
         all.push(property("TasksMax", UnitValue::Uint64(amount(limit))));
     }
     if let Some(weight) =

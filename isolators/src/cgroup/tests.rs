@@ -74,7 +74,7 @@ fn version_1_files_in_their_order() {
         ),
         (r#"{"pids": {"limit": 20}}"#, &["pids/pids.max=20"]),
         (r#"{"pids": {"limit": -1}}"#, &["pids/pids.max=max"]),
-        (r#"{"pids": {"limit": 0}}"#, &[]),
+        (r#"{"pids": {"limit": 0}}"#, &["pids/pids.max=1"]),
         (
             r#"{"blockIO": {"weight": 500, "weightDevice": [{"major": 8, "minor": 0, "weight": 10}],
                 "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 600}], "throttleWriteIOPSDevice": [{"major": 8, "minor": 16, "rate": 300}]}}"#,

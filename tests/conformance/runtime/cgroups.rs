@@ -84,6 +84,18 @@ const LIMITS: &[(&str, &str, &str, Files)] = &[
         r#"{"pids":{"limit":-1}}"#,
         (("pids", "pids.max", "max"), ("pids.max", "max")),
     ),
+    (
+        "no process but one",
+        "PIDs, limit: 0 is a limit, the least that can be kept to",
+        r#"{"pids":{"limit":0}}"#,
+        (("pids", "pids.max", "1"), ("pids.max", "1")),
+    ),
+    (
+        "a limit of processes without a figure",
+        "PIDs, limit: OPTIONAL",
+        r#"{"pids":{}}"#,
+        (("pids", "pids.max", "max"), ("pids.max", "max")),
+    ),
 ];
 
 /// The container's folder in the hierarchy of a controller.

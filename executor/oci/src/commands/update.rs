@@ -90,8 +90,6 @@ impl Limits {
             let Some((_, object, field, figure)) = FIGURES.iter().find(|(name, ..)| name == option) else {
                 continue;
             };
-            // No process at all cannot be kept to, and systemd knows no such limit: the smallest is meant, as with runc.
-            let text = if *option == "pids-limit" && text == "0" { "1" } else { text };
             let value = figure.read(text).ok_or_else(|| format!("invalid value for {option}: {text:?}"))?;
             let fields = resources.as_object_mut().ok_or("the resources are no JSON object")?;
             let fields = fields.entry(*object).or_insert_with(|| Value::Object(Map::new()));
