@@ -116,6 +116,11 @@ pub(crate) fn plan(
     }
     if let Some(asked) = process.scheduler() {
         builder.step(Stage::Confine, "/process/scheduler", scheduler(asked, host)?);
+        if asked.nice().is_some_and(|nice| nice != 0) && !is_fair(*asked.policy()) {
+            let policy = POLICIES.iter().find(|(_, policy, _)| policy == asked.policy());
+            let name = policy.map_or("this policy", |(name, ..)| *name);
+            builder.warn(format!("/process/scheduler/nice: means nothing to {name} and is ignored"));
+        }
     }
     Ok(())
 }
@@ -156,7 +161,7 @@ fn number<T: PartialEq, N: Copy + Default>(table: &[(&str, T, N)], wanted: T) ->
 }
 
 fn scheduler(asked: &Scheduler, host: &HostFeatures) -> Result<Op, Refusal> {
-    use LinuxSchedulerPolicy::{SchedBatch, SchedDeadline, SchedFifo, SchedIso, SchedOther, SchedRr};
+    use LinuxSchedulerPolicy::{SchedDeadline, SchedFifo, SchedIso, SchedRr};
     let refuse =
         |field: &str, problem: String| Err(Refusal::invalid(format!("/process/scheduler{field}"), problem));
     let policy = *asked.policy();
@@ -169,9 +174,11 @@ fn scheduler(asked: &Scheduler, host: &HostFeatures) -> Result<Op, Refusal> {
             "Linux reserves SCHED_ISO and has none",
         ));
     }
-    if !(-20..=19).contains(&nice) || nice != 0 && !matches!(policy, SchedOther | SchedBatch) {
-        return refuse("/nice", format!("{nice}: -20 to 19, with SCHED_OTHER and SCHED_BATCH only"));
+    if !(-20..=19).contains(&nice) {
+        return refuse("/nice", format!("{nice}: -20 to 19"));
     }
+    // sched_setattr(2): of every other policy the kernel passes it over.
+    let nice = if is_fair(policy) { nice } else { 0 };
     let real_time = matches!(policy, SchedFifo | SchedRr);
     let priorities = if real_time { 1..=99 } else { 0..=0 };
     if !priorities.contains(&priority) {
@@ -202,6 +209,11 @@ fn scheduler(asked: &Scheduler, host: &HostFeatures) -> Result<Op, Refusal> {
         deadline_ns,
         period_ns,
     })
+}
+
+/// Whether a policy shares by nice values, sched(7).
+fn is_fair(policy: LinuxSchedulerPolicy) -> bool {
+    matches!(policy, LinuxSchedulerPolicy::SchedOther | LinuxSchedulerPolicy::SchedBatch)
 }
 
 fn memory_policy(asked: &LinuxMemoryPolicy, host: &HostFeatures) -> Result<Op, Refusal> {
@@ -291,10 +303,15 @@ mod tests {
         let json =
             serde_json::json!({"policy": "SCHED_DEADLINE", "runtime": 10, "deadline": 20, "period": 30});
         assert_eq!(plan(json), op(6, 0, 0, 0, [10, 20, 30]));
+        let json = serde_json::json!({"policy": "SCHED_DEADLINE", "nice": 19, "runtime": 10, "deadline": 20});
+        assert_eq!(plan(json), op(6, 0, 0, 0, [10, 20, 0]));
         for (json, expected) in [
             (serde_json::json!({"policy": "SCHED_ISO"}), "SCHED_ISO"),
             (serde_json::json!({"policy": "SCHED_OTHER", "nice": 20}), "/process/scheduler/nice"),
-            (serde_json::json!({"policy": "SCHED_RR", "nice": 1, "priority": 1}), "/process/scheduler/nice"),
+            (
+                serde_json::json!({"policy": "SCHED_RR", "nice": -21, "priority": 1}),
+                "/process/scheduler/nice",
+            ),
             (serde_json::json!({"policy": "SCHED_RR"}), "/process/scheduler/priority"),
             (serde_json::json!({"policy": "SCHED_OTHER", "priority": 1}), "/process/scheduler/priority"),
             (serde_json::json!({"policy": "SCHED_OTHER", "runtime": 1}), "SCHED_DEADLINE only"),

@@ -105,6 +105,14 @@ fn scheduling() -> Vec<Case> {
             .set("/process/scheduler", json!({ "policy": "SCHED_IDLE" }))
             .probe(policy)
             .prints("5"),
+        case("a nice value means nothing to a deadline", "config.md, scheduler: nice; sched_setattr(2)")
+            .set(
+                "/process/scheduler",
+                json!({ "policy": "SCHED_DEADLINE", "nice": 19, "runtime": 42_000, "deadline": 1_000_000,
+                "period": 1_000_000 }),
+            )
+            .probe("exec awk '{ print $41 }' /proc/self/stat")
+            .prints("6"),
         case("a flag of a policy is taken by its name", "config.md, scheduler: flags")
             .set(
                 "/process/scheduler",
