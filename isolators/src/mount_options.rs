@@ -178,11 +178,14 @@ fn access_time(word: &str, before: Option<u64>) -> Option<u64> {
     }
 }
 
-/// What a mount may not lose in a user namespace, mount_namespaces(7).
-const LOCKABLE: u64 = MountAttributes::READ_ONLY
+/// What a mount may not lose in a user namespace, beside its access times, mount_namespaces(7).
+const KEPT: u64 = MountAttributes::READ_ONLY
     | MountAttributes::NO_SUID
     | MountAttributes::NO_DEV
     | MountAttributes::NO_EXEC;
+
+/// What may not be changed there.
+pub(crate) const LOCKABLE: u64 = KEPT | MountAttributes::ATIME_MASK | MountAttributes::NO_DIR_ATIME;
 
 impl MountOptions {
     /// What a bind gets: without a word it is as its source. With one, it is what is said and nothing else, as mount(2)
@@ -191,9 +194,9 @@ impl MountOptions {
         if !self.speaks {
             return self;
         }
-        let all = LOCKABLE | MountAttributes::NO_SYMLINK_FOLLOW;
+        let all = KEPT | MountAttributes::NO_SYMLINK_FOLLOW;
         let own = self.attributes;
-        let unsaid = if locked { all & !LOCKABLE } else { all };
+        let unsaid = if locked { all & !KEPT } else { all };
         let mut set = own.set & (all | MountAttributes::NO_DIR_ATIME);
         let mut clear = (own.clear & all | unsaid) & !set;
         if self.access_time.is_some() || set & MountAttributes::NO_DIR_ATIME != 0 {
@@ -231,7 +234,7 @@ mod tests {
     #[test]
     fn a_bind_has_what_is_said_and_keeps_its_access_times() {
         type A = MountAttributes;
-        let all = LOCKABLE | A::NO_SYMLINK_FOLLOW;
+        let all = KEPT | A::NO_SYMLINK_FOLLOW;
         for (words, locked, set, clear) in [
             ("bind", false, 0, 0),
             ("rbind,rprivate", false, 0, 0),

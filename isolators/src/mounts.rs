@@ -1,5 +1,7 @@
 //! Mounts, masked and read-only paths. runtime-spec config.md, "Mounts"; config-linux.md, "Masked Paths".
 
+use std::path::Path;
+
 use cofferdam_plan::op::FilesystemOption;
 use cofferdam_plan::{
     Builder, CgroupLayout, ContainerPath, Create, HostPath, MountAttributes, Namespace, Op, Propagation,
@@ -10,7 +12,7 @@ use oci_spec::runtime::Mount;
 use crate::compile::Context;
 use crate::container::Rootfs;
 use crate::devices::CHARACTER;
-use crate::mount_options::{Bind, MountOptions, parse};
+use crate::mount_options::{Bind, LOCKABLE, MountOptions, parse};
 use crate::{cgroups, labels, rootfs};
 
 pub(crate) mod idmap;
@@ -79,9 +81,8 @@ pub(crate) fn is_cgroup(mount: &Mount) -> bool {
 fn may_wait(context: &Context<'_>, mount: &Mount) -> bool {
     let at = mount.destination();
     let linux = context.linux();
-    let paths = |list: Option<&Vec<String>>| {
-        list.into_iter().flatten().any(|path| std::path::Path::new(path).starts_with(at))
-    };
+    let paths =
+        |list: Option<&Vec<String>>| list.into_iter().flatten().any(|path| Path::new(path).starts_with(at));
     let below =
         context.spec().mounts().iter().flatten().filter(|other| other.destination().starts_with(at)).count();
     below == 1
@@ -96,7 +97,7 @@ fn plan_one(
     pointer: &str,
 ) -> Result<(), Refusal> {
     let options = parse(mount.options().as_deref().unwrap_or_default());
-    let at = ContainerPath::new(mount.destination(), &format!("{pointer}/destination"))?;
+    let at = destination(context, mount, pointer)?;
     if mount.destination().is_relative() {
         builder.warn(format!("{pointer}/destination: is not absolute and is taken from the root, as {at}"));
     }
@@ -130,6 +131,22 @@ fn plan_one(
     }
 }
 
+/// Where a mount goes. Some engines say it as the host sees it, below the container's root: that is taken off, as with runc.
+fn destination(context: &Context<'_>, mount: &Mount, pointer: &str) -> Result<ContainerPath, Refusal> {
+    let pointer = format!("{pointer}/destination");
+    match inside(context, mount.destination(), &pointer)? {
+        Some(at) => Ok(at),
+        None => ContainerPath::new(mount.destination(), &pointer),
+    }
+}
+
+/// A path of the host that lies in the container's root, as the container sees it.
+fn inside(context: &Context<'_>, path: &Path, pointer: &str) -> Result<Option<ContainerPath>, Refusal> {
+    let root = rootfs::directory(context).filter(|root| root != Path::new("/"));
+    let below = root.as_deref().and_then(|root| path.strip_prefix(root).ok());
+    below.map(|below| ContainerPath::new(below, pointer)).transpose()
+}
+
 fn check_destination(at: &ContainerPath, kind: &str, bound: bool, pointer: &str) -> Result<(), Refusal> {
     let pointer = format!("{pointer}/destination");
     if at.as_bytes() == b"/" {
@@ -158,7 +175,7 @@ fn plan_bind(
     let source = mount.source().as_ref().filter(|source| !source.as_os_str().is_empty());
     let source =
         source.ok_or_else(|| Refusal::invalid(format!("{pointer}/source"), "a bind mount needs a source"))?;
-    let source = HostPath::new(context.container.bundle.join(source), &format!("{pointer}/source"))?;
+    let source = context.container.bundle.join(source);
     if !options.data.is_empty() {
         builder.warn(format!(
             "{pointer}/options: {} means nothing to a bind mount and is dropped",
@@ -166,14 +183,22 @@ fn plan_bind(
         ));
     }
     let tree = builder.slot(format!("{at}"));
-    let clone = Op::CloneTree {
-        source,
-        recursive: bind == Bind::Tree,
-        no_follow: options.source_no_follow || options.copy_symlink,
-        into: tree,
+    let (recursive, no_follow) = (bind == Bind::Tree, options.source_no_follow || options.copy_symlink);
+    let stage = match inside(context, &source, &format!("{pointer}/source"))? {
+        // What earlier mounts put there is what is meant: it is there in the child only, and for the container's root to see.
+        Some(source) => {
+            let op = Op::CloneInside { root: context.root, source, recursive, no_follow, into: tree };
+            builder.step(Stage::Enter, pointer, op);
+            Stage::Enter
+        }
+        None => {
+            let source = HostPath::new(source, &format!("{pointer}/source"))?;
+            let op = Op::CloneTree { source, recursive, no_follow, into: tree };
+            builder.step(clone_stage(context, mount, options), pointer, op);
+            Stage::Host
+        }
     };
-    builder.step(clone_stage(context, mount, options), pointer, clone);
-    idmap::plan(context, builder, mount, options, tree, pointer)?;
+    idmap::plan(context, builder, mount, options, (tree, stage), pointer)?;
     // Without a word about propagation a bind follows its source one way, and never the other.
     let (propagation, whole) = options.propagation.unwrap_or((Propagation::Slave, true));
     let attributes =
@@ -182,7 +207,15 @@ fn plan_bind(
     // What is said of the mount takes back what is not; what is said of the tree holds beside it.
     for attributes in [options.attributes, options.recursive] {
         if !attributes.is_empty() {
-            builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
+            // Copied by the parent, it has none of the locks that the container's user namespace stands for.
+            let outside = stage == Stage::Host;
+            let locks =
+                outside && context.membership.has(Namespace::User) && attributes.clear & LOCKABLE != 0;
+            let op = match locks {
+                true => Op::SetUnlocked { tree, attributes },
+                false => Op::SetAttributes { tree, attributes },
+            };
+            builder.step(Stage::Enter, pointer, op);
         }
     }
     let create = match (options.copy_symlink, options.destination_no_follow) {
@@ -263,7 +296,7 @@ fn is_filled(context: &Context<'_>, mount: &Mount) -> bool {
     let below = |other: &Mount| other.destination() != at && other.destination().starts_with(at);
     // Every other kind of file system has its directories already.
     mount.typ().as_deref() == Some("tmpfs")
-        && (at == std::path::Path::new("/dev") || context.spec().mounts().iter().flatten().any(below))
+        && (at == Path::new("/dev") || context.spec().mounts().iter().flatten().any(below))
 }
 
 /// Makes read-only what had to be written to until now.
@@ -276,7 +309,7 @@ pub fn plan_read_only(context: &Context<'_>, builder: &mut Builder) -> Result<()
         let set = options.of_new().attributes.set & MountAttributes::READ_ONLY;
         if new && set != 0 && is_filled(context, mount) {
             let pointer = format!("/mounts/{index}");
-            let at = ContainerPath::new(mount.destination(), &format!("{pointer}/destination"))?;
+            let at = destination(context, mount, &pointer)?;
             let attributes = MountAttributes { set, ..MountAttributes::default() };
             builder.step(Stage::Enter, pointer, Op::SetAttributesAt { root: context.root, at, attributes });
         }

@@ -1,5 +1,7 @@
 //! The root file system: a directory of the bundle, or stacked layers, made a mount of its own and pivoted into.
 
+use std::path::PathBuf;
+
 use cofferdam_plan::{
     Builder, HostPath, MountAttributes, Namespace, Op, Propagation, Refusal, Slot, Stage, Standing,
 };
@@ -72,11 +74,22 @@ fn slave(tree: Slot) -> Op {
     Op::SetAttributes { tree, attributes }
 }
 
+/// Where the root lies on the host, or is going to be mounted; `None` where the container has none of its own.
+pub(crate) fn directory(context: &Context<'_>) -> Option<PathBuf> {
+    match context.container.rootfs {
+        Rootfs::Host => None,
+        Rootfs::Overlay { onto, .. } | Rootfs::Directory(onto) => Some(onto.clone()),
+        Rootfs::Bundle => {
+            let root = context.spec().root().as_ref()?.path();
+            (!root.as_os_str().is_empty()).then(|| context.container.bundle.join(root))
+        }
+    }
+}
+
 fn bundle_root(context: &Context<'_>) -> Result<HostPath, Refusal> {
-    let root = context.spec().root().as_ref();
-    let path = root.map(|root| root.path().clone()).filter(|path| !path.as_os_str().is_empty());
-    let path = path.ok_or_else(|| Refusal::invalid("/root/path", "the container has no root file system"))?;
-    HostPath::new(context.container.bundle.join(path), "/root/path")
+    let path = directory(context)
+        .ok_or_else(|| Refusal::invalid("/root/path", "the container has no root file system"))?;
+    HostPath::new(path, "/root/path")
 }
 
 fn attach(context: &Context<'_>, builder: &mut Builder, tree: Slot, path: HostPath) {

@@ -131,6 +131,74 @@ fn a_bind_has_the_attributes_that_are_said() {
     });
 }
 
+/// What a source is mounted with, what its bind says, and the words that the bind has and has not; `None`: it is refused.
+type Lock = (&'static str, &'static str, Option<(&'static str, &'static str)>);
+
+const LOCKS: &[Lock] = &[
+    ("ro,noexec", "bind", Some(("ro,noexec", "nosuid"))),
+    ("ro", "bind,nosuid", Some(("ro,nosuid", "rw"))),
+    ("ro", "bind,rw", None),
+    ("nodev", "bind,dev", None),
+    ("nosuid", "bind,suid", None),
+    ("noexec", "bind,exec", None),
+    ("nodev", "bind,ro,suid,exec", Some(("ro,nodev", "nosuid"))),
+    ("noatime", "bind,atime", Some(("noatime", "relatime"))),
+    ("noatime", "bind,strictatime", None),
+    ("relatime", "bind,noatime", None),
+    ("relatime", "bind,relatime", Some(("relatime", "noatime"))),
+    ("nodev,nosymfollow", "bind,ro,symfollow", Some(("ro,nodev", "nosymfollow"))),
+];
+
+/// mount_namespaces(7), "Restrictions on mount namespaces": what a mount has in a more privileged mount namespace it does not
+/// lose in a less privileged one. Whoever asks for that is told, and what is not said stays.
+#[test]
+fn a_bind_in_a_user_namespace_keeps_what_is_locked_or_is_refused() {
+    on_ours(|runtime, bundles| {
+        let source = bundles.join("source");
+        std::fs::create_dir_all(&source).unwrap();
+        let path = source.to_str().unwrap();
+        let mount = |words: &[&str]| {
+            assert!(Command::new("mount").args(words).arg(path).status().unwrap().success(), "{words:?}");
+        };
+        let bundle = Bundle::make(&bundles.join("b"), &["grep", " /v ", "/proc/mounts"], |_| {}).unwrap();
+        std::fs::create_dir(bundle.rootfs().join("v")).unwrap();
+        let config: Value =
+            serde_json::from_slice(&std::fs::read(bundle.path().join("config.json")).unwrap()).unwrap();
+        let run = |said: &str| {
+            let mut config = config.clone();
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+            let map = json!([{ "containerID": 0, "hostID": 70000, "size": 1000 }]);
+            config["linux"]["uidMappings"] = map.clone();
+            config["linux"]["gidMappings"] = map;
+            let options: Vec<_> = said.split(',').collect();
+            let bind = json!({ "destination": "/v", "type": "bind", "source": path, "options": options });
+            config["mounts"].as_array_mut().unwrap().push(bind);
+            bundle.configure(&config).unwrap();
+            runtime.run("c", bundle.path()).unwrap()
+        };
+        mount(&["-t", "tmpfs", "-o", "strictatime", "tmpfs"]);
+        for (mounted, said, expected) in LOCKS {
+            mount(&["-o", "remount,bind,rw,dev,suid,exec,symfollow,strictatime,diratime"]);
+            mount(&["-o", &format!("remount,bind,{mounted}")]);
+            let ran = run(said);
+            let Some((has, has_not)) = expected else {
+                let told = ran.stderr.contains("operation not permitted") && ran.stderr.contains("take back");
+                assert!(ran.status != Some(0) && told, "{mounted} {said}: {ran:?}");
+                continue;
+            };
+            let words: Vec<_> = ran.stdout.split(' ').nth(3).unwrap_or_default().split(',').collect();
+            assert!(has.split(',').all(|word| words.contains(&word)), "{mounted} {said}: {ran:?}");
+            assert!(!words.contains(has_not), "{mounted} {said}: {ran:?}");
+        }
+        // A file system that is itself read-only is no mount that is.
+        mount(&["-o", "remount,ro"]);
+        mount(&["-o", "remount,bind,rw"]);
+        let ran = run("bind,rw");
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+        assert!(Command::new("umount").arg(path).status().unwrap().success());
+    });
+}
+
 #[test]
 fn operations_go_on_where_runc_s_do() {
     on_ours(|runtime, bundles| {

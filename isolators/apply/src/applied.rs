@@ -404,6 +404,11 @@ fn child_words(
 }
 
 /// Why the kernel refuses a file system to a user namespace, mount_namespaces(7) and user_namespaces(7).
+        Op::SetUnlocked { attributes, .. } if errno == Errno::PERM => Some(format!(
+            "[{attributes}] would take back what the source is mounted with: in a user namespace ro, nosuid, nodev, noexec \
+             and the access times of a mount stay as they are; leave out the option that changes one of them"
+        )),
+        Op::MapTree { .. } => crate::host::unmappable(errno).1,
 fn refused(kind: &str) -> Option<String> {
     let words = match kind {
         "proc" | "sysfs" => {

@@ -199,6 +199,9 @@ impl<'a> Half<'a> {
             | Op::SetAttributesAt { .. }
             | Op::SetRootPropagation { .. }
             | Op::SetRootAttributes { .. }
+            | Op::CloneInside { .. }
+            | Op::MapTree { .. }
+            | Op::SetUnlocked { .. }
             | Op::Pivot { .. }
             | Op::MoveRoot { .. }
             | Op::ChangeRoot { .. }

@@ -134,7 +134,7 @@ fn unmountable(errno: Errno, path: &HostPath) -> (Errno, Option<String>) {
 }
 
 /// `EINVAL` is all that the kernel says.
-fn unmappable(errno: Errno) -> (Errno, Option<String>) {
+pub(crate) fn unmappable(errno: Errno) -> (Errno, Option<String>) {
     let words = "the file system of the source takes no id mapping, or has one already";
     (errno, (errno == Errno::INVAL).then(|| words.to_owned()))
 }

@@ -21,8 +21,11 @@ pub enum Op {
     // ---- host: before the process exists
     /// Make a detached copy of a mount tree. `open_tree(OPEN_TREE_CLONE)`
     CloneTree { source: HostPath, recursive: bool, no_follow: bool, into: Slot },
-    /// Open a namespace file and check its kind; with `foreign`, also that it is not the one we are in. `open`,
-    /// `ioctl(NS_GET_NSTYPE)`, `fstat`
+    /// Make a detached copy of what the container's own mounts show at a path, in the child. `openat2(RESOLVE_IN_ROOT)`,
+    /// `open_tree(OPEN_TREE_CLONE)`
+    CloneInside { root: Slot, source: ContainerPath, recursive: bool, no_follow: bool, into: Slot },
+    /// Open a namespace file and check its kind; with `foreign`, also that it is not the one we are in. The child opens its
+    /// own. `open`, `ioctl(NS_GET_NSTYPE)`, `fstat`
     OpenNamespace { kind: Namespace, path: HostPath, foreign: bool, into: Slot },
     /// Make the container's cgroup in these hierarchies, or only in those of them that are delegated to us. `mkdir`
     CreateCgroup { path: String, delegated: bool, within: Hierarchies },
@@ -141,6 +144,9 @@ pub enum Op {
     /// Change a detached or attached tree's mount attributes. `mount_setattr(AT_EMPTY_PATH)`
     SetAttributes { tree: Slot, attributes: MountAttributes },
     /// Attach the rootfs where it lies, making it a mount of its own. `move_mount`
+    /// The same, refused where it takes from the tree's first mount what a mount namespace of a user namespace may not take:
+    /// `EPERM`, as the kernel would say if the tree came from there. `fstatfs`, `mount_setattr(AT_EMPTY_PATH)`, `fstatfs`
+    SetUnlocked { tree: Slot, attributes: MountAttributes },
     AttachRoot { tree: Slot, onto: Slot },
     /// Copy what lies at a path of the rootfs into a detached tree, mode and owner of the directory too. Skips what is
     /// missing.

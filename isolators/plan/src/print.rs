@@ -27,6 +27,15 @@ impl Plan {
                     flag(*no_follow, " nofollow")
                 )
             }
+            CloneInside { root, source, recursive, no_follow, into } => {
+                format!(
+                    "clone-inside {} <- {}:{source}{}{}",
+                    n(into),
+                    n(root),
+                    flag(*recursive, " recursive"),
+                    flag(*no_follow, " nofollow")
+                )
+            }
             OpenDevice { path, kind, major, minor, into } => {
                 format!("open-device {} <- {path} {} {major}:{minor}", n(into), letter(*kind))
             }
@@ -152,6 +161,7 @@ impl Plan {
             AttachRoot { tree, onto } => format!("attach-root {} onto {}", n(tree), n(onto)),
             CopyUp { tree, root, at } => format!("copy-up {} <- {}:{at}", n(tree), n(root)),
             Place { tree, root, at, create } => {
+            SetUnlocked { tree, attributes } => format!("set-unlocked {} [{attributes}]", n(tree)),
                 format!("place {} in {} at {at} create={create:?}", n(tree), n(root))
             }
             SetAttributesAt { root, at, attributes } => {

@@ -18,13 +18,14 @@ pub(super) fn is_asked(mount: &Mount, options: &MountOptions) -> bool {
 }
 
 /// Maps the detached tree of a bind mount, while it is still the parent's: it takes rights over the file system's own
-/// user namespace, which a container's root does not have.
+/// user namespace, which a container's root does not have. A tree that the child has made is mapped by the child, where it
+/// is in no user namespace of its own.
 pub(super) fn plan(
     context: &Context<'_>,
     builder: &mut Builder,
     mount: &Mount,
     options: &MountOptions,
-    tree: Slot,
+    (tree, stage): (Slot, Stage),
     pointer: &str,
 ) -> Result<(), Refusal> {
     if !is_asked(mount, options) {
@@ -37,9 +38,15 @@ pub(super) fn plan(
     if context.host.standing != Standing::Host {
         return unsupported("idmapped mounts need root");
     }
+    if stage != Stage::Host && context.membership.has(Namespace::User) {
+        return unsupported(
+            "the source is in the container's own root, which only the container sees, and in a user namespace it cannot \
+             map owners: name the source by where it is mounted from",
+        );
+    }
     let user = namespace(context, builder, mount, pointer)?;
     let recursive = options.idmap == Some(Bind::Tree);
-    builder.step(Stage::Host, pointer, Op::MapTree { tree, user, recursive });
+    builder.step(stage, pointer, Op::MapTree { tree, user, recursive });
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::case::{Case, case, chapter, sampled};
+use crate::case::{Case, case, chapter, check, same, sampled};
 
 #[test]
 fn mounts_are_as_the_specification_says() {
@@ -67,6 +67,48 @@ fn places() -> Vec<Case> {
             .mount(json!({ "destination": "/way/x", "type": "tmpfs", "source": "tmpfs" }))
             .probe("grep -c ' /inside/x ' /proc/self/mountinfo")
             .prints("1"),
+        case(
+            "a source in the container's own root shows what is mounted there",
+            "config.md, Mounts: the listed order",
+        )
+        .file("data/file", "bound before\n")
+        .mount(json!({ "destination": "/m", "source": "data", "options": ["bind"] }))
+        .mount(json!({ "destination": "/again", "source": "rootfs/m", "options": ["rbind"] }))
+        .probe("cat /again/file")
+        .prints("bound before"),
+        case("so it does in a user namespace", "config.md, Mounts: the listed order")
+            .folder("rootfs/m")
+            .folder("rootfs/again")
+            .file("data/file", "bound before\n")
+            .push("/linux/namespaces", json!({ "type": "user" }))
+            .set("/linux/uidMappings", map())
+            .set("/linux/gidMappings", map())
+            .mount(json!({ "destination": "/m", "source": "data", "options": ["bind"] }))
+            .mount(json!({ "destination": "/again", "source": "rootfs/m", "options": ["rbind"] }))
+            .probe("cat /again/file")
+            .prints("bound before"),
+        case(
+            "links in such a source stay inside",
+            "config.md, Mounts, source; the image is not to be trusted",
+        )
+        .file("rootfs/inner/file", "inside\n")
+        .link("rootfs/way", "/inner")
+        .mount(json!({ "destination": "/again", "source": "rootfs/way", "options": ["bind"] }))
+        .probe("cat /again/file")
+        .prints("inside"),
+        check(
+            "a destination may be said as the host sees it",
+            "as runc takes it off; config.md leaves it open",
+            |bench| {
+                let bundle = bench.bundle("grep -c ' /m ' /proc/self/mountinfo", |config| {
+                    let at = bench.folder.join("bundle/rootfs/m");
+                    config["mounts"].as_array_mut().into_iter().for_each(|mounts| {
+                        mounts.push(json!({ "destination": at, "type": "tmpfs", "source": "tmpfs" }));
+                    });
+                })?;
+                same("mounts", bench.runtime.run(&bench.id, bundle.path())?.stdout.trim(), "1")
+            },
+        ),
         case("data of a file system is handed on", "config.md, Mounts, options")
             .mount(json!({ "destination": "/m", "type": "tmpfs", "source": "tmpfs",
                 "options": ["size=64k", "mode=1711", "uid=5"] }))
@@ -146,8 +188,11 @@ fn attributes() -> Vec<Case> {
     ]
 }
 
+fn map() -> serde_json::Value {
+    json!([{ "containerID": 0, "hostID": 70000, "size": 1000 }])
+}
+
 fn id_maps() -> Vec<Case> {
-    let map = || json!([{ "containerID": 0, "hostID": 70000, "size": 1000 }]);
     vec![
         case("a mount with id maps shows other owners", "config.md, Mounts, uidMappings and gidMappings")
             .file("data/file", "x")
@@ -170,6 +215,27 @@ fn id_maps() -> Vec<Case> {
             .mount(json!({ "destination": "/data", "type": "bind", "source": "data", "options": ["bind", "idmap"] }))
             .probe("stat -c %u:%g /data/file")
             .prints("0:0"),
+        case("a source in the container's own root is mapped too", "config.md, Linux mount options, idmap")
+            .file("data/file", "x")
+            .mount(json!({ "destination": "/m", "source": "data", "options": ["bind"] }))
+            .mount(json!({ "destination": "/again", "source": "rootfs/m", "options": ["bind", "idmap"],
+                "uidMappings": map(), "gidMappings": map() }))
+            .probe("stat -c %u:%g /again/file")
+            .prints("70000:70000"),
+        case("but not in a user namespace", "config.md, Linux mount options, idmap: MAY be refused where it cannot be")
+            .folder("rootfs/m")
+            .folder("rootfs/again")
+            .folder("data")
+            .push("/linux/namespaces", json!({ "type": "user" }))
+            .set("/linux/uidMappings", map())
+            .set("/linux/gidMappings", map())
+            .mount(json!({ "destination": "/m", "source": "data", "options": ["bind"] }))
+            .mount(json!({ "destination": "/again", "source": "rootfs/m", "options": ["bind", "idmap"] }))
+            .outcome(|bench, outcome| {
+                let named = outcome.stderr.contains("/mounts/7/uidMappings");
+                anyhow::ensure!(!bench.runtime.is_ours() || outcome.status != Some(0) && named, "{outcome:?}");
+                Ok(())
+            }),
         case("one map without the other is refused", "config.md, Mounts, uidMappings: MUST be specified with gidMappings")
             .folder("data")
             .mount(json!({ "destination": "/data", "type": "bind", "source": "data", "options": ["bind"],

@@ -8,8 +8,8 @@ use cofferdam_linux::rootfs::{Missing, Rootfs};
 use cofferdam_plan::op::FilesystemOption;
 use cofferdam_plan::{ContainerPath, Create, HostPath, MountAttributes, Op, Propagation, Slot, Text};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat, readlinkat_raw, statat,
-    symlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstat, fstatfs, fstatvfs, openat,
+    readlinkat_raw, statat, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -34,6 +34,19 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
             table.set(*into, tree);
             Ok(())
         }
+        Op::CloneInside { root, source, recursive, no_follow, into } => {
+            let mut flags = OFlags::PATH;
+            flags.set(OFlags::NOFOLLOW, *no_follow);
+            let source =
+                Rootfs::new(table.get(*root)?).open(source.as_c_str(), flags, ResolveFlags::empty())?;
+            let tree = copy_of(source.as_fd(), *recursive)?;
+            table.set(*into, tree);
+            Ok(())
+        }
+        Op::MapTree { tree, user, recursive } => {
+            let user = Some(table.get(*user)?);
+            mount::set_attributes(table.get(*tree)?, mount::IDMAP, 0, 0, *recursive, user)
+        }
         Op::NewFilesystem { kind, source, covers, options, attributes, into } => {
             let covered =
                 covers.as_ref().map(|(root, at)| covered_mode(table, *root, at)).transpose()?.flatten();
@@ -46,20 +59,11 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
             table.set(*into, tree);
             Ok(())
         }
-        Op::SetAttributes { tree, attributes: a } => {
-            let propagation = a.propagation.map_or(0, Propagation::flag);
-            mount::set_attributes(table.get(*tree)?, a.set, a.clear, propagation, a.recursive, None)
-        }
-        Op::SetAttributesAt { root, at, attributes: a } => {
+        Op::SetAttributes { tree, attributes } => set_attributes(table.get(*tree)?, attributes),
+        Op::SetUnlocked { tree, attributes } => set_unlocked(table.get(*tree)?, attributes),
+        Op::SetAttributesAt { root, at, attributes } => {
             let target = target(table.get(*root)?, at, Missing::Fail, ResolveFlags::empty())?;
-            mount::set_attributes(
-                target.as_fd(),
-                a.set,
-                a.clear,
-                a.propagation.map_or(0, Propagation::flag),
-                a.recursive,
-                None,
-            )
+            set_attributes(target.as_fd(), attributes)
         }
         Op::AttachRoot { tree, onto } => attach(table.get(*tree)?, table.get(*onto)?),
         Op::CopyUp { tree, root, at } => copy_up(table.get(*tree)?, table.get(*root)?, at),
@@ -70,6 +74,25 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
         Op::ChangeRoot { path } => change_root(path),
         _ => Err(Errno::NOSYS),
     }
+}
+
+fn set_attributes(tree: BorrowedFd<'_>, a: &MountAttributes) -> Result<(), Errno> {
+    let propagation = a.propagation.map_or(0, Propagation::flag);
+    mount::set_attributes(tree, a.set, a.clear, propagation, a.recursive, None)
+}
+
+/// The tree was copied by somebody with privilege over the host, so the kernel locks nothing about it: what it would have
+/// locked for the container is told by what has changed. A file system that is read-only itself stays so, whatever its mount
+/// says; that is no change. mount_namespaces(7), "Restrictions on mount namespaces".
+fn set_unlocked(tree: BorrowedFd<'_>, attributes: &MountAttributes) -> Result<(), Errno> {
+    type Flags = StatVfsMountFlags;
+    let given = Flags::RDONLY | Flags::NOSUID | Flags::NODEV | Flags::NOEXEC;
+    let times = Flags::NOATIME | Flags::NODIRATIME | Flags::RELATIME;
+    let before = fstatvfs(tree)?.f_flag;
+    set_attributes(tree, attributes)?;
+    let after = fstatvfs(tree)?.f_flag;
+    let lost = before & given & !after;
+    if lost.is_empty() && before & times == after & times { Ok(()) } else { Err(Errno::PERM) }
 }
 
 fn change_root(path: &HostPath) -> Result<(), Errno> {
