@@ -103,7 +103,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         return Err(Refusal::unsupported("/linux/namespaces", problem));
     }
     let (mut user_namespace, mut pid_namespace) = (None, None);
-    let mut joins = Vec::new();
+    let (mut first, mut joins) = (Vec::new(), Vec::new());
     for (kind, path, pointer) in members.joined() {
         let slot = builder.slot(format!("{}-namespace", kind.file()));
         let foreign = crate::sysctl::changes(context, kind);
@@ -121,6 +121,9 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     }
     // The cgroup namespace is made when the cgroup is joined, the time namespace when its offsets are set.
     let late = [Namespace::Cgroup, Namespace::Time];
+            // It may belong to another user namespace than the one that is joined: whoever has privilege over both goes
+            // there before he gives that up. The mount namespace waits until host paths mean nothing more.
+            kind if leaves_privilege(context) && kind != Namespace::Mount => first.push((kind, slot)),
     let new =
         Namespace::ALL.into_iter().filter(|kind| members.makes(*kind) && !late.contains(kind)).collect();
     let into_cgroup = context.home.as_ref().is_some_and(Home::is_cloned_into);
@@ -134,6 +137,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
             between: user_namespace.is_some() || between(pid_namespace, context.host),
             into_cgroup,
         },
+            first,
     );
     if let Some(process) = context.process() {
         crate::labels::plan(process, context.host, builder)?;
@@ -162,6 +166,12 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
 fn between(pid_namespace: Option<Slot>, host: &HostFeatures) -> bool {
     pid_namespace.is_some() && host.standing != Standing::Host
 }
+/// Whether a user namespace is joined from one with privilege over it and whatever else there is to join.
+fn leaves_privilege(context: &Context<'_>) -> bool {
+    let joined = matches!(context.membership.source(Namespace::User), Some(Source::Path(_)));
+    joined && context.host.standing != Standing::User
+}
+
 
 fn plan_user(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     let linux = context.linux();
@@ -300,13 +310,18 @@ pub(crate) fn plan_joining(
     let user_namespace = inside.then_some(INIT);
     let into_cgroup = joining.cgroup.is_some() && host.cgroups.has_v2();
     let between = user_namespace.is_some() || between(pid_namespace, host);
-    let clone = Op::Clone { namespaces: Vec::new(), user_namespace, pid_namespace, between, into_cgroup };
+    let (namespaces, first) = (Vec::new(), Vec::new());
+    let clone = Op::Clone { namespaces, first, user_namespace, pid_namespace, between, into_cgroup };
     builder.step(Stage::Clone, "exec", clone);
     crate::labels::plan(joining.process, host, builder)?;
     builder.step(Stage::Enter, "exec", Op::ForbidDump);
     // Joining a pid namespace changes nothing but where children go.
-    let by_clone = |kind: Namespace| kind == Namespace::Pid && arrival == Arrival::First;
-    for kind in Namespace::ALL.into_iter().filter(|kind| members.has(*kind) && !by_clone(*kind)) {
+    let mut kinds: Vec<_> = members.kinds().filter(|kind| *kind != Namespace::Pid || !by_clone).collect();
+    if !inside {
+        // The user namespace last: some of the others may belong to another one, to which its capabilities mean nothing.
+        kinds.sort_by_key(|kind| *kind == Namespace::User);
+    }
+    for kind in kinds {
         if kind != Namespace::User || !inside {
             builder.step(Stage::Enter, "/linux/namespaces", Op::Join { kind, from: INIT });
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cofferdam_linux::cgroup::{Cgroup, Error as CgroupError, Layout};
 use cofferdam_linux::process::{
-    Child, affinity, clone_noted, clone_noted_inside, restore_affinity, set_affinity, set_namespace,
+    Child, Outer, affinity, clone_noted, clone_noted_inside, restore_affinity, set_affinity, set_namespace,
 };
 use cofferdam_linux::report::Report;
 use cofferdam_plan::op::{HookPoint, UnitProperty};
@@ -215,7 +215,8 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
 }
 
 /// What the child is cloned into.
-struct Joined {
+struct Joined<'a> {
+    first: &'a [(Namespace, Slot)],
     user: Option<Slot>,
     pid: Option<Slot>,
     between: bool,
@@ -231,9 +232,10 @@ struct Parent<'a> {
 impl Parent<'_> {
     fn step(&mut self, run: &mut Run<'_>, step: &Step) -> host::Outcome {
         match (&step.op, step.stage) {
-            (Op::Clone { namespaces, user_namespace, pid_namespace, between, into_cgroup }, _) => {
+            (Op::Clone { namespaces, first, user_namespace, pid_namespace, between, into_cgroup }, _) => {
                 let flags = namespaces.iter().fold(0, |flags, namespace| flags | namespace.flag());
-                let joined = Joined { user: *user_namespace, pid: *pid_namespace, between: *between };
+                let (user, pid) = (*user_namespace, *pid_namespace);
+                let joined = Joined { first, user, pid, between: *between };
                 let child = self.clone(run, flags, &joined, *into_cgroup)?;
                 let told = run.attendant.cloned(&child);
                 self.child = Some(child);
@@ -268,11 +270,13 @@ impl Parent<'_> {
         &mut self,
         run: &mut Run<'_>,
         flags: u64,
-        joined: &Joined,
+        joined: &Joined<'_>,
         into_cgroup: bool,
     ) -> Result<Child, (Errno, Option<String>)> {
         let mut half = self.half.take().ok_or((Errno::INVAL, None))?;
         let copy = |slot: Option<Slot>| slot.map(|slot| copy_of(run, slot)).transpose();
+        let early = joined.first.iter().map(|(kind, slot)| Ok((copy_of(run, *slot)?, kind.flag())));
+        let early = early.collect::<Result<Vec<_>, _>>()?;
         let inside = if joined.between { Some((copy(joined.user)?, copy(joined.pid)?)) } else { None };
         // pid namespaces are joined by children only: this thread points its children there, and back.
         let own = match joined.pid {
@@ -311,7 +315,8 @@ impl Parent<'_> {
             None => clone_noted(flags, cgroup, Some(noted), body),
             Some((user, pid)) => {
                 let (user, pid) = (user.as_ref().map(AsFd::as_fd), pid.as_ref().map(AsFd::as_fd));
-                clone_noted_inside(user, pid, flags, cgroup, noted, body)
+                let joined = Outer { first: &early, user, pid };
+                clone_noted_inside(&joined, flags, cgroup, noted, body)
             }
         };
         let child = child.map_err(plain);

@@ -102,12 +102,22 @@ pub fn clone_noted(
     }
 }
 
-/// As [`clone_noted`], but from inside the user namespace `user` and the pid namespace `pid`, so that the namespaces in
-/// `flags` belong to it. A process with threads cannot join a user namespace: an intermediate one does, clones the child
-/// for us with CLONE_PARENT, and ends. `noted` must be memory that survives a clone as shared. Nobody in those namespaces may look into either.
+/// The namespaces that a process is cloned from.
+#[derive(Debug, Clone, Copy)]
+pub struct Outer<'a> {
+    /// Namespaces that are joined before all others, with their `CLONE_NEW*`: those that `user` need not own.
+    pub first: &'a [(OwnedFd, u64)],
+    /// The user namespace.
+    pub user: Option<BorrowedFd<'a>>,
+    /// The pid namespace.
+    pub pid: Option<BorrowedFd<'a>>,
+}
+
+/// As [`clone_noted`], but from inside other namespaces, so that those in `flags` belong to their user namespace. A process
+/// with threads cannot join a user namespace: an intermediate one does, clones the child for us with CLONE_PARENT, and ends.
+/// `noted` must be memory that survives a clone as shared. Nobody in those namespaces may look into either.
 pub fn clone_noted_inside(
-    user: Option<BorrowedFd<'_>>,
-    pid: Option<BorrowedFd<'_>>,
+    outer: &Outer<'_>,
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
     noted: &std::sync::atomic::AtomicI32,
@@ -123,8 +133,9 @@ pub fn clone_noted_inside(
     let between = clone_child(0, cgroup, || {
         let enter = || {
             rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-            user.map_or(Ok(()), |user| set_namespace(user, CLONE_NEWUSER))?;
-            pid.map_or(Ok(()), |pid| set_namespace(pid, CLONE_NEWPID))
+            outer.first.iter().try_for_each(|(namespace, kind)| set_namespace(namespace.as_fd(), *kind))?;
+            outer.user.map_or(Ok(()), |user| set_namespace(user, CLONE_NEWUSER))?;
+            outer.pid.map_or(Ok(()), |pid| set_namespace(pid, CLONE_NEWPID))
         };
         let cloned = enter().and_then(|()| {
             clone_noted(flags | CLONE_PARENT, None, Some(noted), || {
@@ -338,7 +349,7 @@ pub fn close_descriptor(descriptor: i32) {
 /// Closes every descriptor from `first` up but `kept` (negative numbers are ignored). close_range(2), Linux 5.9.
 /// Only for the child just before exec: whatever values still think they own these descriptors are never used again.
 /// *Child-safe.*
-pub fn close_all_from(first: u32, kept: [i32; 3]) -> Result<(), Errno> {
+pub fn close_all_from<const N: usize>(first: u32, kept: [i32; N]) -> Result<(), Errno> {
     let mut kept = kept.map(|fd| u32::try_from(fd).unwrap_or(u32::MAX));
     kept.sort_unstable();
     let mut from = first;
@@ -354,7 +365,7 @@ pub fn close_all_from(first: u32, kept: [i32; 3]) -> Result<(), Errno> {
 /// Closes those of the descriptors from `first` to below `end` that exec would close, but `kept`: a path such as
 /// `/proc/self/fd/7/..` is resolved before exec closes anything. Only for the child just before exec, as
 /// [`close_all_from`]. *Child-safe.*
-pub fn close_marked(first: u32, end: u32, kept: [i32; 3]) {
+pub fn close_marked(first: u32, end: u32, kept: &[i32]) {
     for descriptor in (first..end).filter_map(|number| i32::try_from(number).ok()) {
         if kept.contains(&descriptor) {
             continue;

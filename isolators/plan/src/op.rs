@@ -70,6 +70,7 @@ pub enum Op {
     /// `clone3(CLONE_PIDFD | namespaces)`
     Clone {
         namespaces: Vec<Namespace>,
+        first: Vec<(Namespace, Slot)>,
         user_namespace: Option<Slot>,
         pid_namespace: Option<Slot>,
         between: bool,

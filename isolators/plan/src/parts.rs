@@ -23,8 +23,8 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    /// All eight, in the order in which a process joins them: user first, so that its capabilities open the others; mount
-    /// last, so that host paths still mean something.
+    /// All eight, in the order in which a process without privilege joins them: user first, so that its capabilities open the
+    /// others; mount last, so that host paths still mean something. Whoever has privilege outside joins user after the others.
     pub const ALL: [Namespace; 8] = {
         use Namespace::*;
         [User, Pid, Network, Ipc, Uts, Cgroup, Time, Mount]

@@ -93,10 +93,13 @@ impl Plan {
             MapTree { tree, user, recursive } => {
                 format!("map-tree {} through {}{}", n(tree), n(user), flag(*recursive, " recursive"))
             }
-            Clone { namespaces, user_namespace, pid_namespace, between, into_cgroup } => {
+            Clone { namespaces, first, user_namespace, pid_namespace, between, into_cgroup } => {
                 let mut line = String::from("clone");
                 for namespace in namespaces {
                     let _ = write!(line, " {}", namespace.file());
+                }
+                for (kind, slot) in first {
+                    let _ = write!(line, " join-{}={}", kind.file(), n(slot));
                 }
                 if let Some(slot) = user_namespace {
                     let _ = write!(line, " inside-user={}", n(slot));

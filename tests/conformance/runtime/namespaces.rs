@@ -1,6 +1,6 @@
 //! config-linux.md, "Namespaces", "User namespace mappings", "Offset for Time Namespace" and "Network Devices".
 
-use std::process::Command;
+use std::process::{Child, Command};
 
 use anyhow::{Result, ensure};
 use cofferdam_tests::{pace, world};
@@ -50,6 +50,22 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// A process in namespaces of its own, by options of unshare(1).
+fn holder(options: &str) -> Result<Child> {
+    let mut holder = Command::new("unshare").args([options, "sleep", "60"]).spawn()?;
+    let name = format!("/proc/{}/comm", holder.id());
+    let deadline = std::time::Instant::now() + pace::limit(std::time::Duration::from_secs(30));
+    while std::fs::read_to_string(&name)?.trim() != "sleep" {
+        if std::time::Instant::now() >= deadline {
+            let _ = holder.kill();
+            holder.wait()?;
+            anyhow::bail!("unshare {options} does not come to its program");
+        }
+        std::thread::yield_now();
+    }
+    Ok(holder)
+}
+
 fn kinds() -> Vec<Case> {
     vec![
         check(
@@ -83,13 +99,8 @@ fn kinds() -> Vec<Case> {
             },
         ),
         check("a namespace is joined by path", "config-linux.md, Namespaces, path: MUST join", |bench| {
-            let mut holder = Command::new("unshare").args(["-n", "-i", "sleep", "60"]).spawn()?;
+            let mut holder = holder("-ni")?;
             let path = |file: &str| format!("/proc/{}/ns/{file}", holder.id());
-            let deadline = std::time::Instant::now() + pace::limit(std::time::Duration::from_secs(30));
-            while link(&path("net"))? == link("/proc/thread-self/ns/net")? {
-                ensure!(std::time::Instant::now() < deadline, "unshare has no namespace");
-                std::thread::yield_now();
-            }
             let state = bench.created("sleep 100", |config| {
                 config["linux"]["namespaces"] = json!([{ "type": "pid" }, { "type": "mount" }, { "type": "uts" },
                     { "type": "network", "path": path("net") }, { "type": "ipc", "path": path("ipc") }]);
@@ -106,6 +117,42 @@ fn kinds() -> Vec<Case> {
             holder.wait()?;
             result
         }),
+        check(
+            "a namespace is joined whose owner is not the user namespace that is joined",
+            "config-linux.md, Namespaces, path: MUST join",
+            |bench| {
+                let (mut owner, mut other) = (holder("-U")?, holder("-n")?);
+                let compare = || -> Result<()> {
+                    let path = |holder: &Child, file: &str| format!("/proc/{}/ns/{file}", holder.id());
+                    for file in ["uid_map", "gid_map"] {
+                        std::fs::write(format!("/proc/{}/{file}", owner.id()), "0 70000 1000")?;
+                    }
+                    let (user, network) = (path(&owner, "user"), path(&other, "net"));
+                    let state = bench.created("sleep 100", |config| {
+                        config["linux"]["namespaces"] = json!([{ "type": "pid" }, { "type": "mount" }, { "type": "uts" },
+                            { "type": "ipc" }, { "type": "user", "path": user }, { "type": "network", "path": network }]);
+                        // A new sysfs takes a network namespace of one's own.
+                        config["mounts"].as_array_mut().into_iter()
+                            .for_each(|mounts| mounts.retain(|mount| mount["type"] != "sysfs"));
+                    })?;
+                    bench.succeed(&["start"])?;
+                    for (file, path) in [("user", &user), ("net", &network)] {
+                        let expected = link(path)?;
+                        same(file, link(&format!("/proc/{}/ns/{file}", state["pid"]))?, expected.clone())?;
+                        let own = format!("/proc/self/ns/{file}");
+                        let joined = bench.runtime.succeed(&["exec", &bench.id, "readlink", &own])?;
+                        same("exec's", joined.stdout.trim(), expected.as_str())?;
+                    }
+                    Ok(())
+                };
+                let result = compare();
+                for holder in [&mut owner, &mut other] {
+                    let _ = holder.kill();
+                    holder.wait()?;
+                }
+                result
+            },
+        ),
         case(
             "a path of another kind is refused",
             "config-linux.md, Namespaces, path: MUST generate an error",
