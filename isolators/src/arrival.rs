@@ -104,6 +104,7 @@ mod tests {
             spec: &spec,
             id: &id,
             init_pid: 2,
+            lent: false,
             bundle: std::path::Path::new("/bundle"),
             process: spec.process().as_ref().unwrap(),
             program: None,

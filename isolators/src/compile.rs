@@ -88,6 +88,7 @@ pub const ISOLATORS: &[Isolator] = &[
     ("working directory", process::plan_directory),
     ("cgroup namespace", cgroups::plan_namespace),
     ("hooks", hooks::plan),
+    ("gate", gate),
     ("pivot", rootfs::plan_pivot),
     ("rlimits", rlimits::plan),
     ("process", process::plan),
@@ -114,6 +115,11 @@ pub fn compile(container: &Container<'_>, host: &HostFeatures) -> Result<Plan, R
 /// says, never looser.
 pub fn compile_joining(joining: &Joining<'_>, host: &HostFeatures) -> Result<Plan, Refusal> {
     let mut builder = Builder::with_inputs(&INPUTS);
+    if joining.lent {
+        for (kind, _) in lent(&Membership::of(joining.spec)?) {
+            builder.slot(format!("{}-namespace", kind.file()));
+        }
+    }
     let root = builder.slot("root");
     if (joining.console != Console::None) != joining.process.terminal().unwrap_or(false) {
         return Err(Refusal::invalid(
@@ -148,11 +154,17 @@ pub(crate) fn pass(builder: &mut Builder, why: &str, barrier: Barrier) {
     builder.step(Stage::Enter, why, Op::Pass(barrier));
 }
 
-/// The gate step of a container that waits for `start`.
-pub(crate) fn gate(container: &Container<'_>, builder: &mut Builder) {
-    if let Gate::Socket(path) = &container.gate {
-        let gate = builder.slot("gate");
-        builder.step(Stage::Host, "every container", Op::ListenGate { path: path.clone(), into: gate });
-        builder.step(Stage::Gate, "every container", Op::WaitStart { gate });
-    }
+/// The gate of a container that waits for `start`; while host paths still mean something.
+fn gate(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    let Gate::Socket(path) = &context.container.gate else { return Ok(()) };
+    let gate = builder.slot("gate");
+    builder.step(Stage::Host, "every container", Op::ListenGate { path: path.clone(), into: gate });
+    let lends = namespaces::plan_lent(context, builder)?;
+    builder.step(Stage::Gate, "every container", Op::WaitStart { gate, lends });
+    Ok(())
+}
+
+/// The slots of a joining process that the container's namespaces fill, where its first process lends them.
+pub fn lent(members: &Membership) -> impl Iterator<Item = (Namespace, Slot)> {
+    (INPUTS.len() as u16..).map(Slot).zip(members.kinds()).map(|(slot, kind)| (kind, slot))
 }

@@ -109,6 +109,9 @@ pub struct Joining<'a> {
     pub init_pid: i32,
     /// Its bundle directory.
     pub bundle: &'a std::path::Path,
+    /// Whether the namespaces are lent by the first process, which is still ours and lets nobody but root look into it, and
+    /// fill the slots of [`crate::compile::lent`]; otherwise they are joined by its pidfd.
+    pub lent: bool,
     /// The process to start.
     pub process: &'a Process,
     /// What it executes, where that is not its first argument (hooks).

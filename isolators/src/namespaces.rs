@@ -10,7 +10,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 
 use crate::arrival::Arrival;
 use crate::cgroups::Home;
-use crate::compile::{Context, INIT};
+use crate::compile::{Context, INIT, lent};
 use crate::container::Joining;
 
 /// How a container comes to one namespace.
@@ -53,6 +53,11 @@ impl Membership {
     /// Whether the container is in a namespace of this kind that is not the runtime's.
     pub fn has(&self, kind: Namespace) -> bool {
         self.0.contains_key(&kind)
+    }
+
+    /// The kinds that are not the runtime's, in the order in which they are joined.
+    pub fn kinds(&self) -> impl Iterator<Item = Namespace> {
+        Namespace::ALL.into_iter().filter(|kind| self.has(*kind))
     }
 
     /// How the container comes to a namespace of this kind; `None` where it shares the runtime's.
@@ -116,14 +121,14 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
             Namespace::Pid => pid_namespace = Some(slot),
             // Whatever is made must belong to it, so it is joined before the clone.
             Namespace::User => user_namespace = Some(slot),
+            // It may belong to another user namespace than the one that is joined: whoever has privilege over both goes
+            // there before he gives that up. The mount namespace waits until host paths mean nothing more.
+            kind if leaves_privilege(context) && kind != Namespace::Mount => first.push((kind, slot)),
             _ => joins.push((kind, slot, pointer)),
         }
     }
     // The cgroup namespace is made when the cgroup is joined, the time namespace when its offsets are set.
     let late = [Namespace::Cgroup, Namespace::Time];
-            // It may belong to another user namespace than the one that is joined: whoever has privilege over both goes
-            // there before he gives that up. The mount namespace waits until host paths mean nothing more.
-            kind if leaves_privilege(context) && kind != Namespace::Mount => first.push((kind, slot)),
     let new =
         Namespace::ALL.into_iter().filter(|kind| members.makes(*kind) && !late.contains(kind)).collect();
     let into_cgroup = context.home.as_ref().is_some_and(Home::is_cloned_into);
@@ -132,12 +137,12 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         "/linux/namespaces",
         Op::Clone {
             namespaces: new,
+            first,
             user_namespace,
             pid_namespace,
             between: user_namespace.is_some() || between(pid_namespace, context.host),
             into_cgroup,
         },
-            first,
     );
     if let Some(process) = context.process() {
         crate::labels::plan(process, context.host, builder)?;
@@ -161,17 +166,17 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     Ok(())
 }
 
-/// Pid namespaces are joined by children only. Root points his own children there and back; back to a namespace that is
-/// not his own, nobody else may.
-fn between(pid_namespace: Option<Slot>, host: &HostFeatures) -> bool {
-    pid_namespace.is_some() && host.standing != Standing::Host
-}
 /// Whether a user namespace is joined from one with privilege over it and whatever else there is to join.
 fn leaves_privilege(context: &Context<'_>) -> bool {
     let joined = matches!(context.membership.source(Namespace::User), Some(Source::Path(_)));
     joined && context.host.standing != Standing::User
 }
 
+/// Pid namespaces are joined by children only. Root points his own children there and back; back to a namespace that is
+/// not his own, nobody else may.
+fn between(pid_namespace: Option<Slot>, host: &HostFeatures) -> bool {
+    pid_namespace.is_some() && host.standing != Standing::Host
+}
 
 fn plan_user(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     let linux = context.linux();
@@ -296,7 +301,26 @@ fn plan_time(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal
     Ok(())
 }
 
-/// A joining process enters, by one pidfd, every namespace that the container does not share with the runtime.
+/// Whoever joins a process must be allowed to look into it. Root always is; an ordinary user is not while the process is
+/// still this program, which may not be looked into, or those who are in the container already could do so too. It opens its
+/// namespaces itself, and lends them to those who knock.
+pub(crate) fn plan_lent(context: &Context<'_>, builder: &mut Builder) -> Result<Vec<Slot>, Refusal> {
+    // In a mount tree that was there before there may be no /proc, or another one.
+    let strange = matches!(context.membership.source(Namespace::Mount), Some(Source::Path(_)));
+    if context.host.standing != Standing::User || strange {
+        return Ok(Vec::new());
+    }
+    let open = |kind: Namespace| {
+        let into = builder.slot(format!("own-{}-namespace", kind.file()));
+        let path = HostPath::new(format!("/proc/self/ns/{}", kind.file()), "exec")?;
+        builder.step(Stage::Enter, "exec", Op::OpenNamespace { kind, path, foreign: false, into });
+        Ok(into)
+    };
+    context.membership.kinds().map(open).collect()
+}
+
+/// A joining process enters every namespace that the container does not share with the runtime, by one pidfd or by what is
+/// lent to it.
 pub(crate) fn plan_joining(
     joining: &Joining<'_>,
     host: &HostFeatures,
@@ -304,10 +328,13 @@ pub(crate) fn plan_joining(
     builder: &mut Builder,
 ) -> Result<(), Refusal> {
     let members = Membership::of(joining.spec)?;
-    let pid_namespace = (members.has(Namespace::Pid) && arrival == Arrival::First).then_some(INIT);
+    let lent: BTreeMap<_, _> = if joining.lent { lent(&members).collect() } else { BTreeMap::new() };
+    let from = |kind: Namespace| lent.get(&kind).copied().unwrap_or(INIT);
+    let by_clone = members.has(Namespace::Pid) && arrival == Arrival::First;
+    let pid_namespace = by_clone.then(|| from(Namespace::Pid));
     // Without privilege the pid namespace opens only to whoever is in the user namespace already.
     let inside = host.standing == Standing::User && members.has(Namespace::User);
-    let user_namespace = inside.then_some(INIT);
+    let user_namespace = inside.then(|| from(Namespace::User));
     let into_cgroup = joining.cgroup.is_some() && host.cgroups.has_v2();
     let between = user_namespace.is_some() || between(pid_namespace, host);
     let (namespaces, first) = (Vec::new(), Vec::new());
@@ -323,7 +350,7 @@ pub(crate) fn plan_joining(
     }
     for kind in kinds {
         if kind != Namespace::User || !inside {
-            builder.step(Stage::Enter, "/linux/namespaces", Op::Join { kind, from: INIT });
+            builder.step(Stage::Enter, "/linux/namespaces", Op::Join { kind, from: from(kind) });
         }
         if kind == Namespace::User {
             builder.step(Stage::Enter, "/linux/namespaces", Op::BecomeRoot);

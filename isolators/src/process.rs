@@ -14,13 +14,13 @@
 
 use cofferdam_plan::op::Handover;
 use cofferdam_plan::{
-    Builder, ContainerPath, HostFeatures, HostPath, Namespace, Op, Refusal, Slot, Stage, Standing, Text,
+    Builder, ContainerPath, HostFeatures, HostPath, Namespace, Op, Refusal, Slot, Stage, Text,
 };
 use oci_spec::runtime::{Process, Spec};
 
 use crate::arrival::Arrival;
 use crate::capabilities::{CapSet, CapabilitySets};
-use crate::compile::{Context, STDIO, gate};
+use crate::compile::{Context, STDIO};
 use crate::container::{Console, Gate, Joining};
 use crate::seccomp::message::Identity;
 use crate::{namespaces, rlimits, seccomp};
@@ -58,7 +58,6 @@ fn directory(process: &Process) -> Result<ContainerPath, Refusal> {
 /// Everything from the limits to exec.
 pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
     let Some(process) = context.process() else { return plan_nothing(context, builder) };
-    gate(context.container, builder);
     let confinement = Confinement {
         spec: context.spec(),
         process,
@@ -76,13 +75,6 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     };
     crate::scheduling::reset_affinity(builder);
     confinement.plan(filter(context.spec(), context.host)?, builder)?;
-    // Whoever joins a process must be allowed to look into it. Root always is; an ordinary user is not while the process is
-    // still this program, and his hooks join it before it becomes another. Nobody else is in the container by then.
-    let hooks = context.spec().hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
-    let hooked = hooks.is_some_and(|hooks| !hooks.is_empty());
-    if hooked && context.host.standing == Standing::User && !context.membership.joins_any() {
-        builder.step(Stage::Confine, "/hooks/startContainer", Op::AllowDump);
-    }
     Ok(())
 }
 
@@ -92,7 +84,6 @@ fn plan_nothing(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refu
     if context.container.gate == Gate::Open {
         return Err(Refusal::invalid("/process", "missing: there is nothing to run"));
     }
-    gate(context.container, builder);
     if !builder.contains(|op| *op == Op::ForbidDump) {
         builder.step(Stage::Confine, "every container", Op::ForbidDump);
     }

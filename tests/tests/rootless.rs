@@ -338,6 +338,14 @@ fn an_ordinary_user_creates_starts_enters_lists_kills_and_deletes() {
             // Nothing of the container may reach the program through /proc/PID/exe: without privilege it is a sealed copy.
             let program = std::fs::read_link(format!("/proc/{}/exe", state["pid"])).unwrap();
             assert!(program.to_string_lossy().starts_with("/memfd:cofferdam"), "{program:?}");
+            // Before its program runs, its first process lets nobody but root look into it, and nobody else in there either.
+            let pid = state["pid"].to_string();
+            let script = "id -u; hostname; cat /proc/1/maps > /dev/null 2>&1 || echo closed";
+            assert_eq!(call(&["exec", "c", "sh", "-c", script]), "0\ncofferdam\nclosed\n");
+            let own = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+            let joined = call(&["exec", "c", "readlink", "/proc/self/ns/mnt"]);
+            assert_eq!(joined.trim(), own.to_string_lossy());
+            assert!(call(&["state", "c"]).contains("created"));
             call(&["start", "c"]);
             let inside =
                 call(&["exec", "c", "sh", "-c", "id -u; echo $(($$ > 1)); grep -c ^CapEff /proc/1/status"]);

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use cofferdam_apply::{Inputs, apply};
 use cofferdam_isolators::arrival::may_trace;
-use cofferdam_isolators::compile::INIT;
+use cofferdam_isolators::compile::{INIT, lent};
+use cofferdam_isolators::namespaces::Membership;
 use cofferdam_isolators::{Joining, compile_joining};
 use cofferdam_linux::process::Child;
-use cofferdam_plan::ContainerId;
+use cofferdam_plan::{ContainerId, Namespace, Slot, Standing};
 use oci_spec::runtime::Process;
 
 use crate::create::{Console, Stdio, descriptors, receive, with_resctrl, write_pid};
@@ -121,10 +122,12 @@ impl Runtime {
             record.process().ok_or_else(|| Error::Conflict("cannot exec in a stopped container".into()))?;
         let container = ContainerId::parse(&record.id)?;
         let spec = record.spec.get()?;
+        let lent = self.borrow(record, &container)?;
         let joining = Joining {
             spec,
             id: &container,
             init_pid: record.pid,
+            lent: lent.is_some(),
             bundle: &record.bundle,
             process: &exec.process,
             program,
@@ -137,10 +140,11 @@ impl Runtime {
         };
         let host = with_resctrl(self.shared_host().clone(), spec);
         let plan = compile_joining(&joining, &host)?;
-        record.in_its_namespaces()?;
+        record.in_its_namespaces(lent.as_deref())?;
         let limits = self.options.limits;
         let (mut filled, console) = descriptors(exec.stdio, exec.console, limits.console)?;
         filled.push((INIT, init));
+        filled.extend(lent.into_iter().flatten().map(|(_, slot, namespace)| (slot, namespace)));
         let inputs = Inputs {
             descriptors: filled,
             attendant: &mut (),
@@ -150,6 +154,25 @@ impl Runtime {
         };
         let applied = apply(&plan, inputs).map_err(|failure| Error::from_failure(&plan, failure))?;
         Ok(Joined { child: applied.child, console, warnings: plan.warnings })
+    }
+}
+
+/// A namespace of a container, and the slot that it fills in the plan of a joining process.
+pub(crate) type Lent = (Namespace, Slot, OwnedFd);
+
+impl Runtime {
+    /// The namespaces of a container that an ordinary user has created and not started: its first process is this program
+    /// still, and lets nobody but root look into it.
+    fn borrow(&self, record: &Record, id: &ContainerId) -> Result<Option<Vec<Lent>>, Error> {
+        let directory = self.directory(id);
+        if self.host().standing != Standing::User || !crate::state::gate(&directory).exists() {
+            return Ok(None);
+        }
+        let namespaces = crate::start::borrow(&directory, self.options.limits.child)?;
+        let members = Membership::of(record.spec.get()?)?;
+        let all = namespaces.len() == members.kinds().count();
+        let slots = lent(&members).zip(namespaces);
+        Ok(all.then(|| slots.map(|((kind, slot), namespace)| (kind, slot, namespace)).collect()))
     }
 }
 

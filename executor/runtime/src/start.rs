@@ -1,7 +1,9 @@
 //! start: open the gate. runtime-spec runtime.md, "Start".
 
-use cofferdam_apply::LateFailure;
+use cofferdam_apply::{LEND, LateFailure, START};
 use cofferdam_isolators::seccomp;
+use cofferdam_linux::terminal::receive_descriptors;
+use cofferdam_linux::wait::readable;
 use cofferdam_plan::ContainerId;
 use cofferdam_plan::op::HookPoint;
 use oci_spec::runtime::Spec;
@@ -9,7 +11,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Error, system};
@@ -77,7 +80,7 @@ impl Runtime {
             true => LateFailure::hear_supervised(&knock),
             false => LateFailure::hear(&knock, limit),
         };
-        let outcome = match knock(locked, limit).and_then(hear) {
+        let outcome = match knock(&locked.directory, START, limit).and_then(hear) {
             Err(Errno::TIMEDOUT | Errno::AGAIN) => return Err(timed_out()),
             result => result.map_err(system("starting the container's process"))?,
         };
@@ -95,16 +98,26 @@ pub(crate) fn supervised(spec: &Spec) -> bool {
     profile.is_some_and(seccomp::notifies)
 }
 
-fn knock(locked: &Locked, limit: Duration) -> Result<OwnedFd, Errno> {
+/// The namespaces of a created container, which its first process opens to nobody but root and lends to its owner.
+pub(crate) fn borrow(directory: &Path, limit: Duration) -> Result<Vec<OwnedFd>, Error> {
+    let operation = "asking a created container for its namespaces";
+    let knock = knock(directory, LEND, limit).map_err(system(operation))?;
+    if !readable(&knock, limit).map_err(system(operation))? {
+        return Err(Error::TimedOut { waited_for: operation.into(), seconds: limit.as_secs_f32() });
+    }
+    receive_descriptors(knock.as_fd()).map_err(system(operation))
+}
+
+fn knock(directory: &Path, word: u8, limit: Duration) -> Result<OwnedFd, Errno> {
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
     // Through the directory's descriptor: the state root may be deeper than a socket address is long.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(&locked.directory, flags, Mode::empty())?;
+    let directory = rustix::fs::open(directory, flags, Mode::empty())?;
     let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/start.sock", directory.as_raw_fd()))?;
     rustix::net::connect(&socket, &address)?;
-    rustix::net::send(&socket, b"s", rustix::net::SendFlags::NOSIGNAL)?;
+    rustix::net::send(&socket, &[word], rustix::net::SendFlags::NOSIGNAL)?;
     Ok(socket)
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::configuration::Configuration;
 use crate::error::Error;
+use crate::exec::Lent;
 
 /// Version of the state file. A reader accepts this one and the one before.
 pub const STATE_VERSION: u32 = 1;
@@ -239,10 +240,17 @@ impl Record {
 
     /// Refuses a container whose first process has left the namespaces that it was created in: whoever joined it now would
     /// run in a world of its making.
-    pub(crate) fn in_its_namespaces(&self) -> Result<(), Error> {
-        let left = self.namespaces.iter().find(|(kind, inode)| namespace(self.pid, kind) != Some(*inode));
+    pub(crate) fn in_its_namespaces(&self, lent: Option<&[Lent]>) -> Result<(), Error> {
+        let found = |kind: &str| match lent {
+            None => namespace(self.pid, kind),
+            Some(lent) => {
+                let (.., file) = lent.iter().find(|(lent, ..)| lent.file() == kind)?;
+                rustix::fs::fstat(file).ok().map(|stat| stat.st_ino)
+            }
+        };
+        let left = self.namespaces.iter().find(|(kind, inode)| found(kind) != Some(*inode));
         left.map_or(Ok(()), |(kind, _)| {
-            let problem = match namespace(self.pid, kind) {
+            let problem = match found(kind) {
                 Some(_) => "has left",
                 // To anybody but root a process that was not started is closed.
                 None => "has ended, or was not started and lets only root see",

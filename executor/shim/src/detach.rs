@@ -76,7 +76,7 @@ pub fn enter() -> io::Result<Entered> {
     }
     std::env::set_current_dir("/")?;
     // Whatever else the launcher's program left open for its children. No value of this process owns a descriptor yet.
-    cofferdam_linux::process::close_all_from(3, [-1; 3])?;
+    cofferdam_linux::process::close_all_from(3, [])?;
     rustix::process::setsid()?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let lock = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;

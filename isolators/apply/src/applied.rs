@@ -404,16 +404,16 @@ fn child_words(
             Some(format!("{at} must be mounted on ordinary directory, not on a link or a file"))
         }
         Op::NewFilesystem { kind, .. } if errno == Errno::PERM => refused(&kind.to_string()),
-        _ => None,
-    }
-}
-
-/// Why the kernel refuses a file system to a user namespace, mount_namespaces(7) and user_namespaces(7).
         Op::SetUnlocked { attributes, .. } if errno == Errno::PERM => Some(format!(
             "[{attributes}] would take back what the source is mounted with: in a user namespace ro, nosuid, nodev, noexec \
              and the access times of a mount stay as they are; leave out the option that changes one of them"
         )),
         Op::MapTree { .. } => crate::host::unmappable(errno).1,
+        _ => None,
+    }
+}
+
+/// Why the kernel refuses a file system to a user namespace, mount_namespaces(7) and user_namespaces(7).
 fn refused(kind: &str) -> Option<String> {
     let words = match kind {
         "proc" | "sysfs" => {

@@ -17,6 +17,11 @@ use rustix::net::{
 /// Token by which the child says that it waits at the gate.
 const CREATED: u8 = b'c';
 
+/// What is said at the gate of a created container for its program to be executed.
+pub const START: u8 = b's';
+/// What is said there to be lent its namespaces.
+pub const LEND: u8 = b'n';
+
 /// What the parent hears while it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Heard {

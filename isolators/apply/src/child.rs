@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 use cofferdam_linux::process::{Vector, exit_now};
 use cofferdam_linux::report::Report;
 use cofferdam_linux::seccomp::SockFilter;
+use cofferdam_linux::terminal::DESCRIPTORS_MAX;
 use cofferdam_plan::op::Handover;
 use cofferdam_plan::{Op, Plan, Slot, Text};
 use rustix::io::Errno;
@@ -89,6 +90,8 @@ pub(crate) struct Half<'a> {
     knock: Option<OwnedFd>,
     /// Who takes the filter's notifications.
     listener: Option<OwnedFd>,
+    /// The container's namespaces, for those who knock before `start`.
+    lent: gate::Lent,
     detail: i32,
 }
 
@@ -137,6 +140,7 @@ impl<'a> Half<'a> {
             mask_attached: false,
             knock: None,
             listener: None,
+            lent: [const { None }; DESCRIPTORS_MAX],
             detail: 0,
         }
     }
@@ -178,8 +182,13 @@ impl<'a> Half<'a> {
     }
 
     /// The descriptors that stay open until exec closes them.
-    fn kept(&self) -> [RawFd; 3] {
-        [&self.channel, &self.knock, &self.listener].map(|fd| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd))
+    fn kept(&self) -> [RawFd; 3 + DESCRIPTORS_MAX] {
+        let single = [&self.channel, &self.knock, &self.listener];
+        let mut kept = [-1; 3 + DESCRIPTORS_MAX];
+        for (place, fd) in kept.iter_mut().zip(single.into_iter().chain(&self.lent)) {
+            *place = fd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        }
+        kept
     }
 
     fn step(&mut self, table: &mut Table, index: usize, op: &Op) -> Result<(), Errno> {
@@ -190,6 +199,9 @@ impl<'a> Half<'a> {
             }),
             Op::Announce(barrier) => crate::channel::say(self.channel()?, barrier.token()),
             Op::CloneTree { .. }
+            | Op::CloneInside { .. }
+            | Op::MapTree { .. }
+            | Op::SetUnlocked { .. }
             | Op::CopyUp { .. }
             | Op::Place { .. }
             | Op::AttachRoot { .. }
@@ -199,9 +211,6 @@ impl<'a> Half<'a> {
             | Op::SetAttributesAt { .. }
             | Op::SetRootPropagation { .. }
             | Op::SetRootAttributes { .. }
-            | Op::CloneInside { .. }
-            | Op::MapTree { .. }
-            | Op::SetUnlocked { .. }
             | Op::Pivot { .. }
             | Op::MoveRoot { .. }
             | Op::ChangeRoot { .. }
@@ -219,10 +228,13 @@ impl<'a> Half<'a> {
             Op::CloseDescriptors { first } => {
                 // Before any path of the container is used: no descriptor of ours may be reachable through /proc/self/fd.
                 let gate = self.plan.find(|op| match op {
-                    Op::WaitStart { gate } => Some(*gate),
+                    Op::WaitStart { gate, lends } => Some((*gate, lends)),
                     _ => None,
                 });
-                self.knock = gate.and_then(|slot| table.take(slot).ok()).or(self.knock.take());
+                if let Some((gate, lends)) = gate {
+                    self.knock = table.take(gate).ok();
+                    self.lent.iter_mut().zip(lends).for_each(|(place, slot)| *place = table.take(*slot).ok());
+                }
                 let listener = self.plan.find(|op| match op {
                     Op::LoadFilter { handover: Some(handover), .. } => Some(handover.socket),
                     _ => None,
@@ -231,7 +243,7 @@ impl<'a> Half<'a> {
                 table.forget();
                 let kept = self.kept();
                 // The preserved range may hold descriptors of ours too, where the caller has left holes.
-                cofferdam_linux::process::close_marked(3, *first, kept);
+                cofferdam_linux::process::close_marked(3, *first, &kept);
                 cofferdam_linux::process::close_all_from(*first, kept)
             }
             Op::FindHome { uid } => home::fill(&mut self.environment, *uid),
@@ -252,7 +264,8 @@ impl<'a> Half<'a> {
                 let gate = self.knock.take().ok_or(Errno::BADF)?;
                 crate::channel::say_created(self.channel()?)?;
                 drop(self.channel.take());
-                self.knock = Some(gate::wait(gate.as_fd())?);
+                self.knock = Some(gate::wait(gate.as_fd(), &self.lent)?);
+                self.lent.iter_mut().for_each(|lent| drop(lent.take()));
                 Ok(())
             }
             Op::Exec { .. } => Err(self.exec(index)),

@@ -30,7 +30,7 @@ mod undo;
 
 pub use applied::{Applied, Attendant, Fault, Inputs, Progress, StepTime, apply};
 pub use change::{Changed, change};
-pub use channel::LateFailure;
+pub use channel::{LEND, LateFailure, START};
 pub use error::{Failure, in_words};
 pub use host::create_cgroup;
 pub use undo::kill;

@@ -180,7 +180,7 @@ fn become_program(
     for (target, number) in (0..).zip(numbers) {
         process::duplicate_onto(number, target)?;
     }
-    process::close_all_from(3, [-1; 3])?;
+    process::close_all_from(3, [])?;
     rustix::process::chdir(program.directory)?;
     signal::reset_to_defaults()?;
     Err(process::exec(program.path, program.arguments, program.environment))

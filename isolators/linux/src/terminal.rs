@@ -41,6 +41,9 @@ pub fn send_descriptor(
     send_descriptor_with(socket, &[IoSlice::new(message)], descriptor)
 }
 
+/// Most descriptors that are sent at once.
+pub const DESCRIPTORS_MAX: usize = 8;
+
 /// Sends a descriptor with a message in parts, as one. A socket with a send timeout (SO_SNDTIMEO) gives `ETIMEDOUT` when
 /// the other side does not take all of it in time. *Child-safe.*
 pub fn send_descriptor_with(
@@ -48,10 +51,18 @@ pub fn send_descriptor_with(
     message: &[IoSlice<'_>],
     descriptor: BorrowedFd<'_>,
 ) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    send_descriptors(socket, message, &[descriptor])
+}
+
+/// As [`send_descriptor_with`], of several at once, at most [`DESCRIPTORS_MAX`]. *Child-safe.*
+pub fn send_descriptors(
+    socket: BorrowedFd<'_>,
+    message: &[IoSlice<'_>],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [descriptor];
-    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+    if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(Errno::NOBUFS);
     }
     let length: usize = message.iter().map(|part| part.len()).sum();
@@ -60,6 +71,19 @@ pub fn send_descriptor_with(
         Ok(_) | Err(Errno::AGAIN) => Err(Errno::TIMEDOUT),
         Err(errno) => Err(errno),
     }
+}
+
+/// Receives several descriptors, at most [`DESCRIPTORS_MAX`], and a byte that comes with them; none at all if the other side
+/// has closed the socket.
+pub fn receive_descriptors(socket: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let rights = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    Ok(rights.flatten().collect())
 }
 
 /// Receives one descriptor and the bytes that came with it; the number of bytes is returned.

@@ -66,8 +66,8 @@ pub enum Op {
     // ---- clone
     /// Clone the child, straight into the cgroup2 hierarchy where there is one; with a user namespace to join, from inside
     /// it, so that what is cloned belongs to it. A user namespace is joined by a process between us and the child, and so is
-    /// a pid namespace when `between`: for those who could not point their children back to their own.
-    /// `clone3(CLONE_PIDFD | namespaces)`
+    /// a pid namespace when `between`: for those who could not point their children back to their own. It joins `first`
+    /// before all others: namespaces that the user namespace need not own. `clone3(CLONE_PIDFD | namespaces)`
     Clone {
         namespaces: Vec<Namespace>,
         first: Vec<(Namespace, Slot)>,
@@ -144,10 +144,10 @@ pub enum Op {
     Overlay { form: OverlayForm, lower: Vec<Folder>, upper: Folder, work: Folder, into: Slot },
     /// Change a detached or attached tree's mount attributes. `mount_setattr(AT_EMPTY_PATH)`
     SetAttributes { tree: Slot, attributes: MountAttributes },
-    /// Attach the rootfs where it lies, making it a mount of its own. `move_mount`
     /// The same, refused where it takes from the tree's first mount what a mount namespace of a user namespace may not take:
     /// `EPERM`, as the kernel would say if the tree came from there. `fstatfs`, `mount_setattr(AT_EMPTY_PATH)`, `fstatfs`
     SetUnlocked { tree: Slot, attributes: MountAttributes },
+    /// Attach the rootfs where it lies, making it a mount of its own. `move_mount`
     AttachRoot { tree: Slot, onto: Slot },
     /// Copy what lies at a path of the rootfs into a detached tree, mode and owner of the directory too. Skips what is
     /// missing.
@@ -210,8 +210,6 @@ pub enum Op {
     // ---- confine: the child gives up what the task may not have
     /// `prctl(PR_SET_DUMPABLE, 0)`: from here on nobody in the container may look into the child.
     ForbidDump,
-    /// `prctl(PR_SET_DUMPABLE, 1)`: the container's owner, who has no privilege over the host, may look into the child.
-    AllowDump,
     /// `prlimit64`
     SetLimit(Limit),
     /// `sched_setattr`
@@ -262,8 +260,9 @@ pub enum Op {
     /// Go on in a process of the pid namespace that was joined: nobody there could see the child until now, and all that
     /// it is to give up it has given up. `clone(CLONE_PARENT)`
     EnterPidNamespace,
-    /// Tell the parent that the container is created, and wait for `start`.
-    WaitStart { gate: Slot },
+    /// Tell the parent that the container is created, and wait for `start`. Whoever else knocks is lent these namespaces.
+    /// `accept4`, `SCM_RIGHTS`
+    WaitStart { gate: Slot, lends: Vec<Slot> },
     /// `execve`
     Exec { arguments: Vec<Text>, environment: Vec<Text> },
 }

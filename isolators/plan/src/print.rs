@@ -161,10 +161,10 @@ impl Plan {
                 )
             }
             SetAttributes { tree, attributes } => format!("set-attributes {} [{attributes}]", n(tree)),
+            SetUnlocked { tree, attributes } => format!("set-unlocked {} [{attributes}]", n(tree)),
             AttachRoot { tree, onto } => format!("attach-root {} onto {}", n(tree), n(onto)),
             CopyUp { tree, root, at } => format!("copy-up {} <- {}:{at}", n(tree), n(root)),
             Place { tree, root, at, create } => {
-            SetUnlocked { tree, attributes } => format!("set-unlocked {} [{attributes}]", n(tree)),
                 format!("place {} in {} at {at} create={create:?}", n(tree), n(root))
             }
             SetAttributesAt { root, at, attributes } => {
@@ -196,7 +196,6 @@ impl Plan {
             ChangeRoot { path } => format!("change-root {path}"),
             SetRootAttributes { attributes } => format!("set-root-attributes [{attributes}]"),
             ForbidDump => "forbid-dump".into(),
-            AllowDump => "allow-dump".into(),
             SetLimit(l) => format!(
                 "set-limit {} {}:{}",
                 crate::print::limit_name(l.resource),
@@ -244,7 +243,10 @@ impl Plan {
             }
             ConnectListener { path, into } => format!("connect-listener {} <- {path}", n(into)),
             EnterPidNamespace => "enter-pid-namespace".into(),
-            WaitStart { gate } => format!("wait-start {}", n(gate)),
+            WaitStart { gate, lends } => {
+                let lends = lends.iter().map(|slot| format!(" {}", n(slot))).collect::<String>();
+                format!("wait-start {}{}{lends}", n(gate), flag(!lends.is_empty(), " lends"))
+            }
             Exec { arguments, environment } => {
                 format!("exec {} with {} variables", list(arguments), environment.len())
             }

@@ -163,7 +163,7 @@ fn become_hook(program: &Program, streams: &Streams, report: BorrowedFd<'_>) -> 
     rustix::stdio::dup2_stdin(&streams.stdin)?;
     rustix::stdio::dup2_stdout(&streams.stdout)?;
     rustix::stdio::dup2_stderr(&streams.stderr)?;
-    close_all_from(3, [report.as_raw_fd(), -1, -1])?;
+    close_all_from(3, [report.as_raw_fd()])?;
     cofferdam_linux::signal::reset_to_defaults()?;
     Err(exec(&program.path, &program.arguments, &program.environment))
 }

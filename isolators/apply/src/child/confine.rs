@@ -17,7 +17,6 @@ const CAPABILITIES_MAX: u32 = 63;
 
 pub(super) fn run(op: &Op) -> Result<(), Errno> {
     match op {
-        Op::AllowDump => rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable),
         Op::ForbidDump => {
             rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         }

@@ -1,7 +1,7 @@
 //! Namespaces, names, and what else belongs to the process while it is still privileged.
 
 use cofferdam_linux::{keyring, process};
-use cofferdam_plan::{Namespace, Op, SecurityModule, Slot, Text};
+use cofferdam_plan::{HostPath, Namespace, Op, SecurityModule, Slot, Text};
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::{Errno, write};
 use std::ffi::CStr;
@@ -13,6 +13,7 @@ use super::Table;
 pub(super) fn run(table: &mut Table, op: &Op) -> Option<Result<(), Errno>> {
     Some(match op {
         Op::Join { kind, from } => join(table, *kind, *from),
+        Op::OpenNamespace { path, into, .. } => open_own(table, path, *into),
         Op::Unshare { kind } => process::unshare(kind.flag()),
         Op::EnterTime { offsets } => enter_time(offsets),
         Op::SetExecLabel { module, label } => set_exec_label(*module, label),
@@ -31,6 +32,13 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Option<Result<(), Errno>> {
 
 fn join(table: &Table, kind: Namespace, from: Slot) -> Result<(), Errno> {
     process::set_namespace(table.get(from)?, kind.flag())
+}
+
+/// A namespace that this process is in, by its own entry in /proc: that opens to itself whoever may not look into it.
+fn open_own(table: &mut Table, path: &HostPath, into: Slot) -> Result<(), Errno> {
+    let namespace = open(path.as_c_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    table.set(into, namespace);
+    Ok(())
 }
 
 /// The offsets of a time namespace can be set only while nobody is in it, and its maker is not in it.
