@@ -117,6 +117,10 @@ fn route(family: &str, line: &str) -> Option<String> {
     if family == "-6" && (own.iter().any(|word| line.contains(word)) || line.starts_with("local ")) {
         return None;
     }
+    // Made with the first vrf of a namespace, and kept when that goes.
+    if line.contains("l3mdev-table") {
+        return None;
+    }
     let mut line = line.split_whitespace().collect::<Vec<_>>().join(" ");
     for word in PASSING {
         line = line.replace(word, "");

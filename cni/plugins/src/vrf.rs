@@ -1,5 +1,6 @@
 //! vrf: puts an interface that a plugin before made into a routing domain of the container.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use cofferdam_cni::{AddResult, Code, Object, Plugin, PluginError, Request};
@@ -40,7 +41,7 @@ impl Plugin for Vrf {
         let Some(domain) = socket.find_link(&name(request)?)? else { return Ok(()) };
         let link = socket.find_link(request.if_name.as_str())?;
         if let Some(link) = link.filter(|link| link.master == Some(domain.index)) {
-            socket.change_link(link.index, &LinkChange { master: Some(0), ..LinkChange::default() })?;
+            leave(&mut socket, &link, &domain)?;
         }
         if socket.links()?.iter().any(|link| link.master == Some(domain.index)) {
             return Ok(());
@@ -122,10 +123,33 @@ fn join(socket: &mut Socket, name: &str, domain: &Link, result: &AddResult) -> R
     for ip in result.container_ips().map(|ip| to_address(ip.address)).filter(|ip| addresses.contains(ip)) {
         kept(socket.add_address(link.index, ip))?;
     }
+    put_back(socket, routes, domain.table)
+}
+
+/// What [`join`] did, undone. What the interface had is put back where that can be: whoever made it takes it away next, and a
+/// DEL that stops here would keep him from it.
+fn leave(socket: &mut Socket, link: &Link, domain: &Link) -> Result<(), PluginError> {
+    let mut routes = socket.all_routes()?;
+    routes.retain(|route| route.link == Some(link.index) && route.table == domain.table);
+    let addresses = socket.addresses(link.index)?;
+    socket.change_link(link.index, &LinkChange { master: Some(0), ..LinkChange::default() })?;
+    // The kernel gives an interface its link-local address by itself.
+    for address in addresses.into_iter().filter(|address| !is_link_local(address.address)) {
+        let _ = socket.add_address(link.index, address);
+    }
+    let _ = put_back(socket, routes, None);
+    Ok(())
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+fn put_back(socket: &mut Socket, mut routes: Vec<Route>, table: Option<u32>) -> Result<(), PluginError> {
     // Those to neighbours first, for gateways are reached by them.
     routes.sort_by_key(|route| route.gateway.is_some());
     for route in routes {
-        kept(socket.add_route(&Route { table: domain.table, source: None, ..route }))?;
+        kept(socket.add_route(&Route { table, source: None, ..route }))?;
     }
     Ok(())
 }
