@@ -4,9 +4,10 @@ use std::process::Command;
 
 use cofferdam_cni::{NetnsFate, NetworkList, Prefer, Valid};
 use cofferdam_linux::netlink::Socket;
+use cofferdam_tests::needs;
 use serde_json::json;
 
-use crate::bed::{Bed, ask, eth0, exists, is_cut_off, on_a_host};
+use crate::bed::{Bed, ask, eth0, is_cut_off, on_a_host};
 use crate::ports::{TCP, map};
 
 fn run(program: &str, arguments: &str) -> String {
@@ -17,8 +18,7 @@ fn run(program: &str, arguments: &str) -> String {
 
 #[test]
 fn b19_containers_forward_although_iptables_drops_by_policy_in_both_families() {
-    if !exists("/usr/sbin/iptables-nft") {
-        println!("skipped: needs iptables-nft");
+    if !needs::programs(&["iptables-nft", "ip6tables-nft"]) {
         return;
     }
     on_a_host(|bed| {

@@ -8,6 +8,8 @@ use cofferdam_linux::namespace::with_netns;
 use cofferdam_linux::netlink::{Address, BridgePort, LinkChange, Route, Socket};
 use cofferdam_linux::nft::{Batch, Element, Family};
 
+use cofferdam_tests::needs;
+
 use crate::bed::{Bed, Container, address, eth0, exists, on_a_host};
 
 /// A change, how it is undone, and what CHECK says in between.
@@ -279,8 +281,7 @@ fn b10_each_row_of_the_tamper_matrix_is_seen_by_check_and_check_changes_nothing(
 
 #[test]
 fn b10_rules_that_somebody_took_away_or_added_are_seen_and_the_next_attachment_puts_them_back() {
-    if !exists("/usr/sbin/nft") {
-        println!("skipped: needs nft");
+    if !needs::programs(&["nft"]) {
         return;
     }
     for arguments in RULES {

@@ -39,6 +39,12 @@ const HOST_PROGRAMS: &[&str] = &[
     "setpriv",
     "unshare",
     "perl",
+    "mkfs.ext4",
+    "fsck.erofs",
+    "newuidmap",
+    "newgidmap",
+    "apparmor_parser",
+    "tar",
 ];
 
 /// The service manager, which is on no search path: a test runs it as a user's.
@@ -78,7 +84,7 @@ pub(super) fn build(contents: &Contents<'_>, cache: &Path) -> Result<PathBuf> {
 }
 
 fn base(root: &Path, session: &Session) -> Result<()> {
-    for folder in ["etc/cni/net.d", "proc", "sys", "dev", "run", "tmp", "root", "var/lib", "var/tmp"] {
+    for folder in ["etc/cni/net.d", "proc", "sys", "dev", "run", "tmp", "mnt", "root", "var/lib", "var/tmp"] {
         std::fs::create_dir_all(root.join(folder))?;
     }
     for folder in ["modules", "programs", "suites"] {
@@ -179,11 +185,10 @@ fn tracked_data(root: &Path, workspace: &Workspace) -> Result<()> {
 
 /// The images that the host suites have made: the machine has neither the programs nor a network to make them.
 fn images(root: &Path, workspace: &Workspace) -> Result<()> {
-    let made = workspace.target().join("fixtures");
-    if !made.is_dir() {
+    let Some(made) = fixtures(workspace) else {
         println!("  no fixture images yet, so none in the machine: tests that need them will say so");
         return Ok(());
-    }
+    };
     for entry in std::fs::read_dir(made)?.filter_map(Result::ok) {
         if entry.path().join("registry").is_dir() {
             std::fs::create_dir_all(root.join("fixtures"))?;
@@ -195,14 +200,26 @@ fn images(root: &Path, workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// Tests keep them in the topmost of their folders that cargo has marked: the target folder, or the one for the target's
+/// triple where another program had made the former.
+fn fixtures(workspace: &Workspace) -> Option<PathBuf> {
+    let programs = workspace.programs();
+    let folders = programs.ancestors().take_while(|folder| folder.starts_with(workspace.target()));
+    folders.map(|folder| folder.join("fixtures")).find(|made| made.is_dir())
+}
+
 fn suite(root: &Path, test: &Executable) -> Result<()> {
     let folder = root.join("suites").join(name(test));
     std::fs::create_dir_all(&folder)?;
     strip(&test.path, &folder.join("test"))?;
+    // What cargo tells its tests, and what this machine is.
     let settings = format!(
         "folder={}\nlimit={TEST_LIMIT_S}\n\
-         export CARGO_MANIFEST_DIR=$folder COFFERDAM_BIN_DIR=/programs COFFERDAM_FIXTURES=/fixtures COFFERDAM_EMULATED=1\n",
-        test.folder.display()
+         export CARGO_MANIFEST_DIR=$folder CARGO_PKG_NAME={} CARGO_PKG_VERSION={}\n\
+         export COFFERDAM_BIN_DIR=/programs COFFERDAM_FIXTURES=/fixtures COFFERDAM_EMULATED=1\n",
+        test.folder.display(),
+        test.package,
+        env!("CARGO_PKG_VERSION"),
     );
     std::fs::write(folder.join("settings"), settings).context("writing a suite's settings")
 }
