@@ -15,6 +15,7 @@ mod hooks;
 mod ids;
 mod joining;
 mod kernel_files;
+mod labels;
 mod limits;
 mod procfs;
 mod races;

@@ -52,6 +52,7 @@ const NEEDED: &[Needed] = &[
     needed("qemu-system-x86", "runs the pure cgroup v2 virtual machine"),
     needed("e2fsprogs", "makes the virtual machine's disk"),
     needed("btrfs-progs", "a file system with quota groups to limit writable layers by"),
+    needed("apparmor", "compiles a profile for it: its kernel has AppArmor on"),
     needed("binutils", "strips the programs that go on it"),
 ];
 

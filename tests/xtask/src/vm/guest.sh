@@ -3,6 +3,7 @@
 export PATH=/programs:/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mount -t securityfs security /sys/kernel/security
 ln -s /proc/self/fd /dev/fd
 for number in 0:stdin 1:stdout 2:stderr; do
     ln -s "/proc/self/fd/${number%:*}" "/dev/${number#*:}"
