@@ -337,8 +337,8 @@ pub fn plan_joining(
     let mut waits = builder.contains(|op| matches!(op, Op::AdjustOomScore { .. }));
     waits |= crate::intel_rdt::plan_joining(joining, host, builder)?;
     if let Some(path) = joining.cgroup {
-        let below = joining.below.iter().map(|below| one_below(below)).collect::<Result<_, _>>()?;
-        builder.step(Stage::Host, "exec", Op::OpenCgroup { path: path.to_owned(), below });
+        let below = joining.below.iter().map(|below| ones_below(below)).collect::<Result<Vec<_>, _>>()?;
+        builder.step(Stage::Host, "exec", Op::OpenCgroup { path: path.to_owned(), below: below.concat() });
         if !host.cgroups.is_v2() {
             builder.step(Stage::Attach, "exec", Op::AttachCgroup);
             waits = true;
@@ -350,15 +350,18 @@ pub fn plan_joining(
     Ok(())
 }
 
-/// A cgroup below the container's: the controller, empty for all of them, and the path. It must not lead out again.
-fn one_below(text: &str) -> Result<(String, String), Refusal> {
-    let (controller, path) = text.split_once(':').unwrap_or(("", text));
+/// Where `exec --cgroup [CONTROLLER[,CONTROLLER…]:]PATH` puts a process, a controller at a time, empty for all of them. The
+/// path does not lead out of the container's cgroup; `/` is that itself.
+fn ones_below(text: &str) -> Result<Vec<(String, String)>, Refusal> {
+    let (controllers, path) = text.split_once(':').map_or((None, text), |(list, path)| (Some(list), path));
     let path = path.trim_matches('/');
-    if path.is_empty() || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+    let leads_out = !path.is_empty() && path.split('/').any(|part| matches!(part, "" | "." | ".."));
+    let unnamed = controllers.is_some_and(|list| list.split(',').any(str::is_empty));
+    if text.is_empty() || leads_out || unnamed {
         return Err(Refusal::invalid(
             "--cgroup",
             format!("bad sub cgroup path: {text:?} is not [CONTROLLER:]PATH below the container's"),
         ));
     }
-    Ok((controller.to_owned(), path.to_owned()))
+    Ok(controllers.unwrap_or("").split(',').map(|one| (one.to_owned(), path.to_owned())).collect())
 }

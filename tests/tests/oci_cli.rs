@@ -217,7 +217,20 @@ fn exec_goes_to_a_cgroup_below_the_container_s() {
         let outcome =
             runtime.succeed(&["exec", "--cgroup", &option, "c", "cat", "/proc/self/cgroup"]).unwrap();
         assert!(outcome.stdout.lines().any(|line| line.ends_with("/below")), "{outcome:?}");
-        for (wrong, words) in [("absent", "no such file"), ("../..", "not [CONTROLLER:]PATH")] {
+        // The container's own cgroup, and several controllers with one path.
+        let own = runtime.succeed(&["exec", "c", "cat", "/proc/self/cgroup"]).unwrap().stdout;
+        let listed = format!("{controller},{controller}:/");
+        for same in ["/", if controller.is_empty() { "/" } else { &listed }] {
+            let there =
+                runtime.succeed(&["exec", "--cgroup", same, "c", "cat", "/proc/self/cgroup"]).unwrap();
+            assert_eq!(there.stdout, own, "{same}");
+        }
+        for (wrong, words) in [
+            ("absent", " adding pid to cgroup"),
+            ("../..", "not [CONTROLLER:]PATH"),
+            ("", "not [CONTROLLER:]PATH"),
+            ("whaaat:/", "unknown controller whaaat"),
+        ] {
             let outcome = runtime.call(&["exec", "--cgroup", wrong, "c", "true"]).unwrap();
             assert_eq!(outcome.status, Some(255), "{outcome:?}");
             assert!(outcome.stderr.to_lowercase().contains(&words.to_lowercase()), "{outcome:?}");

@@ -70,6 +70,12 @@ pub enum Error {
         /// The file that was to be written.
         file: String,
     },
+    /// A controller that was named, and that no hierarchy has in which the container has a cgroup.
+    #[error("unknown controller {controller}: the container's cgroup is in no hierarchy that has it")]
+    UnknownController {
+        /// The controller.
+        controller: String,
+    },
     /// A cgroup that is to be made is there and in use.
     #[error("container's cgroup is not empty: cgroup {path} holds {processes} processes already", path = path.display())]
     NotEmpty {
@@ -150,7 +156,7 @@ impl Error {
     pub fn errno(&self) -> Errno {
         match self {
             Self::Call { errno, .. } | Self::Write { errno, .. } => *errno,
-            Self::NoController { .. } => Errno::OPNOTSUPP,
+            Self::NoController { .. } | Self::UnknownController { .. } => Errno::OPNOTSUPP,
             Self::NotEmpty { .. } | Self::Frozen { .. } | Self::Owned { .. } => Errno::BUSY,
             Self::NotCgroup { .. } | Self::Path { .. } => Errno::INVAL,
             Self::Timeout { .. } => Errno::TIMEDOUT,
@@ -232,25 +238,32 @@ impl Cgroup {
     }
 
     /// Opens the cgroup where it exists, but a cgroup below it in the hierarchies of the controllers that are listed with a
-    /// path; an empty controller stands for every hierarchy.
+    /// path; an empty controller stands for every hierarchy, an empty path for the cgroup itself.
     ///
     /// # Errors
-    /// As [`Cgroup::open`]; `ENOENT` also where a cgroup below is missing.
+    /// As [`Cgroup::open`]; `ENOENT` also where a cgroup below is missing; [`Error::UnknownController`].
     pub fn open_below(layout: &Layout, path: &str, below: &[(String, String)]) -> Result<Self, Error> {
         let mut cgroup = Self::open_in(layout, path)?;
         for (controller, name) in below {
             let wanted = |place: &Place| controller.is_empty() || place.controllers.contains(controller);
-            let inner = format!("{path}/{name}");
-            let mut found = Self::open_in(layout, &inner)?.places;
             if !cgroup.places.iter().any(wanted) {
-                return Err(Error::NoController { controller: controller.clone(), file: inner });
+                return Err(Error::UnknownController { controller: controller.clone() });
             }
+            if name.is_empty() {
+                continue;
+            }
+            let inner = format!("{path}/{name}");
+            // In words that runc's callers know.
+            let missing = || Error::call("adding pid to cgroup", &inner, Errno::NOENT);
+            let mut found = Self::open_in(layout, &inner).map_err(|error| match error.errno() {
+                Errno::NOENT => missing(),
+                _ => error,
+            })?;
             for place in cgroup.places.iter_mut().filter(|place| wanted(place)) {
                 let same =
                     |other: &Place| other.unified == place.unified && other.controllers == place.controllers;
-                let at = found.iter().position(same);
-                *place =
-                    found.swap_remove(at.ok_or_else(|| Error::call("open cgroup", &inner, Errno::NOENT))?);
+                let at = found.places.iter().position(same).ok_or_else(missing)?;
+                *place = found.places.swap_remove(at);
             }
         }
         Ok(cgroup)

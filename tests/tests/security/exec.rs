@@ -133,10 +133,15 @@ fn ex_09_no_option_leads_a_process_out_of_the_container_s_cgroup() {
         let bundle = sleeper(files, "cgroup", |_| {});
         runtime.create("c", bundle.path()).unwrap();
         runtime.succeed(&["start", "c"]).unwrap();
-        for path in ["../../..", "/", "..", "/../x", ":/", "memory:../.."] {
+        for path in ["../../..", "..", "/../x", ":/", "memory:../.."] {
             let outcome = runtime.call(&["exec", "--cgroup", path, "c", "echo", RAN]).unwrap();
             assert_refused(&outcome, path);
         }
+        // The root that this names is the container's.
+        let show = ["c", "cat", "/proc/self/cgroup"];
+        let own = runtime.succeed(&[&["exec"][..], &show].concat()).unwrap().stdout;
+        let root = runtime.succeed(&[&["exec", "--cgroup", "/"][..], &show].concat()).unwrap().stdout;
+        assert_eq!(root, own);
         runtime.succeed(&["delete", "--force", "c"]).unwrap();
     });
 }
