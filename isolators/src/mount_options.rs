@@ -61,7 +61,8 @@ const ATTRIBUTES: &[(&str, u64, u64)] = {
         ("strictatime", A::STRICT_ATIME, A::ATIME_MASK),
         ("nostrictatime", 0, A::ATIME_MASK),
         ("relatime", 0, A::ATIME_MASK),
-        ("norelatime", A::STRICT_ATIME, A::ATIME_MASK),
+        // The kernel has had no other default since 2.6.30: what is taken back is what remains.
+        ("norelatime", 0, 0),
         ("nodiratime", A::NO_DIR_ATIME, 0),
         ("diratime", 0, A::NO_DIR_ATIME),
         ("nosymfollow", A::NO_SYMLINK_FOLLOW, 0),
@@ -244,6 +245,7 @@ mod tests {
             ("bind,atime", false, 0, all),
             ("bind,relatime", false, 0, all | A::ATIME_MASK | A::NO_DIR_ATIME),
             ("bind,noatime,atime", false, 0, all),
+            ("bind,norelatime", false, 0, all),
             ("bind,strictatime", false, A::STRICT_ATIME, all | A::ATIME_MASK | A::NO_DIR_ATIME),
             ("bind,nodiratime", false, A::NO_DIR_ATIME, all | A::ATIME_MASK),
         ] {
@@ -260,6 +262,9 @@ mod tests {
             ("rw,ro", "ro", ""),
             ("noatime", "noatime", ""),
             ("noatime,relatime", "relatime", ""),
+            ("norelatime", "", ""),
+            ("noatime,norelatime", "noatime", ""),
+            ("rnoatime,rnorelatime", "", "noatime recursive"),
             ("rro,rnoexec", "", "ro,noexec recursive"),
         ] {
             let parsed = parsed(words);

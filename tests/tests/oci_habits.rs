@@ -108,6 +108,7 @@ fn a_bind_has_the_attributes_that_are_said() {
             ("silent", "bind", "ro,noexec,noatime,nodiratime"),
             ("dev", "bind,dev", "ro,noatime,nodiratime"),
             ("times", "bind,relatime", "ro,relatime"),
+            ("tree", "rbind,rnorelatime", "ro,noexec,noatime,nodiratime"),
             ("atime", "bind,nosuid,atime", "ro,nosuid,noatime,nodiratime"),
         ] {
             let script = "grep ' /v ' /proc/mounts | cut -d ' ' -f 4";
@@ -196,6 +197,18 @@ fn a_bind_in_a_user_namespace_keeps_what_is_locked_or_is_refused() {
         let ran = run("bind,rw");
         assert_eq!(ran.status, Some(0), "{ran:?}");
         assert!(Command::new("umount").arg(path).status().unwrap().success());
+    });
+}
+
+/// There are callers that look for the word on standard error, and not at the exit status.
+#[test]
+fn an_error_says_that_it_is_one() {
+    on_ours(|runtime, _| {
+        for arguments in [&["delete", "absent"][..], &["kill", "absent", "KILL"], &["state", ""]] {
+            let refused = runtime.call(arguments).unwrap();
+            assert_ne!(refused.status, Some(0), "{refused:?}");
+            assert!(refused.stderr.contains("error: "), "{refused:?}");
+        }
     });
 }
 

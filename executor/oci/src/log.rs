@@ -32,14 +32,15 @@ impl Log {
         Ok(Self { sink, format: global.format, level: global.level })
     }
 
-    /// An error: to the log, and to standard error as well.
+    /// An error: to the log, and to standard error as well. The line there says that it is one: what follows may not, and
+    /// there are callers that look for the word and not at the exit status.
     pub(crate) fn error(&self, message: &str) {
         self.write(Level::Error, message);
         let message = printable(message);
         if self.sink.is_some() {
             eprintln!("{message}");
         } else if self.format == Format::Text {
-            eprintln!("cofferdam-oci: {message}");
+            eprintln!("cofferdam-oci: error: {message}");
         }
     }
 

@@ -43,11 +43,15 @@ fn correct_process(process: &mut Value, warnings: &mut Vec<String>) {
     // What no kernel interface is known for is warned of and does not fail, config.md, `capabilities`.
     if let Some(sets) = process.pointer_mut("/capabilities").and_then(Value::as_object_mut) {
         for (kind, set) in sets {
-            for name in
-                set.as_array_mut().into_iter().flat_map(|set| set.extract_if(.., |name| !is_known(name)))
-            {
-                warnings
-                    .push(format!("/process/capabilities/{kind}: {name} is not known here and is left out"));
+            let Some(set) = set.as_array_mut() else { continue };
+            let unknown: Vec<Value> = set.extract_if(.., |name| !is_known(name)).collect();
+            if !unknown.is_empty() {
+                let names: Vec<&str> = unknown.iter().map(|name| name.as_str().unwrap_or("?")).collect();
+                // In runc's words, which are looked for.
+                warnings.push(format!(
+                    "/process/capabilities/{kind}: ignoring unknown or unavailable capabilities: [{}]",
+                    names.join(" ")
+                ));
             }
         }
     }
@@ -103,10 +107,9 @@ mod tests {
     #[test]
     fn an_unknown_capability_is_warned_of() {
         let mut warnings = Vec::new();
-        let mut process = json!({ "capabilities": { "bounding": ["CAP_KILL", "CAP_OF_TOMORROW"] } });
+        let mut process = json!({ "capabilities": { "bounding": ["CAP_KILL", "CAP_OF_TOMORROW", 7] } });
         assert!(correct(&mut process, &mut warnings));
-        let expected =
-            "/process/capabilities/bounding: \"CAP_OF_TOMORROW\" is not known here and is left out";
+        let expected = "/process/capabilities/bounding: ignoring unknown or unavailable capabilities: [CAP_OF_TOMORROW ?]";
         assert_eq!(warnings, [expected]);
     }
 
