@@ -351,7 +351,7 @@ fn a37_a38_a41_a42_times_attributes_holes_and_odd_names_survive() {
         return;
     }
     // In memory, extended attributes depend on the kernel: this test uses the disk.
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_on_disk();
     let store = cofferdam_image::Store::open(&folder.path().join("store")).unwrap();
     let capability = b"\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
     // Owner rwx, user 1000 r, group r, mask r, others r, as mode 0744 says.
@@ -747,7 +747,7 @@ fn a43_a_sparse_file_is_unpacked_at_once_in_every_format_that_gnu_tar_writes() {
         return;
     }
     const SIZE: u64 = 10 << 30;
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_on_disk();
     let source = folder.path().join("sparse");
     let file = std::fs::File::create(&source).unwrap();
     file.set_len(SIZE).unwrap();
@@ -797,7 +797,7 @@ fn runs_of_zeros_become_holes_and_are_read_back() {
         data[at] = 7;
     }
     let tar = Tar::new().add(file("x"), &data).add(file("zeros"), &vec![0; 1 << 20]).file("after", "y");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_on_disk();
     let store = cofferdam_image::Store::open(&folder.path().join("store")).unwrap();
     let registry = support::fake::FakeRegistry::start();
     serve(&registry, "i", "latest", &[Layer::gzip(tar.end())]);

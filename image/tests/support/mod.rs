@@ -13,7 +13,7 @@ pub mod fake;
 pub mod matrix;
 
 use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -286,6 +286,11 @@ pub fn temporary_folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
+/// Not in /tmp, which many hosts keep in memory.
+pub fn folder_on_disk() -> tempfile::TempDir {
+    tempfile::tempdir_in("/var/tmp").unwrap()
+}
+
 /// A store in a folder that goes away with it.
 pub struct TestStore {
     pub folder: tempfile::TempDir,
@@ -299,7 +304,7 @@ impl TestStore {
 
     /// For attributes that a file system in memory may not have.
     pub fn on_disk() -> TestStore {
-        TestStore::below(tempfile::tempdir().unwrap())
+        TestStore::below(folder_on_disk())
     }
 
     fn below(folder: tempfile::TempDir) -> TestStore {
@@ -321,7 +326,7 @@ impl TestStore {
     /// With a backend; `None`, and a line that says so, where this host cannot have it.
     pub fn with(backend: cofferdam_image::Backend) -> Option<TestStore> {
         // On a disk: the kernel mounts no image that lies in a tmpfs without a loop device.
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder_on_disk();
         match TestStore::open(&folder, backend) {
             Ok(store) => Some(TestStore { folder, store }),
             Err(error) => {
@@ -392,23 +397,27 @@ pub fn mount_snapshot(snapshot: &cofferdam_image::Snapshot, target: &Path) {
     // A mount that is attached nowhere is taken apart when its last descriptor is closed.
     let opened: Vec<_> = snapshot.lower.iter().map(|lower| lower.open().unwrap()).collect();
     let lower: Vec<String> = opened.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-    if fsconfig_set_string(&context, "lowerdir+", &lower[0]).is_err() {
+    let Ok(mounted) = stack(&lower, upper, work) else {
         let (lower, upper, work) = (lower.join(":"), upper.display(), work.display());
         let data = format!("lowerdir={lower},upperdir={upper},workdir={work}");
         let data = std::ffi::CString::new(data).unwrap();
-        mount("overlay", target, "overlay", MountFlags::empty(), &*data).unwrap();
-        return;
-    }
-    for path in &lower[1..] {
-        fsconfig_set_string(&context, "lowerdir+", path).unwrap();
-    }
-    fsconfig_set_string(&context, "upperdir", upper).unwrap();
-    fsconfig_set_string(&context, "workdir", work).unwrap();
-    fsconfig_create(&context).unwrap();
-    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap();
+        return mount("overlay", target, "overlay", MountFlags::empty(), &*data).unwrap();
+    };
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(&mounted, "", rustix::fs::CWD, target, flags).unwrap();
+}
+
+/// Before 6.5 overlayfs takes any word, and says only in the end that it knows none of them.
+fn stack(lower: &[String], upper: &Path, work: &Path) -> rustix::io::Result<OwnedFd> {
+    use rustix::mount::*;
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for path in lower {
+        fsconfig_set_string(&context, "lowerdir+", path)?;
+    }
+    fsconfig_set_string(&context, "upperdir", upper)?;
+    fsconfig_set_string(&context, "workdir", work)?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 impl Drop for Mount {
