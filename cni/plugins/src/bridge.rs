@@ -246,16 +246,24 @@ pub(crate) fn disconnect(request: &Request<'_>) -> Result<(), PluginError> {
     let (link, rest) = std::thread::scope(|scope| {
         let link = scope.spawn(|| veth::remove(&name, fate));
         let ipam = Ipam::of(request).and_then(|ipam| ipam.call(request, Verb::Del).map(drop));
-        let rest = [
-            ipam,
-            Ruleset::remove_of(request, Vec::new()),
-            foreign::remove_chains(request, foreign::MASQUERADE),
-        ];
+        let rest =
+            [ipam, remove_elements(request, &name), foreign::remove_chains(request, foreign::MASQUERADE)];
         let link = link.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (link, rest)
     });
     let link = link.and_then(|()| foreign::remove_link(request));
     [link].into_iter().chain(rest).collect()
+}
+
+/// A result without our link was replaced by a later plugin's: its addresses are no word of ours.
+fn remove_elements(request: &Request<'_>, link: &str) -> Result<(), PluginError> {
+    let is_ours = |result: &AddResult| {
+        result.interfaces.iter().any(|interface| interface.name == link && interface.sandbox.is_empty())
+    };
+    match &request.previous {
+        Some(result) if is_ours(result) => Ruleset::remove_of(request, Vec::new()),
+        _ => Ruleset::remove_marked(request),
+    }
 }
 
 fn check_host(request: &Request<'_>, config: &Config, result: &AddResult) -> Result<(), PluginError> {

@@ -197,6 +197,11 @@ impl Ruleset {
         REMOVALS.ask(Removal { owner: request.owner(), known })
     }
 
+    /// Deletes what carries the attachment's mark, wherever that is: everybody's elements are listed.
+    pub(crate) fn remove_marked(request: &Request<'_>) -> Result<(), PluginError> {
+        REMOVALS.ask(Removal { owner: request.owner(), known: None })
+    }
+
     /// Deletes what belongs to these attachments, in one transaction.
     fn remove_together(&mut self, removals: &[Removal]) -> Result<(), Error> {
         if removals.iter().any(|removal| removal.known.is_none()) {

@@ -12,7 +12,7 @@ use cofferdam_linux::netlink::Socket;
 use cofferdam_tests::pace;
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, Container, ask, eth0, interface, ip, is_cut_off, on_a_host, wait_until};
+use crate::bed::{Bed, Container, ask, eth0, interface, ip, is_cut_off, list, on_a_host, wait_until};
 use crate::ports::{TCP, map};
 
 fn host_local(subnets: &[&str]) -> Value {
@@ -187,6 +187,32 @@ fn b6_gc_takes_what_belongs_to_dead_attachments_while_live_ones_talk() {
         caller.detach_all(&live.id, NetnsFate::Stays).unwrap();
         bed.assert_clean("busy");
     });
+}
+
+#[test]
+fn b5_an_attachment_whose_result_a_later_plugin_replaced_leaves_nothing() {
+    const REPLACED: &str = r#"{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.0.0.1/24"}]}"#;
+    let ends = ["exit 0", "[ $CNI_COMMAND != ADD ] || { umount -l $CNI_NETNS; rm $CNI_NETNS; }; exit 0"];
+    for end in ends {
+        on_a_host(|bed| {
+            bed.script(
+                "replaces",
+                &format!("cat >/dev/null; [ $CNI_COMMAND = ADD ] && echo '{REPLACED}'\n{end}"),
+            );
+            let mut text = everything(bed, "busy", "busy0", 48).to_text();
+            text.truncate(text.rfind(']').unwrap());
+            let tuning = json!({ "type": "tuning", "dataDir": bed.dir.path().join("tuning"), "mtu": 1300 });
+            let network = list(&format!(r#"{text},{{"type":"replaces"}},{tuning}]}}"#));
+            let (caller, one) = (bed.caller(Prefer::Auto), bed.container("one"));
+            // Without a namespace tuning fails, and all is undone.
+            if caller.attach(&network, &busy(&one, "eth0", 8080)).is_ok() {
+                assert!(!bed.nft_marks().is_empty());
+                caller.detach(&network.name, &one.id, &eth0(), NetnsFate::Stays).unwrap();
+            }
+            bed.assert_clean("busy");
+            assert_eq!(ifbs(), 0);
+        });
+    }
 }
 
 #[test]
