@@ -161,6 +161,7 @@ fn disconnect(request: &Request<'_>) -> Result<(), PluginError> {
 fn bring_back(request: &Request<'_>) -> Result<(), PluginError> {
     let home = current_netns()
         .map_err(|errno| PluginError::new(Code::INVALID_NETNS, format!("the host's namespace: {errno}")))?;
+    let mut names = vec![request.if_name.to_string()];
     if let Some(netns) = netns_if_there(request) {
         let mut socket = Socket::route_in(netns.as_fd())?;
         // By alias alone: the kernel moves a link before it renames it, so one whose new name is taken is there by the old.
@@ -168,11 +169,15 @@ fn bring_back(request: &Request<'_>) -> Result<(), PluginError> {
             let Some(name) = original_name(&link, request) else { continue };
             socket.change_link(link.index, &LinkChange { up: Some(false), ..LinkChange::default() })?;
             socket.move_link(link.index, home.as_fd(), &name)?;
+            names.push(name);
         }
     }
     let mut host = Socket::route()?;
-    for link in host.links()? {
-        if original_name(&link, request).is_some() {
+    // One that never left, or was back when somebody was killed. One that cannot be found is not here: GC looks at all.
+    names.extend(find(&mut host, request).ok().map(|link| link.name));
+    for name in names {
+        let link = host.find_link(&name)?;
+        if let Some(link) = link.filter(|link| original_name(link, request).is_some()) {
             restore(&mut host, &link)?;
         }
     }

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use cofferdam_cni::{AddResult, Caller, Error, Kind, NetnsFate, NetworkList, Prefer};
-use cofferdam_linux::netlink::{IpvlanMode, LinkKind, MacvlanMode, NewLink, Route, Socket};
+use cofferdam_linux::netlink::{IpvlanMode, LinkChange, LinkKind, MacvlanMode, NewLink, Route, Socket};
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, Container, address, ask, eth0, have_kind, interface, on_a_host, wait_until};
@@ -391,6 +391,22 @@ fn b15_host_device_moves_a_link_in_and_back_and_releases_its_address_whatever_be
         };
         back(&caller);
         back(&caller);
+        // Killed after the link was marked, and the same after the kernel had moved it back and not yet renamed it.
+        for name in ["down", "eth0"] {
+            caller.attach(&network, &one.attachment()).unwrap();
+            let mut inside = Socket::route_in(one.netns.as_fd()).unwrap();
+            let index = inside.link("eth0").unwrap().index;
+            inside.move_link(index, bed.host.as_fd(), name).unwrap();
+            assert_ne!(host.link(name).unwrap().alias, "");
+            caller.detach(&network.name, &one.id, &eth0(), NetnsFate::Stays).unwrap();
+            let link = host.link(name).unwrap();
+            assert_eq!(link.alias, "");
+            if name != "down" {
+                let renamed = LinkChange { up: Some(false), ..LinkChange::default() };
+                host.change_link(link.index, &renamed).unwrap();
+                host.move_link(link.index, bed.host.as_fd(), "down").unwrap();
+            }
+        }
         // The name is taken: the link stays on the host.
         caller.attach(&network, &one.attachment()).unwrap();
         let other = bed.network("other", json!([{ "type": "host-device", "device": "lo" }]));
