@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capability::Capabilities;
+use crate::directory::Networks;
 use crate::error::Error;
 use crate::lock::Sharing;
 use crate::name::{ContainerId, IfName, NetworkName};
@@ -175,6 +176,20 @@ impl Caller {
     pub fn forget_network(&self, network: &NetworkName) -> Result<(), Error> {
         let path = self.store.lock_path("network", network.as_str());
         self.lock_network(network.as_str(), Sharing::Exclusive).map(|lock| drop(lock.removing(&path)))
+    }
+
+    /// The same for every network that nobody configures any more and that has no attachment. Returns their names.
+    pub fn forget_networks_but(&self, configured: &Networks) -> Result<Vec<NetworkName>, Error> {
+        let (records, _) = self.records()?;
+        let is_used = |name: &NetworkName| {
+            configured.get(name.as_str()).is_some()
+                || records.iter().any(|record| record.network() == name)
+                || !self.store.torn(None, Some(name)).is_empty()
+        };
+        let mut gone = self.store.known_networks();
+        gone.retain(|name| !is_used(name));
+        gone.iter().try_for_each(|name| self.forget_network(name))?;
+        Ok(gone)
     }
 
     /// Every stored attachment, also those that a crash left half done, and for each unreadable record why.

@@ -75,6 +75,13 @@ impl Store {
         self.locks.join(format!("{what}-{name}"))
     }
 
+    /// The networks that have a lock: those that were ever used, until they are forgotten.
+    pub(crate) fn known_networks(&self) -> Vec<NetworkName> {
+        let locks = fs::read_dir(&self.locks).into_iter().flatten().flatten();
+        let names = locks.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|name| NetworkName::parse(name.strip_prefix("network-")?).ok()).collect()
+    }
+
     /// The cgroup of the plugins that run under the lock of this name.
     pub(crate) fn tree(&self, what: &str, name: &str) -> Tree {
         Tree::new(&format!("{}-{what}-{name}", self.mark))

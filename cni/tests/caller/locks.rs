@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam_cni::{Deadlines, Error, NetnsFate, Valid};
+use cofferdam_cni::{Deadlines, Error, NetnsFate, Networks, Valid};
 
 use crate::bed::{Bed, attachment, eth0, id, plain, three, throw_away, wait_until};
 use crate::jobs::keeping;
@@ -81,4 +81,27 @@ fn v14_a_thousand_random_calls_of_four_processes_never_meet_on_a_container() {
     bed.caller.gc(&list, &Valid::Nothing).unwrap();
     assert_eq!(leases(), 0);
     assert!(!bed.has_records());
+}
+
+#[test]
+fn of_a_network_that_is_configured_no_more_nothing_stays_when_its_last_attachment_is_gone() {
+    let bed = Bed::new();
+    bed.three_plugins();
+    bed.caller.attach(&three(), &attachment()).unwrap();
+    let lock = bed.folder.join("state/locks/network-net");
+    let none = Networks::default();
+    assert!(bed.caller.forget_networks_but(&none).unwrap().is_empty(), "it is in use");
+    let record = std::fs::read(bed.record()).unwrap();
+    std::fs::write(bed.record(), &record[..record.len() / 2]).unwrap();
+    assert!(
+        bed.caller.forget_networks_but(&none).unwrap().is_empty(),
+        "somebody used it, and its record is torn"
+    );
+    std::fs::write(bed.record(), record).unwrap();
+    bed.detach().unwrap();
+    let mut configured = Networks::default();
+    configured.add_default(three());
+    assert!(bed.caller.forget_networks_but(&configured).unwrap().is_empty() && lock.exists());
+    assert_eq!(bed.caller.forget_networks_but(&none).unwrap(), [three().name]);
+    assert!(!lock.exists());
 }

@@ -395,6 +395,10 @@ pub(crate) fn prune(places: &Places) -> Result<Vec<String>, Error> {
             removed.push(list.name.to_string());
         }
     }
+    // Whose file somebody removed by hand: its lock, and its leases, which nobody holds.
+    for name in caller.forget_networks_but(&networks).map_err(|error| failed(&error))? {
+        crate::disk::remove_tree(&state(places).join("leases").join(name.as_str()))?;
+    }
     load(places)?;
     Ok(removed)
 }
