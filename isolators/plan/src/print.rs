@@ -15,6 +15,11 @@ impl Plan {
 
     /// One operation in words, with slot names filled in.
     pub fn describe(&self, op: &Op) -> String {
+        self.opening(op)
+    }
+
+    /// What is opened and made before there is a process.
+    fn opening(&self, op: &Op) -> String {
         use Op::*;
         let n = |slot: &Slot| self.slot_name(*slot).to_owned();
         match op {
@@ -67,6 +72,15 @@ impl Plan {
                     flag(w.optional, " optional")
                 )
             }
+            _ => self.arranging(op),
+        }
+    }
+
+    /// What the parent makes and does for the process.
+    fn arranging(&self, op: &Op) -> String {
+        use Op::*;
+        let n = |slot: &Slot| self.slot_name(*slot).to_owned();
+        match op {
             StartUnit { unit, properties } => format!("start-unit {unit} {}", list(properties)),
             ReplaceDevices(DeviceChange::Program { now, .. }) => {
                 format!("replace-devices {} instructions", now.len())
@@ -123,18 +137,15 @@ impl Plan {
             Await(barrier) => format!("await {barrier:?}"),
             Pass(barrier) => format!("pass {barrier:?}"),
             Announce(barrier) => format!("announce {barrier:?}"),
-            Join { kind, from } => format!("join {} from {}", kind.file(), n(from)),
-            Unshare { kind } => format!("unshare {}", kind.file()),
-            EnterTime { offsets } => format!("enter-time {offsets}"),
-            BecomeRoot => "become-root".into(),
-            SetExecLabel { module, label } => format!("set-exec-label {module:?} {label}"),
-            NewSession => "new-session".into(),
-            NewKeyring { name } => format!("new-keyring {name}"),
-            SetHostname { name } => format!("set-hostname {name}"),
-            SetDomainname { name } => format!("set-domainname {name}"),
-            RaiseLoopback => "raise-loopback".into(),
-            GiveStdio { uid, gid } => format!("give-stdio to {uid}:{gid}"),
-            SetRootPropagation { propagation } => format!("set-root-propagation {propagation:?} recursive"),
+            _ => self.mounting(op),
+        }
+    }
+
+    /// What the child makes of its root.
+    fn mounting(&self, op: &Op) -> String {
+        use Op::*;
+        let n = |slot: &Slot| self.slot_name(*slot).to_owned();
+        match op {
             NewFilesystem { kind, source, covers, options: o, attributes, into } => {
                 let attributes = crate::op::MountAttributes { set: *attributes, ..Default::default() };
                 let source = source.as_ref().map(|s| format!(" source={s}")).unwrap_or_default();
@@ -195,6 +206,27 @@ impl Plan {
             MoveRoot { root } => format!("move-root {}", n(root)),
             ChangeRoot { path } => format!("change-root {path}"),
             SetRootAttributes { attributes } => format!("set-root-attributes [{attributes}]"),
+            _ => self.becoming(op),
+        }
+    }
+
+    /// What the child makes of itself. An operation without words of its own prints as it is written.
+    fn becoming(&self, op: &Op) -> String {
+        use Op::*;
+        let n = |slot: &Slot| self.slot_name(*slot).to_owned();
+        match op {
+            Join { kind, from } => format!("join {} from {}", kind.file(), n(from)),
+            Unshare { kind } => format!("unshare {}", kind.file()),
+            EnterTime { offsets } => format!("enter-time {offsets}"),
+            BecomeRoot => "become-root".into(),
+            SetExecLabel { module, label } => format!("set-exec-label {module:?} {label}"),
+            NewSession => "new-session".into(),
+            NewKeyring { name } => format!("new-keyring {name}"),
+            SetHostname { name } => format!("set-hostname {name}"),
+            SetDomainname { name } => format!("set-domainname {name}"),
+            RaiseLoopback => "raise-loopback".into(),
+            GiveStdio { uid, gid } => format!("give-stdio to {uid}:{gid}"),
+            SetRootPropagation { propagation } => format!("set-root-propagation {propagation:?} recursive"),
             ForbidDump => "forbid-dump".into(),
             SetLimit(l) => format!(
                 "set-limit {} {}:{}",
@@ -250,6 +282,7 @@ impl Plan {
             Exec { arguments, environment } => {
                 format!("exec {} with {} variables", list(arguments), environment.len())
             }
+            _ => format!("{op:?}"),
         }
     }
 }
