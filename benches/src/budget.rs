@@ -29,19 +29,46 @@ pub fn pull() -> Result<BTreeMap<String, Counts>> {
     Ok(file.pull)
 }
 
+/// What is counted and held to a budget of the same kind.
+pub trait Counted {
+    /// Every figure: what it counts, in words, and how many there were; `None` where it was not counted, or has no budget.
+    fn figures(self) -> Vec<(&'static str, Option<u64>)>;
+}
+
+impl Counted for Counters {
+    fn figures(self) -> Vec<(&'static str, Option<u64>)> {
+        vec![
+            ("system calls", Some(self.syscalls)),
+            ("processes", Some(self.processes)),
+            ("threads", Some(self.threads)),
+            ("execs", Some(self.execs)),
+            ("allocations", self.allocations),
+            ("KiB at most", self.peak_kib),
+        ]
+    }
+}
+
+impl Counted for Counts {
+    fn figures(self) -> Vec<(&'static str, Option<u64>)> {
+        vec![
+            ("system calls", Some(self.syscalls)),
+            ("processes", Some(self.processes)),
+            ("threads", Some(self.threads)),
+            ("requests", Some(self.requests)),
+        ]
+    }
+}
+
 /// What exceeds its budget, in words.
-pub fn excess(name: &str, counted: Counters, budget: Counters) -> Vec<String> {
-    [
-        ("system calls", counted.syscalls, budget.syscalls),
-        ("processes", counted.processes, budget.processes),
-        ("threads", counted.threads, budget.threads),
-        ("execs", counted.execs, budget.execs),
-        ("allocations", counted.allocations.unwrap_or(0), budget.allocations.unwrap_or(u64::MAX)),
-    ]
-    .into_iter()
-    .filter(|(_, counted, budget)| counted > budget)
-    .map(|(what, counted, budget)| format!("{name}: {counted} {what}, the budget is {budget}"))
-    .collect()
+pub fn excess<T: Counted>(name: &str, counted: T, budget: T) -> Vec<String> {
+    counted
+        .figures()
+        .into_iter()
+        .zip(budget.figures())
+        .filter_map(|((what, counted), (_, budget))| Some((what, counted?, budget?)))
+        .filter(|(_, counted, budget)| counted > budget)
+        .map(|(what, counted, budget)| format!("{name}: {counted} {what}, the budget is {budget}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -50,9 +77,11 @@ mod tests {
 
     #[test]
     fn only_what_exceeds_its_budget_is_named() {
-        let budget = Counters { syscalls: 10, processes: 1, threads: 0, execs: 1, allocations: Some(5) };
+        let budget =
+            Counters { syscalls: 10, processes: 1, execs: 1, allocations: Some(5), ..Counters::default() };
         assert!(excess("x", budget, budget).is_empty());
-        let more = Counters { syscalls: 11, threads: 2, allocations: Some(6), ..budget };
+        let more =
+            Counters { syscalls: 11, threads: 2, allocations: Some(6), peak_kib: Some(1 << 20), ..budget };
         assert_eq!(
             excess("x", more, budget),
             [
@@ -61,6 +90,9 @@ mod tests {
                 "x: 6 allocations, the budget is 5"
             ]
         );
+        let pulls = Counts { syscalls: 1, processes: 0, threads: 2, requests: 3 };
+        assert!(excess("x", pulls, pulls).is_empty());
+        assert_eq!(excess("x", Counts { requests: 4, ..pulls }, pulls), ["x: 4 requests, the budget is 3"]);
     }
 
     #[test]

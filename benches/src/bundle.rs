@@ -18,6 +18,9 @@ const CONFIGURATION: &str = include_str!("bundle/config.json");
 /// without CAP_SYS_RESOURCE may not.
 pub const WITHOUT_DEVICE_RULES: &str = "config-without-devices.json";
 
+/// The folder of a bundle beside it, of the same root, whose program goes on until it is killed; and that program's name.
+pub const HELD: &str = "sleep";
+
 /// A bundle in a temporary folder, removed when dropped.
 #[derive(Debug)]
 pub struct Bundle(TempDir);
@@ -37,6 +40,12 @@ impl Bundle {
             serde_json::from_str(CONFIGURATION).context("reading the configuration")?;
         configuration["linux"]["seccomp"] = serde_json::to_value(profile(&configuration)?)?;
         write(&folder, "config.json", &configuration)?;
+        fs::hard_link(&program, rootfs.join(HELD))?;
+        fs::create_dir(folder.path().join(HELD))?;
+        let mut held = configuration.clone();
+        held["process"]["args"] = Value::from(vec![format!("/{HELD}")]);
+        held["root"]["path"] = Value::from(rootfs.to_string_lossy());
+        write(&folder, &format!("{HELD}/config.json"), &held)?;
         configuration["linux"]["resources"] = Value::Object(Map::new());
         write(&folder, WITHOUT_DEVICE_RULES, &configuration)?;
         Ok(Bundle(folder))

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
-use crate::{floor, library};
+use crate::{floor, library, peak};
 
 /// One that is measured.
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +165,16 @@ impl Contestant {
     /// Whether it is launched inside the worker's process, so that the worker's own costs must be subtracted from counts.
     pub fn is_in_process(&self) -> bool {
         matches!(self.kind, Kind::Floor | Kind::Library)
+    }
+
+    /// The most memory that it has while its container runs, in KiB, where it is one process that waits for it.
+    pub fn peak_kib(&self, bundle: &Path) -> Result<Option<u64>> {
+        match self.kind {
+            Kind::Runtime { program, view: View::Host, work: Work::Run } => {
+                peak::kib(&locate(program)?, &bundle.join("state").join(program), bundle).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Everything that is not part of a launch.

@@ -24,6 +24,9 @@ pub struct Counters {
     /// Blocks of memory asked for, where the launch is in a worker's process, which counts them.
     #[serde(default)]
     pub allocations: Option<u64>,
+    /// The most memory that the program had while its task ran, in KiB; of an OCI runtime's `run` alone.
+    #[serde(default)]
+    pub peak_kib: Option<u64>,
 }
 
 /// Traces one launch by `driver`, which is the program of this crate, with strace.
@@ -39,6 +42,7 @@ pub fn count(driver: &Path, contestant: Contestant, bundle: &Path) -> Result<Cou
         counted.processes = counted.processes.saturating_sub(1);
         counted.execs = counted.execs.saturating_sub(1);
     }
+    counted.peak_kib = contestant.peak_kib(bundle)?;
     Ok(counted)
 }
 
@@ -73,6 +77,7 @@ impl Counters {
             threads: self.threads.saturating_sub(other.threads),
             execs: self.execs.saturating_sub(other.execs),
             allocations: self.allocations,
+            peak_kib: self.peak_kib,
         }
     }
 }
@@ -130,7 +135,7 @@ mod tests {
 ";
         assert_eq!(
             parse(trace),
-            Counters { syscalls: 6, processes: 1, threads: 1, execs: 1, allocations: None }
+            Counters { syscalls: 6, processes: 1, threads: 1, execs: 1, ..Counters::default() }
         );
     }
 }

@@ -137,8 +137,8 @@ pub fn table(title: &str, lines: &[Line]) -> String {
     let first = lines.first().map_or("–", |line| line.contestant.name);
     let floor = lines.first().map(|line| line.samples.percentile(50));
     let mut text = format!(
-        "| {title} | runs | p50 ms | p99 ms | p50 ÷ {first} | system calls | processes | threads | execs | allocations |\n\
-         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+        "| {title} | runs | p50 ms | p99 ms | p50 ÷ {first} | system calls | processes | threads | execs | allocations | peak KiB |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for line in lines {
         let p50 = line.samples.percentile(50);
@@ -147,10 +147,14 @@ pub fn table(title: &str, lines: &[Line]) -> String {
             |floor| format!("{:.2}", p50.as_secs_f64() / floor.as_secs_f64()),
         );
         let counts = line.counters.map_or_else(
-            || "– | – | – | – | –".to_owned(),
+            || "– | – | – | – | – | –".to_owned(),
             |c| {
-                let allocations = c.allocations.map_or_else(|| "–".to_owned(), |count| count.to_string());
-                format!("{} | {} | {} | {} | {allocations}", c.syscalls, c.processes, c.threads, c.execs)
+                let [allocations, peak] = [c.allocations, c.peak_kib]
+                    .map(|count| count.map_or_else(|| "–".to_owned(), |count| count.to_string()));
+                format!(
+                    "{} | {} | {} | {} | {allocations} | {peak}",
+                    c.syscalls, c.processes, c.threads, c.execs
+                )
             },
         );
         text += &format!(

@@ -20,6 +20,7 @@ pub mod counters;
 pub mod floor;
 pub mod launch;
 pub mod library;
+mod peak;
 pub mod pull;
 pub mod record;
 pub mod statistics;

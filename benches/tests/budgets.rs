@@ -53,7 +53,7 @@ fn a87_a_pull_stays_within_its_recorded_budget() {
     for (name, counted) in pull::count(Path::new(DRIVER)).expect("traced pulls") {
         let budget = budgets[name];
         println!("{name}: {counted:?}, budget {budget:?}");
-        excess.extend(counted.excess(name, budget));
+        excess.extend(budget::excess(name, counted, budget));
     }
     assert!(excess.is_empty(), "{}", excess.join("\n"));
 }
