@@ -33,9 +33,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use cofferdam_linux::removal;
 use cofferdam_shim::durable::{self, Durability};
 use cofferdam_shim::{LAUNCH_FILE, SOCKET, Timestamp};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -372,14 +374,9 @@ fn check_private(path: &Path) -> Result<(), Error> {
 
 /// Removes a file or a tree; what is not there is removed already.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done.map_err(Error::io("remove", path)),
+    match removal::remove_tree(path) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(Error::io("remove", path)(errno.into())),
     }
 }
 

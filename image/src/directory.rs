@@ -6,9 +6,10 @@
 //! a directory that this layer needs hides them, which is how overlayfs reads the result.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use cofferdam_linux::removal::remove_tree_at;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -19,8 +20,6 @@ use crate::limits::{SYMLINK_LIMIT, TREE_LIMIT_BYTES};
 
 /// Open directories kept; a sorted archive hits nearly always.
 const CACHE_LIMIT: usize = 64;
-/// Names listed at a time while a directory is removed: it may hold millions.
-const REMOVE_BATCH: usize = 1024;
 /// What a name costs beside its bytes, roughly: the map's nodes, the allocator's, the attributes.
 const NAME_COST_BYTES: usize = 160;
 /// The mode of directories that no entry has described yet.
@@ -154,7 +153,7 @@ impl Tree {
         match rustix::fs::unlinkat(&parent.fd, base, AtFlags::empty()) {
             Err(Errno::NOENT) => return Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => {
-                remove_tree(&parent.fd, base)?;
+                remove_tree_at(parent.fd.as_fd(), base)?;
                 self.forget(&parent.child(base));
             }
             other => other?,
@@ -273,32 +272,4 @@ fn components(path: &[u8]) -> VecDeque<Vec<u8>> {
 
 pub(crate) fn join(parent: &[u8], base: &[u8]) -> Vec<u8> {
     if parent.is_empty() { base.to_vec() } else { [parent, b"/", base].concat() }
-}
-
-/// Removes a directory and what is in it, by descriptors only.
-pub(crate) fn remove_tree(parent: &OwnedFd, base: &[u8]) -> rustix::io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = rustix::fs::openat(parent, base, flags, Mode::empty())?;
-    loop {
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&directory)? {
-            let entry = entry?;
-            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                names.push(entry.file_name().to_owned());
-            }
-            if names.len() == REMOVE_BATCH {
-                break;
-            }
-        }
-        if names.is_empty() {
-            break;
-        }
-        for name in names {
-            match rustix::fs::unlinkat(&directory, &name, AtFlags::empty()) {
-                Err(Errno::ISDIR | Errno::PERM) => remove_tree(&directory, name.as_bytes())?,
-                other => other?,
-            }
-        }
-    }
-    rustix::fs::unlinkat(parent, base, AtFlags::REMOVEDIR)
 }

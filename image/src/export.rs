@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use cofferdam_linux::removal;
 use cofferdam_registry::{
     Digest, Hasher, ImageRef, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Platform,
 };
@@ -89,7 +90,7 @@ pub(crate) fn export_path(
     let done = done.and_then(|()| fs::rename(&partial, path).map_err(Error::io("write", path)));
     if done.is_err() {
         // What cannot be removed either is named by the error's path.
-        drop(fs::remove_file(&partial).or_else(|_| fs::remove_dir_all(&partial)));
+        let _ = removal::remove_tree(&partial);
     }
     done
 }

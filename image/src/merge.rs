@@ -6,16 +6,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use cofferdam_linux::removal::remove_tree_at;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::attributes::apply;
 use crate::backend::Form;
 use crate::copy::{Original, copy};
-use crate::directory::{join, open_beneath, remove_tree};
+use crate::directory::{join, open_beneath};
 use crate::entry::Attributes;
 use crate::error::{Error, LayerError};
 use crate::extract::split;
@@ -125,7 +126,7 @@ impl Merge {
         let mut layer = Layer { root, record, copied: HashMap::new() };
         // Links to what lies below are made before this layer hides it, and take their places after.
         let aside = self.put_links_aside(record)?;
-        self.lay(&mut layer, b"")?;
+        self.lay(&mut layer)?;
         for (number, (name, _)) in record.links.iter().enumerate().filter(|(number, _)| aside[*number]) {
             let (parent, base) = split(name.bytes());
             let parent = self.directory(parent)?;
@@ -153,8 +154,17 @@ impl Merge {
         Ok(aside)
     }
 
-    /// Lays what the layer has in its directory `path` over the tree's.
-    fn lay(&mut self, layer: &mut Layer<'_>, path: &[u8]) -> Result<(), LayerError> {
+    /// Lays what the layer has over the tree, directories before what is in them; however deep they are, with no stack of calls.
+    fn lay(&mut self, layer: &mut Layer<'_>) -> Result<(), LayerError> {
+        let mut folders = vec![Vec::new()];
+        while let Some(path) = folders.pop() {
+            folders.extend(self.lay_directory(layer, &path)?);
+        }
+        Ok(())
+    }
+
+    /// The same for one directory; the directories in it come back.
+    fn lay_directory(&mut self, layer: &mut Layer<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, LayerError> {
         let failed = |operation| LayerError::entry_io(path, operation);
         let source = open_beneath(&layer.root, path, OFlags::RDONLY).map_err(failed("open"))?;
         self.make_directory(layer, &source, path)?;
@@ -179,7 +189,7 @@ impl Merge {
                 }
             }
         }
-        folders.iter().try_for_each(|name| self.lay(layer, name))
+        Ok(folders)
     }
 
     fn make_directory(&mut self, layer: &Layer<'_>, source: &OwnedFd, path: &[u8]) -> Result<(), LayerError> {
@@ -246,7 +256,7 @@ impl Merge {
                 for path in below.iter().filter(|path| is_at_or_below(path, name)) {
                     self.attributes.remove(path);
                 }
-                remove_tree(parent, base).map_err(LayerError::entry_io(name, "replace"))
+                remove_tree_at(parent.as_fd(), base).map_err(LayerError::entry_io(name, "replace"))
             }
             Err(error) => Err(LayerError::entry_io(name, "replace")(error)),
         }

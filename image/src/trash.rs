@@ -4,11 +4,12 @@
 //! never followed; and if one were, it would lead nowhere (see [`cofferdam_linux::confined`]).
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::thread;
 
 use cofferdam_linux::confined;
+use cofferdam_linux::removal::remove_tree;
+use rustix::io::Errno;
 
 use crate::error::Error;
 
@@ -31,15 +32,9 @@ fn delete(trash: &Path) -> Result<(), Error> {
     let mut failed = None;
     for entry in fs::read_dir(".").map_err(Error::io("read", trash))?.flatten() {
         let name = entry.file_name();
-        let result = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&name),
-            _ => fs::remove_file(&name),
-        };
-        match result {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                failed = failed.or(Some(Error::io("delete", &trash.join(&name))(error)));
-            }
-            _ => {}
+        match remove_tree(Path::new(&name)) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => failed = failed.or(Some(Error::io("delete", &trash.join(&name))(errno))),
         }
     }
     failed.map_or(Ok(()), Err)

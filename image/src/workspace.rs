@@ -5,9 +5,9 @@
 //! relies on, so that the garbage collector keeps it although no image names it yet.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use cofferdam_linux::removal;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -56,7 +56,7 @@ impl Workspace {
 impl Drop for Workspace {
     fn drop(&mut self) {
         // What cannot be deleted now is reaped later.
-        drop(fs::remove_dir_all(&self.path));
+        let _ = removal::remove_tree(&self.path);
     }
 }
 

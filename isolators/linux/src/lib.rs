@@ -24,6 +24,7 @@ pub mod netlink;
 pub mod nft;
 pub mod process;
 pub mod quota;
+pub mod removal;
 pub mod report;
 pub mod rootfs;
 pub mod sealed;

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cofferdam_tests::needs;
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
-use crate::host::{Answer, call, program, run, settle, settled_world, succeed, world};
+use crate::host::{Answer, call, cofferdam, program, run, settle, settled_world, succeed, world};
 
 #[test]
 fn a31_a70_tasks_run_on_every_backend() {
@@ -138,6 +139,36 @@ fn a77_a_writable_layer_on_btrfs_is_limited_by_its_quota_group() {
     let left = Command::new("btrfs").args(["subvolume", "list"]).arg(&target).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&left.stdout), "");
     rustix::mount::unmount(&target, rustix::mount::UnmountFlags::empty()).unwrap();
+}
+
+/// A program makes a hundred thousand directories, one in the other, in a second: in its root and in its volumes.
+#[test]
+fn a_task_that_made_directories_without_end_is_removed_like_any_other() {
+    let Some(world) = settled_world() else { return };
+    let watch = world.watch();
+    let id = succeed(&world, &["run", "-d", "--network", "none", "demo", "sleep", "1000"]);
+    let snapshots = std::fs::read_dir(world.root().join("images/snapshots")).unwrap();
+    let tops = snapshots.map(|snapshot| snapshot.unwrap().path().join("upper"));
+    for top in tops.chain([world.root().join("tasks").join(&id)]) {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut at = openat(CWD, &top, flags, Mode::empty()).unwrap();
+        for _ in 0..2000 {
+            mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = openat(&at, "d", flags, Mode::empty()).unwrap();
+        }
+    }
+    for words in [&["rm", "--force", &id][..], &["image", "settle"]] {
+        // With fewer descriptors than there are levels.
+        let call = cofferdam(&world, words);
+        let mut limited = Command::new("sh");
+        limited
+            .args(["-c", "ulimit -n 1024; exec \"$0\" \"$@\""])
+            .arg(call.get_program())
+            .args(call.get_args());
+        let answer = Answer::from(limited.output().unwrap());
+        assert!(answer.code == Some(0) && answer.stderr.is_empty(), "{words:?}: {answer:?}");
+    }
+    settle(&watch);
 }
 
 #[test]
