@@ -132,7 +132,7 @@ pub fn build(from: &Ingredients<'_>) -> Result<Built, Refusal> {
     let mut spec = Spec::default();
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
-        .set_hostname(Some(hostname(from)?))
+        .set_hostname(Some(hostname(from.id, from.spec)?))
         .set_process(Some(process::process(from, &identity, &mut notes)?))
         .set_mounts(Some(mounts::mounts(from)?))
         .set_annotations(None)
@@ -160,8 +160,8 @@ pub fn cgroup_path(id: &TaskId) -> String {
 }
 
 /// The name the task goes by: letters, digits, `-` and `.`, at most 63 a label, because it goes into files.
-pub fn hostname(from: &Ingredients<'_>) -> Result<String, Refusal> {
-    let Some(name) = &from.spec.hostname else { return Ok(from.id.short().to_owned()) };
+pub fn hostname(id: &TaskId, spec: &TaskSpec) -> Result<String, Refusal> {
+    let Some(name) = &spec.hostname else { return Ok(id.short().to_owned()) };
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63

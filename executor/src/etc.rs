@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 use crate::bundle::EtcFiles;
 use crate::error::Error;
 use crate::spec::NetworkChoice;
@@ -19,6 +21,9 @@ const FALLBACK_SERVERS: [&str; 2] = ["1.1.1.1", "8.8.8.8"];
 
 /// Most bytes that are read of the host's `resolv.conf`.
 const RESOLV_CONF_LIMIT_BYTES: usize = 64 << 10;
+
+/// Most bytes of a file's old text that are filled with empty lines: more than a text of ours ever has.
+const FILLED_LIMIT_BYTES: u64 = 1 << 20;
 
 /// What the C library reads of `resolv.conf`.
 const SERVER_LIMIT: usize = 3;
@@ -177,32 +182,35 @@ pub(crate) fn write(
 /// Writes the files of a running task anew, in their place: it has those very files mounted. One that has none is left so.
 pub(crate) fn rewrite(
     directory: &Path,
+    hostname: &str,
     addresses: &[Address],
     neighbours: &[Address],
     resolver: &Resolver,
 ) -> Result<(), Error> {
     let files = files(directory);
-    let hostname = match fs::read_to_string(&files.hostname) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        read => read.map_err(Error::io("read", &files.hostname))?,
-    };
-    let hosts = hosts(hostname.trim_end(), addresses, neighbours);
+    let hosts = hosts(hostname, addresses, neighbours);
     for (path, text) in [(&files.hosts, hosts), (&files.resolv_conf, resolver.print())] {
-        write_over(path, text).map_err(Error::io("write", path))?;
+        match write_over(path, text) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            written => written.map_err(Error::io("write", path))?,
+        }
     }
     Ok(())
 }
 
 /// Writes a text over a file that others may be reading: in one call, and never emptied first. One that gets shorter is filled
-/// up with empty lines before they are cut off.
+/// up with empty lines before they are cut off. The task may have made anything of the file: of what is in it no more is read
+/// than there should be, and whoever holds a lease of it is not waited for (fcntl(2), `F_SETLEASE`).
 fn write_over(path: &Path, mut text: String) -> std::io::Result<()> {
-    let old = fs::read(path)?;
-    if old == text.as_bytes() {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
+    let (old, length) = (file.metadata()?.len(), text.len());
+    let mut there = vec![0; length];
+    if old == length as u64 && file.read_exact_at(&mut there, 0).is_ok() && there == text.as_bytes() {
         return Ok(());
     }
-    let length = text.len();
-    text.extend(std::iter::repeat_n('\n', old.len().saturating_sub(length)));
-    let file = OpenOptions::new().write(true).open(path)?;
+    let old = usize::try_from(old.min(FILLED_LIMIT_BYTES)).unwrap_or(0);
+    text.extend(std::iter::repeat_n('\n', old.saturating_sub(length)));
     file.write_all_at(text.as_bytes(), 0)?;
     file.set_len(length as u64)
 }
@@ -246,12 +254,26 @@ mod tests {
         // A task that runs has the file itself, not its name.
         let inode = fs::metadata(&files.hosts).unwrap().ino();
         let others = [address("10.1.0.3", &["cache", "bad\nname"]), address("10.1.0.4", &["bad name"])];
-        rewrite(dir.path(), &[one.clone(), address("10.1.0.2", &[])], &others, &Resolver::default()).unwrap();
+        rewrite(dir.path(), "web", &[one.clone(), address("10.1.0.2", &[])], &others, &Resolver::default())
+            .unwrap();
         let text = fs::read_to_string(&files.hosts).unwrap();
         assert!(text.ends_with("10.0.0.2\tweb db\n10.1.0.2\tweb\n10.1.0.3\tcache\n"), "{text}");
-        rewrite(dir.path(), &[one], &[], &Resolver::default()).unwrap();
+        rewrite(dir.path(), "web", &[one], &[], &Resolver::default()).unwrap();
         assert!(fs::read_to_string(&files.hosts).unwrap().ends_with("10.0.0.2\tweb db\n"));
         assert_eq!(fs::metadata(&files.hosts).unwrap().ino(), inode);
+    }
+
+    #[test]
+    fn what_a_task_has_made_of_its_files_costs_nobody_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = write(dir.path(), "web", &[], &Resolver::default()).unwrap();
+        let before = fs::read(&files.hosts).unwrap();
+        for path in [&files.hosts, &files.hostname, &files.resolv_conf] {
+            // Full of holes: it takes no room.
+            OpenOptions::new().write(true).open(path).unwrap().set_len(1 << 40).unwrap();
+        }
+        rewrite(dir.path(), "web", &[], &[], &Resolver::default()).unwrap();
+        assert_eq!(fs::read(&files.hosts).unwrap(), before);
     }
 
     #[test]
@@ -276,7 +298,7 @@ mod tests {
             });
             for round in 0..300_u32 {
                 let others: Vec<_> = (0..round % 30).map(|n| address(format!("10.0.1.{n}"))).collect();
-                rewrite(dir.path(), &own, &others, &Resolver::default()).unwrap();
+                rewrite(dir.path(), "web", &own, &others, &Resolver::default()).unwrap();
             }
             is_over.store(true, std::sync::atomic::Ordering::Release);
             reader.join().unwrap();

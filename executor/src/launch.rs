@@ -194,7 +194,7 @@ impl Launcher<'_> {
             .build(staged, image, snapshot.as_ref(), &attached)
             .map_err(|error| (Reason::InvalidRequest, error))?;
         // It has its files by now, and is told with all others.
-        networks::names::tell(self.places, self.disk, &staged.record.spec.network)
+        networks::names::tell(self.places, self.disk, &staged.record.id, &staged.record.spec.network)
             .map_err(|error| (Reason::NetworkUnavailable, error))?;
         self.start_shim(staged, snapshot.as_ref(), &built).map_err(|error| (Reason::IsolationFailed, error))
     }
@@ -268,7 +268,7 @@ impl Launcher<'_> {
             init: init.as_deref(),
             extra_env: &extra_env,
         };
-        let hostname = bundle::hostname(&from)?;
+        let hostname = bundle::hostname(id, spec)?;
         let etc = image.map(|_| self.write_etc(id, &hostname, attached, spec)).transpose()?;
         from.etc = etc.as_ref();
         Ok(bundle::build(&from)?)

@@ -38,7 +38,7 @@ pub(crate) fn release(
     // comes or goes next writes all names anew.
     let now =
         disk.load_record(&record.id).map_or_else(|_| record.spec.network.clone(), |now| now.spec.network);
-    let _ = networks::names::tell(places, disk, &now);
+    let _ = networks::names::tell(places, disk, &record.id, &now);
     if is_forgotten(record, status) {
         failures.extend(forget(places, disk, record).err().into_iter().flatten());
     }

@@ -80,7 +80,7 @@ fn arguments(from: &Ingredients<'_>) -> Result<Vec<String>, Refusal> {
 }
 
 fn environment(from: &Ingredients<'_>, identity: &Identity) -> Result<Vec<String>, Refusal> {
-    let mut base = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={}", hostname(from)?)];
+    let mut base = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={}", hostname(from.id, from.spec)?)];
     if from.spec.terminal {
         base.push("TERM=xterm".to_owned());
     }

@@ -46,7 +46,7 @@ pub(crate) fn connect(
     attach_one(places, id, &disk.netns(id), if_name, &list, &request, ports)?;
     remember(disk, id, |networks| networks.push(asked.clone()))?;
     names::refresh(places, disk, id)?;
-    names::tell(places, disk, &NetworkChoice::Networks(vec![asked]))
+    names::tell(places, disk, id, &NetworkChoice::Networks(vec![asked]))
 }
 
 /// The task's ports, if the network can lead them and no other network of the task does: where they led before was none, or is
@@ -74,7 +74,7 @@ pub(crate) fn disconnect(places: &Places, disk: &Disk, info: &TaskInfo, network:
     }
     remember(disk, id, |networks| networks.retain(|request| request.name != network))?;
     names::refresh(places, disk, id)?;
-    names::tell(places, disk, &NetworkChoice::Networks(vec![NetworkRequest::named(network)]))
+    names::tell(places, disk, id, &NetworkChoice::Networks(vec![NetworkRequest::named(network)]))
 }
 
 /// One at a time changes what a task is connected to; the task must run, in a namespace of its own.

@@ -15,6 +15,7 @@ use cofferdam_cni_plugins::DefaultNetwork;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{attached, caller, failed, state};
+use crate::bundle;
 use crate::disk::{Disk, make_private};
 use crate::error::Error;
 use crate::etc::{self, Address, Resolver};
@@ -22,19 +23,26 @@ use crate::id::TaskId;
 use crate::release::Places;
 use crate::spec::NetworkChoice;
 
-/// Tells all who share one of these networks who is there now.
-pub(crate) fn tell(places: &Places, disk: &Disk, choice: &NetworkChoice) -> Result<(), Error> {
+/// Tells all who share one of these networks with the task who is there now.
+pub(crate) fn tell(places: &Places, disk: &Disk, task: &TaskId, choice: &NetworkChoice) -> Result<(), Error> {
     let NetworkChoice::Networks(requests) = choice else { return Ok(()) };
     let names: BTreeSet<&str> = requests.iter().map(|request| request.name.as_str()).collect();
-    tell_those(places, disk, |network| names.contains(network.as_str()))
+    tell_those(places, disk, Some(task), |network| names.contains(network.as_str()))
 }
 
 /// Tells everybody: after a crash nobody knows who has not been told.
 pub(crate) fn tell_all(places: &Places, disk: &Disk) -> Result<(), Error> {
-    if state(places).join("attachments").exists() { tell_those(places, disk, |_| true) } else { Ok(()) }
+    if state(places).join("attachments").exists() { tell_those(places, disk, None, |_| true) } else { Ok(()) }
 }
 
-fn tell_those(places: &Places, disk: &Disk, concerned: impl Fn(&NetworkName) -> bool) -> Result<(), Error> {
+/// That a task's files cannot be written is its own failure: a neighbour that has made a program of its `/etc/hosts`, and runs
+/// it, keeps nobody else from a launch.
+fn tell_those(
+    places: &Places,
+    disk: &Disk,
+    task: Option<&TaskId>,
+    concerned: impl Fn(&NetworkName) -> bool,
+) -> Result<(), Error> {
     let concerned = |record: &&Record| gives_names(record.network()) && concerned(record.network());
     let _turn = take_turn(places)?;
     let records = all(&caller(places)?)?;
@@ -44,7 +52,10 @@ fn tell_those(places: &Places, disk: &Disk, concerned: impl Fn(&NetworkName) -> 
         if let Ok(id) = TaskId::parse(member.as_str())
             && disk.load_record(&id).is_ok()
         {
-            write(disk, &id, &records)?;
+            let written = write(disk, &id, &records);
+            if task == Some(&id) {
+                written?;
+            }
         }
     }
     Ok(())
@@ -84,10 +95,11 @@ fn write(disk: &Disk, id: &TaskId, records: &[Record]) -> Result<(), Error> {
         .map(|record| (record.result().unwrap_or_default(), record.aliases()))
         .collect();
     let spec = disk.load_record(id)?.spec;
+    let hostname = bundle::hostname(id, &spec)?;
     let attached = attached(&own, &spec.dns);
     let resolver = Resolver::choose(attached.resolver, &spec.network);
     let neighbours = neighbours(id, records);
-    etc::rewrite(&disk.task_state(id).join("etc"), &attached.addresses, &neighbours, &resolver)
+    etc::rewrite(&disk.task_state(id).join("etc"), &hostname, &attached.addresses, &neighbours, &resolver)
 }
 
 /// The other tasks of a task's networks: their addresses there, and what they are called.

@@ -1,5 +1,8 @@
 //! Networks of tasks: several at once, made and removed, connected and disconnected while a task runs.
 
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
 use cofferdam_tests::world::World;
 use cofferdam_tests::{needs, pace};
 use serde_json::Value;
@@ -182,6 +185,32 @@ fn tasks_of_a_network_find_each_other_by_name_and_alias_as_they_come_and_go() {
     assert_eq!(found("one", "two").as_deref(), Some("10.79.0.99"));
     ["one", "two", "far"].iter().for_each(|task| drop(succeed(&world, &["rm", "-f", task])));
     succeed(&world, &["network", "rm", "names"]);
+    settle(&watch);
+}
+
+/// What a task does to the files that it has from us is its own affair.
+#[test]
+fn a_task_that_runs_its_own_hosts_file_as_a_program_keeps_nobody_from_its_network() {
+    let Some(world) = settled_world() else { return };
+    warm_up(&world);
+    let watch = world.watch();
+    succeed(&world, &["network", "create", "--subnet", "10.79.0.0/24", "shared"]);
+    let run = |name: &str| {
+        succeed(&world, &["run", "-d", "--name", name, "--network", "shared", "demo", "sleep", "1000"])
+    };
+    let evil = run("evil");
+    let path = world.state().join("tasks").join(evil.trim()).join("etc/hosts");
+    std::fs::copy("/bin/sleep", &path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut program = Command::new(&path).arg("1000").spawn().unwrap();
+    let busy = std::fs::OpenOptions::new().write(true).open(&path).unwrap_err();
+    assert_eq!(busy.kind(), std::io::ErrorKind::ExecutableFileBusy);
+    run("good");
+    assert!(hosts(&world, "good").contains("evil"), "{}", hosts(&world, "good"));
+    program.kill().unwrap();
+    program.wait().unwrap();
+    ["evil", "good"].iter().for_each(|task| drop(succeed(&world, &["rm", "-f", task])));
+    succeed(&world, &["network", "rm", "shared"]);
     settle(&watch);
 }
 
