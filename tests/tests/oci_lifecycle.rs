@@ -434,6 +434,16 @@ fn groups_stay_and_hooks_print_where_annotations_say_so() {
         let outcome = oci::outcome(&mut grouped).unwrap();
         assert_eq!(outcome.stdout, "0 4242\n", "{outcome:?}");
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "out\nerr\n");
+        // A FIFO that nobody reads is refused, and nobody is kept waiting for a reader.
+        let (fifo, mode) = (bundles.join("fifo"), rustix::fs::Mode::RWXU);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let bundle = Bundle::make(&bundles.join("waits"), &["true"], |config| {
+            config["annotations"] = json!({ "run.oci.hooks.stdout": fifo });
+            config["hooks"] = json!({ "createRuntime": [{ "path": "/bin/true" }] });
+        });
+        let outcome = runtime.run("waits", bundle.unwrap().path()).unwrap();
+        let told = outcome.stderr.contains("run.oci.hooks.stdout");
+        assert!(outcome.status != Some(0) && told, "{outcome:?}");
     });
 }
 

@@ -18,6 +18,7 @@ use cofferdam_linux::wait::{either_readable, readable};
 use cofferdam_plan::Namespace;
 use cofferdam_plan::op::HookPoint;
 use oci_spec::runtime::{Hook, Hooks};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
@@ -152,8 +153,14 @@ fn redirect(streams: &mut Streams, spec: &oci_spec::runtime::Spec) -> Result<(),
         [("run.oci.hooks.stdout", &mut streams.stdout), ("run.oci.hooks.stderr", &mut streams.stderr)];
     for (key, stream) in named {
         let Some(path) = annotations.and_then(|annotations| annotations.get(key)) else { continue };
-        let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-        *stream = file.map_err(|error| format!("annotation {key}: {path}: {error}"))?.into();
+        // A FIFO that nobody reads must not hold us up; to the hook it is as any other.
+        let no_wait = OFlags::NONBLOCK.bits().cast_signed();
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.append(true).create(true).mode(0o600).custom_flags(no_wait).open(path);
+        let file = file.map_err(|error| format!("annotation {key}: {path}: {error}"))?;
+        let blocking = fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags - OFlags::NONBLOCK));
+        blocking.map_err(|errno| format!("annotation {key}: {path}: {}", in_words(errno)))?;
+        *stream = file.into();
     }
     Ok(())
 }
