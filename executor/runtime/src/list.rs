@@ -19,8 +19,8 @@ impl Runtime {
         Ok(self.ids()?.iter().filter_map(|id| self.state(id).ok()).collect())
     }
 
-    /// The ids that have a directory, sorted.
-    pub(crate) fn ids(&self) -> Result<Vec<ContainerId>, Error> {
+    /// The ids that have a directory, sorted, whether what is in it can be read or not.
+    pub fn ids(&self) -> Result<Vec<ContainerId>, Error> {
         let failed = |error: std::io::Error| file_error("reading", self.root(), &error);
         let mut ids = Vec::new();
         for entry in std::fs::read_dir(self.root()).map_err(failed)? {

@@ -74,9 +74,9 @@ fn for_each_named(
     let expression = regex_lite::Regex::new(text)
         .map_err(|error| Failed::new(format!("invalid regular expression {text:?}: {error}")))?;
     let mut failures = Vec::new();
-    for state in runtime.list()?.iter().filter(|state| expression.is_match(&state.id)) {
-        let id = ContainerId::parse(&state.id).map_err(Failed::new)?;
-        failures.extend(act(&id).err().map(|failed| format!("{id}: {}", failed.words)));
+    // Also those whose state cannot be read: a forced delete removes them all the same.
+    for id in runtime.ids()?.iter().filter(|id| expression.is_match(id.as_str())) {
+        failures.extend(act(id).err().map(|failed| format!("{id}: {}", failed.words)));
     }
     if failures.is_empty() { Ok(0) } else { Err(Failed::new(failures.join("\n"))) }
 }
