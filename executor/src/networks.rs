@@ -33,8 +33,9 @@ use crate::id::TaskId;
 use crate::release::Places;
 use crate::request::network::{NetworkRequest, Rates};
 use crate::request::port::{PortMapping, Protocol};
+use crate::request::userns::lines;
 use crate::spec::{DnsRequest, NetworkChoice, TaskSpec};
-use crate::subordinate::{self, IdMaps};
+use crate::subordinate::IdMaps;
 
 /// The capability of networks that lead ports of the host to a task.
 const PORTS: &str = "portMappings";
@@ -231,7 +232,7 @@ pub(crate) fn make_user_namespace(
 ) -> Result<(), Error> {
     let (path, netns) = (disk.userns(id), disk.netns(id));
     let netns = (spec.network != NetworkChoice::Host).then_some(netns.as_path());
-    let (uids, gids) = (subordinate::lines(&maps.uids), subordinate::lines(&maps.gids));
+    let (uids, gids) = (lines(&maps.uids), lines(&maps.gids));
     namespace::create_pinned_user_namespace(&path, netns, &uids, &gids)
         .map_err(|errno| Error::io("make the user namespace", &path)(errno.into()))
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::request::Refusal;
-use crate::request::userns::{IdRange, UserNamespaceChoice};
+use crate::request::userns::{IdRange, UserNamespaceChoice, check_map};
 
 /// Whose ranges are given out, the first that has any: the name that other engines use for the same, and root.
 const OWNERS: [&str; 3] = ["containers", "root", "0"];
@@ -43,17 +43,13 @@ impl IdMaps {
     }
 }
 
-/// The lines that the kernel takes, user_namespaces(7).
-pub(crate) fn lines(ranges: &[IdRange]) -> String {
-    let line = |range: &IdRange| format!("{} {} {}\n", range.inside, range.outside, range.count);
-    ranges.iter().map(line).collect()
-}
-
 /// The maps of a new task; `None` if it has the host's ids. For [`UserNamespaceChoice::Auto`] the caller holds the lock.
 pub(crate) fn choose(disk: &Disk, choice: &UserNamespaceChoice) -> Result<Option<IdMaps>, Error> {
     let count = match choice {
         UserNamespaceChoice::Host => return Ok(None),
         UserNamespaceChoice::Maps { uids, gids } => {
+            // They may come from a request that no option was read for.
+            [uids, gids].into_iter().try_for_each(|ranges| check_map(ranges))?;
             return Ok(Some(IdMaps { uids: uids.clone(), gids: gids.clone() }));
         }
         UserNamespaceChoice::Auto(count) => *count,

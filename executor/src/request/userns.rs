@@ -7,6 +7,10 @@ use super::Refusal;
 /// How many ids a task gets that does not say: all that programs and images have names for.
 pub const DEFAULT_IDS: u32 = 65_536;
 
+/// Ranges that the kernel takes in a map, and bytes of their text, less than a page: user_namespaces(7).
+const MAP_RANGES: usize = 340;
+const MAP_BYTES: usize = 4095;
+
 /// Whose ids a task's are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -42,7 +46,8 @@ impl UserNamespaceChoice {
         let refuse = |problem: &str| Refusal::new("user namespace", userns.unwrap_or_default(), problem);
         let ranges =
             |texts: &[String]| texts.iter().map(|text| IdRange::parse(text)).collect::<Result<Vec<_>, _>>();
-        let (uids, gids) = (apart(ranges(uids)?)?, apart(ranges(gids)?)?);
+        let (uids, gids) = (ranges(uids)?, ranges(gids)?);
+        [&uids, &gids].into_iter().try_for_each(|ranges| check_map(ranges))?;
         let has_maps = !uids.is_empty() || !gids.is_empty();
         let or = |these: &[IdRange], those: &[IdRange]| if these.is_empty() { those } else { these }.to_vec();
         let maps = || Self::Maps { uids: or(&uids, &gids), gids: or(&gids, &uids) };
@@ -63,18 +68,35 @@ impl UserNamespaceChoice {
     }
 }
 
-/// The ranges, if no id is in two of them, on either side.
-fn apart(ranges: Vec<IdRange>) -> Result<Vec<IdRange>, Refusal> {
+/// Refuses what the kernel takes for no map: a range beyond the ids that there are, an id in two ranges, on either side, or
+/// more than it reads.
+pub(crate) fn check_map(ranges: &[IdRange]) -> Result<(), Refusal> {
     let meet =
         |one: u32, other: u32, a: &IdRange, b: &IdRange| one < other + b.count && other < one + a.count;
     for (index, a) in ranges.iter().enumerate() {
+        a.check(&a.to_string())?;
         if ranges[..index].iter().any(|b| meet(a.inside, b.inside, a, b) || meet(a.outside, b.outside, a, b))
         {
-            let text = format!("{}:{}:{}", a.inside, a.outside, a.count);
-            return Err(Refusal::new("id map", &text, "it overlaps another one"));
+            return Err(Refusal::new("id map", &a.to_string(), "it overlaps another one"));
         }
     }
-    Ok(ranges)
+    if ranges.len() > MAP_RANGES || lines(ranges).len() > MAP_BYTES {
+        let problem = format!("the kernel takes {MAP_RANGES} ranges in {MAP_BYTES} bytes; join some");
+        return Err(Refusal::new("id map", &format!("{} ranges", ranges.len()), problem));
+    }
+    Ok(())
+}
+
+/// The lines that the kernel takes, user_namespaces(7).
+pub(crate) fn lines(ranges: &[IdRange]) -> String {
+    let line = |range: &IdRange| format!("{} {} {}\n", range.inside, range.outside, range.count);
+    ranges.iter().map(line).collect()
+}
+
+impl std::fmt::Display for IdRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.inside, self.outside, self.count)
+    }
 }
 
 impl IdRange {
@@ -89,11 +111,15 @@ impl IdRange {
         };
         let number = |text: &str| text.parse::<u32>().map_err(|_| refuse("an id is a number below 2^32"));
         let range = IdRange { inside: number(inside)?, outside: number(outside)?, count: number(count)? };
-        let fits = |first: u32| first.checked_add(range.count).is_some();
-        if range.count == 0 || !fits(range.inside) || !fits(range.outside) {
-            return Err(refuse("the range is empty or ends above the highest id"));
+        range.check(text).map(|()| range)
+    }
+
+    fn check(&self, text: &str) -> Result<(), Refusal> {
+        let fits = |first: u32| first.checked_add(self.count).is_some();
+        if self.count == 0 || !fits(self.inside) || !fits(self.outside) {
+            return Err(Refusal::new("id map", text, "the range is empty or ends above the highest id"));
         }
-        Ok(range)
+        Ok(())
     }
 
     /// What an id of the task is on the host.
@@ -143,5 +169,16 @@ mod tests {
             let refused = parse(userns, uids, &[]).unwrap_err();
             assert!(refused.contains(words), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_map_that_the_kernel_does_not_take_is_refused_in_words_whoever_made_it() {
+        let map = |count: u32| -> Vec<IdRange> {
+            (0..count).map(|id| IdRange { inside: 2 * id, outside: 100_000 + 2 * id, count: 1 }).collect()
+        };
+        assert!(check_map(&map(200)).is_ok());
+        assert!(check_map(&map(330)).unwrap_err().to_string().contains("join some"));
+        let beyond = IdRange { inside: u32::MAX, outside: 0, count: 2 };
+        assert!(check_map(&[beyond]).unwrap_err().to_string().contains("highest id"));
     }
 }
