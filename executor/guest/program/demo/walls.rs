@@ -154,12 +154,17 @@ fn messages(facts: &Facts) -> Wall {
 }
 
 fn users(facts: &Facts) -> Wall {
-    let map = facts.uid_map.split_whitespace().collect::<Vec<_>>().join(" ");
+    let map: Vec<&str> = facts.uid_map.split_whitespace().collect();
+    let seen = format!("uid map {}", map.join(" "));
     let words = [
         "root in here is an ordinary user outside",
         "not asked for: root in here is root outside, held back by the walls below",
     ];
-    namespace("user ids", facts, "user", words, &format!("uid map {map}"), Verdict::Absent)
+    // Of each range the second number is the first id outside.
+    if matches!(apart(facts, "user"), Apart::Yes) && map.iter().skip(1).step_by(3).any(|id| *id == "0") {
+        return Wall::new("user ids", Verdict::Open, "somebody in here is root outside, by its map", seen);
+    }
+    namespace("user ids", facts, "user", words, &seen, Verdict::Absent)
 }
 
 fn clocks(facts: &Facts) -> Wall {
@@ -479,6 +484,11 @@ mod tests {
         assert_eq!(users(&facts).verdict, Verdict::Absent);
         facts.host_namespaces.insert("pid".to_owned(), 1);
         assert_eq!(processes(&facts).verdict, Verdict::Holds);
+        facts.host_namespaces.insert("user".to_owned(), 1);
+        for (map, verdict) in [("0 100000 65536", Verdict::Holds), ("1 7 9\n0 0 1", Verdict::Open)] {
+            facts.uid_map = map.to_owned();
+            assert_eq!(users(&facts).verdict, verdict, "{map}");
+        }
     }
 
     #[test]
