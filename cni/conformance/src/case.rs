@@ -120,13 +120,23 @@ impl Choice {
     fn wants(&self, case: &Case) -> bool {
         self.only.is_empty() || self.only.iter().any(|begin| case.id.starts_with(begin.as_str()))
     }
+
+    /// Refuses a word that chooses nothing: a plugin would pass for having been tested.
+    fn check(&self, cases: &[Case]) -> Result<(), Error> {
+        let chooses = |begin: &&String| cases.iter().any(|case| case.id.starts_with(begin.as_str()));
+        self.only
+            .iter()
+            .find(|begin| !chooses(begin))
+            .map_or(Ok(()), |begin| Err(Error::NoCase(begin.clone())))
+    }
 }
 
 /// Runs the cases and tells each outcome, in their order, as soon as it is known.
 pub fn run(subject: &Subject, choice: &Choice, mut tell: impl FnMut(&Outcome)) -> Result<Report, Error> {
+    let all = cases();
+    choice.check(&all)?;
     subject.refuse_unusable()?;
     let versions = spoken(subject)?;
-    let all = cases();
     // Figures are taken on a quiet machine: last, and alone.
     let (timed, rest): (Vec<Case>, Vec<Case>) = all
         .into_iter()

@@ -36,8 +36,11 @@ pub enum Error {
         said: String,
     },
     /// Nobody knows how to configure it.
-    #[error("there is no profile for the plugin {0:?}: give a configuration (known: {known})", known = Profile::known().join(" "))]
+    #[error("how is the plugin {0:?} configured? Say so with --config or --profile; profiles are shipped for {known}", known = Profile::known().join(" "))]
     NoProfile(String),
+    /// No case is called so.
+    #[error("no case's id begins with {0:?}: --list shows them")]
+    NoCase(String),
     /// Not a configuration.
     #[error("{what}: {source}")]
     Config {

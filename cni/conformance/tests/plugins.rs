@@ -305,4 +305,8 @@ fn a_program_that_is_no_plugin_is_told_apart_from_one_that_fails() {
     let refused = run(&Subject::new("/etc/passwd", profile()), &Choice::default(), |_| ()).unwrap_err();
     assert!(matches!(refused, Error::NoProgram(_)), "{refused}");
     assert!(matches!(Subject::known("/bin/true").unwrap_err(), Error::NoProfile(_)));
+    // Without the case that was meant, nothing would be tested and nothing fail.
+    let (_folder, subject) = script("exit 0");
+    let refused = run(&subject, &choose(&["1.", "1.nonsense"]), |_| ()).unwrap_err();
+    assert!(matches!(&refused, Error::NoCase(word) if word == "1.nonsense"), "{refused}");
 }

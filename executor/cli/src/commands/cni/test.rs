@@ -89,13 +89,17 @@ fn told(error: Error) -> Failure {
 
 fn find(plugin: &Path, folders: &[PathBuf]) -> Result<PathBuf, Failure> {
     if plugin.components().count() > 1 {
-        let found = std::path::absolute(plugin).map_err(Failure::from)?;
-        return Ok(found);
+        return if plugin.is_file() {
+            std::path::absolute(plugin).map_err(Failure::from)
+        } else {
+            Err(Failure::plain(format!("there is no plugin {}: no such file", plugin.display())))
+        };
     }
     let found = folders.iter().map(|folder| folder.join(plugin)).find(|program| program.is_file());
     found.ok_or_else(|| {
         let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        Failure::plain(format!("there is no plugin {} in {}", plugin.display(), folders.join(", ")))
+        let (name, folders) = (plugin.display(), folders.join(", "));
+        Failure::plain(format!("there is no plugin {name} in {folders}; one in this directory is ./{name}"))
     })
 }
 
