@@ -21,8 +21,12 @@ pub(crate) struct Cli {
     pub(crate) verb: Verb,
 }
 
+/// The heading of what all verbs share: among a verb's own options nobody would find either.
+const SHARED: &str = "Options of every command";
+
 /// Where things are.
 #[derive(Debug, Args)]
+#[command(next_help_heading = SHARED)]
 pub(crate) struct PlaceArgs {
     /// Data directory: images, records, logs
     #[arg(
@@ -62,13 +66,14 @@ pub(crate) struct PlaceArgs {
     pub(crate) cni_plugins: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
-    /// Configuration file; need not exist unless it is named here
+    /// Configuration file; by default /etc/cofferdam/config.toml, which need not exist
     #[arg(long, global = true, env = "COFFERDAM_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
 
 /// How the image store is operated; what is not given is the configuration file's.
 #[derive(Debug, Args)]
+#[command(next_help_heading = SHARED)]
 pub(crate) struct StoreArgs {
     /// When stored images survive a loss of power: soon (the default), when the command returns, or not for certain
     #[arg(
@@ -92,7 +97,8 @@ pub(crate) struct StoreArgs {
     /// whole copy for every task)
     #[arg(long, global = true, env = "COFFERDAM_LAYERS", value_name = "BACKEND")]
     layers: Option<Backend>,
-    /// How much a layer may ask of this host, as docs/images.md lists it; may be given several times
+    /// How much a layer may ask of this host: uncompressed-bytes, ratio, ratio-free-bytes, entries, sparse-bytes, members or
+    /// xattr-bytes; may be given several times
     #[arg(long, global = true, value_name = "NAME=NUMBER", value_parser = limit)]
     limit: Vec<(String, u64)>,
 }
@@ -131,10 +137,9 @@ impl StoreArgs {
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people
+    // No documentation of either: it would make every help text with this option one of the long form.
     #[default]
     Table,
-    /// For programs: one JSON object a line
     Json,
 }
 

@@ -10,7 +10,7 @@ use crate::escape::escape;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How to print
+    /// How to print: a table for people, or JSON for programs
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
 }

@@ -19,7 +19,7 @@ pub(crate) struct Args {
     /// Print what has happened and stop
     #[arg(long)]
     no_stream: bool,
-    /// How to print
+    /// How to print: a table for people, or JSON for programs
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
 }

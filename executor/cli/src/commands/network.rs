@@ -17,7 +17,7 @@ pub(crate) enum Verb {
     /// List them
     #[command(visible_alias = "list")]
     Ls {
-        /// How to print
+        /// How to print: a table for people, or JSON for programs
         #[arg(long, value_enum, default_value = "table")]
         format: Format,
         /// Only names

@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Whole ids and commands
     #[arg(long)]
     no_trunc: bool,
-    /// How to print
+    /// How to print: a table for people, or JSON for programs
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
     /// Only those with name=TEXT, state=STATE, label=NAME[=VALUE], image=TEXT

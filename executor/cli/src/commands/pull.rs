@@ -1,13 +1,13 @@
 //! `cofferdam pull`.
 
-use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cofferdam_executor::{Artifacts, Cancel, Executor, Image, ImageRequest, PullConfig, PullEvent, PullWhen};
+use cofferdam_executor::{Artifacts, Cancel, Executor, Image, ImageRequest, PullEvent, PullWhen};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::registry::{FetchArgs, TellArgs};
 use super::{Outcome, print_json};
 use crate::args::Format;
 use crate::failure::Failure;
@@ -16,62 +16,15 @@ use crate::progress::Progress;
 /// How long a pull that is interrupted may take to put things in order. What is left is left to the next command.
 const INTERRUPT_LIMIT: Duration = Duration::from_millis(150);
 
-/// How to talk to registries and what to let in. What is not given here is as the configuration file says.
-#[derive(Debug, clap::Args)]
-pub(crate) struct RegistryArgs {
-    /// Talk plain HTTP to registries too; loopback ones are tried so anyway
-    #[arg(long)]
-    plain_http: bool,
-    /// File with registry passwords, in the form of docker's config.json
-    #[arg(long, value_name = "FILE", env = "REGISTRY_AUTH_FILE")]
-    authfile: Option<PathBuf>,
-    /// Directory with <registry>/hosts.toml files, instead of the usual ones; may be given several times
-    #[arg(long, value_name = "DIR")]
-    hosts_dir: Vec<PathBuf>,
-    /// Mirrors and rules in the form of containers' registries.conf, instead of the usual file
-    #[arg(long, value_name = "FILE")]
-    registries_conf: Option<PathBuf>,
-    /// Rules about images in the form of containers' policy.json
-    #[arg(long, value_name = "FILE")]
-    policy: Option<PathBuf>,
-    /// Program that must let the image in; may be given several times
-    #[arg(long, value_name = "PROGRAM")]
-    verifier: Vec<PathBuf>,
-    /// Host that foreign layers may be fetched from; may be given several times
-    #[arg(long, value_name = "HOST")]
-    foreign_host: Vec<String>,
-}
-
-impl RegistryArgs {
-    /// These options over those of the configuration file. What guards a pull is only ever added to.
-    pub(crate) fn over(&self, file: &PullConfig) -> PullConfig {
-        let mut config = file.clone();
-        config.plain_http |= self.plain_http;
-        config.authfile = self.authfile.clone().or(config.authfile);
-        if !self.hosts_dir.is_empty() {
-            config.hosts_dirs = Some(self.hosts_dir.clone());
-        }
-        config.registries_conf = self.registries_conf.clone().or(config.registries_conf);
-        config.policy = self.policy.clone().or(config.policy);
-        config.verifiers.extend(self.verifier.iter().cloned());
-        config.foreign_hosts.extend(self.foreign_host.iter().cloned());
-        config
-    }
-}
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Platform of the image
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<String>,
-    /// Print nothing but the image's digest
-    #[arg(short, long)]
-    quiet: bool,
-    /// How to print: what happens is told as JSON too, one event a line
-    #[arg(long, value_enum, default_value = "table")]
-    format: Format,
     #[command(flatten)]
-    registry: RegistryArgs,
+    tell: TellArgs,
+    #[command(flatten)]
+    fetch: FetchArgs,
     /// Every tag of the repository, one after another; the name is then without one
     #[arg(short, long)]
     all_tags: bool,
@@ -85,7 +38,7 @@ pub(crate) async fn run(args: Args, executor: &Executor) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     let cancel = Cancel::new();
-    let config = args.registry.over(executor.pull_config());
+    let config = args.fetch.over(executor.pull_config());
     let tags = tokio::select! {
         tags = executor.tags(args.image.clone(), Some(config), cancel.clone()) => tags?,
         () = interrupted() => {
@@ -111,15 +64,15 @@ async fn pull(args: &Args, image: String, executor: &Executor) -> Result<(), Fai
         when: PullWhen::Always,
         platform: args.platform.clone(),
         artifacts: Artifacts::Taken,
-        pull: Some(args.registry.over(executor.pull_config())),
+        pull: Some(args.fetch.over(executor.pull_config())),
         ..ImageRequest::new(image)
     };
-    if args.format == Format::Json {
+    if args.tell.format == Format::Json {
         // An event that cannot be printed was for a reader who is gone.
         fetch(executor, request, |event| drop(print_json(&event))).await?;
         return Ok(());
     }
-    let progress = Progress::new(args.quiet);
+    let progress = Progress::new(args.tell.quiet);
     let image = fetch(executor, request, move |event| progress.tell(&event)).await?;
     println!("{}", image.digest);
     Ok(())

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use cofferdam_executor::{Cancel, Executor, PushEvent, PushRequest, PushSource, Pushed};
 
-use super::pull::{RegistryArgs, interrupted};
+use super::pull::interrupted;
+use super::registry::{RegistryArgs, TellArgs};
 use super::{Outcome, print_json};
 use crate::args::Format;
 use crate::failure::Failure;
@@ -16,12 +17,8 @@ pub(crate) struct Args {
     /// Directory in the OCI image layout to push from, instead of the store; the image is then its name there
     #[arg(long, value_name = "DIR")]
     layout: Option<PathBuf>,
-    /// Print nothing but the image's digest
-    #[arg(short, long)]
-    quiet: bool,
-    /// How to print: what happens is told as JSON too, one event a line
-    #[arg(long, value_enum, default_value = "table")]
-    format: Format,
+    #[command(flatten)]
+    tell: TellArgs,
     #[command(flatten)]
     registry: RegistryArgs,
     /// The image
@@ -46,7 +43,7 @@ pub(crate) async fn run(args: Args, executor: &Executor) -> Outcome {
         pull: Some(args.registry.over(executor.pull_config())),
         cancel: cancel.clone(),
     };
-    let (format, quiet) = (args.format, args.quiet);
+    let (format, quiet) = (args.tell.format, args.tell.quiet);
     let mut pushing = pin!(executor.push(request, move |event| tell(&event, format, quiet)));
     let digest = tokio::select! {
         digest = &mut pushing => digest?,

@@ -1,7 +1,7 @@
 //! `cofferdam run`: what was said becomes a [`TaskSpec`], which is launched and stood by.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use cofferdam_executor::request::volume::{Tmpfs, Volume};
 use cofferdam_executor::request::{Refusal, env};
 use cofferdam_executor::{
     AttachStreams, Executor, ImageRequest, Keep, Launched, NetworkChoice, PullWhen, RestartPolicy,
-    SeccompChoice, Signal, Source, TaskName, TaskSpec,
+    SeccompChoice, Signal, Source, TaskId, TaskName, TaskSpec,
 };
 
 use super::Outcome;
-use super::pull::RegistryArgs;
+use super::registry::FetchArgs;
 use crate::failure::{self, Failure};
 use crate::progress::Progress;
 use crate::streams::{self, End, Wiring};
@@ -69,7 +69,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE")]
     shm_size: Option<String>,
     /// Limit what it may write to its root file system: size=BYTES
-    #[arg(long, value_name = "KEY=VALUE", help_heading = "Files")]
+    #[arg(long, value_name = "KEY=VALUE")]
     storage_opt: Vec<String>,
     /// Make its root file system read-only
     #[arg(long)]
@@ -175,7 +175,7 @@ pub(crate) struct Args {
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
-    registry: RegistryArgs,
+    fetch: FetchArgs,
     /// Image and command; only a command with --host-rootfs
     #[arg(
         required = true,
@@ -210,12 +210,12 @@ pub(crate) async fn run(args: Args, executor: &Executor) -> Outcome {
     if args.tty && args.interactive && !args.detach && !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
         return Err(Failure::plain("-t with -i needs a terminal, and standard input is none; leave out -t"));
     }
-    let mut cidfile = args.cidfile.as_ref().map(new_file).transpose()?;
+    let mut cidfile = args.cidfile.as_deref().map(CidFile::new).transpose()?;
     if let Source::Image(reference) = &spec.source {
         let request = ImageRequest {
             when: args.pull.into(),
             platform: args.platform.clone(),
-            pull: Some(args.registry.over(executor.pull_config())),
+            pull: Some(args.fetch.over(executor.pull_config())),
             ..ImageRequest::new(reference.clone())
         };
         let progress = Progress::new(args.quiet);
@@ -223,14 +223,9 @@ pub(crate) async fn run(args: Args, executor: &Executor) -> Outcome {
         // It is here now; asking again would ask the registry again.
         spec.pull = PullWhen::Never;
     }
-    let launched = executor.launch_with(spec, wanted_streams(&args)).await.inspect_err(|_| {
-        if let Some(path) = &args.cidfile {
-            // A file that names no task helps nobody.
-            let _ = std::fs::remove_file(path);
-        }
-    })?;
+    let launched = executor.launch_with(spec, wanted_streams(&args)).await?;
     if let Some(file) = &mut cidfile {
-        write!(file, "{}", launched.task.id())?;
+        file.tell(launched.task.id())?;
     }
     tell(&args, &launched);
     stand_by(&args, launched).await
@@ -439,10 +434,32 @@ fn read_file(path: &PathBuf) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(failed)
 }
 
-fn new_file(path: &PathBuf) -> Result<std::fs::File, Failure> {
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .map_err(|error| Failure::plain(format!("cannot make the id file {}: {error}", path.display())))
+/// The file for the task's id. Until that is in it, it is removed again: a file that names no task helps nobody.
+struct CidFile<'a> {
+    path: &'a Path,
+    file: std::fs::File,
+    is_told: bool,
+}
+
+impl<'a> CidFile<'a> {
+    fn new(path: &'a Path) -> Result<Self, Failure> {
+        let made = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+        let file = made.map_err(|error| {
+            Failure::plain(format!("cannot make the id file {}: {error}", path.display()))
+        })?;
+        Ok(Self { path, file, is_told: false })
+    }
+
+    fn tell(&mut self, id: &TaskId) -> Result<(), Failure> {
+        self.is_told = true;
+        Ok(write!(self.file, "{id}")?)
+    }
+}
+
+impl Drop for CidFile<'_> {
+    fn drop(&mut self) {
+        if !self.is_told {
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// Look once instead of again and again
     #[arg(long)]
     no_stream: bool,
-    /// How to print
+    /// How to print: a table for people, or JSON for programs
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
     /// Tasks; all running ones if none is given

@@ -51,6 +51,8 @@ fn cases() -> Vec<Case> {
         case("run --name ../x demo", 125, &["../x", "task name"]),
         case("run --platform linux/m68k --pull never demo2", 125, &["demo2"]),
         case("run --no-such-option demo", 125, &["--no-such-option"]),
+        case("run --uidmap 1:100000:9 demo", 125, &["0 is not mapped"]),
+        case("run --uidmap 0:1:2 --gidmap 0:4294967295:2 demo", 125, &["id map", "the highest id"]),
         case("exec nosuch true", 125, &["no task \"nosuch\""]),
         case("logs nosuch", 125, &["no task \"nosuch\""]),
         case("rmi nosuch", 125, &["nosuch"]),
@@ -86,6 +88,17 @@ fn check(world: &World, case: &Case, failures: &mut Vec<String>) {
             case.code,
             case.says
         ));
+    }
+}
+
+#[test]
+fn a_file_for_the_id_of_a_task_that_never_was_does_not_stay() {
+    let Some(world) = settled_world() else { return };
+    let file = world.files().join("id");
+    for words in ["--pull never nosuch", "--network nowhere demo", "demo nosuch"] {
+        let words: Vec<&str> = words.split(' ').collect();
+        let answer = call(&world, &[&["run", "--cidfile", file.to_str().unwrap()], &words[..]].concat());
+        assert!(answer.code >= Some(125) && !file.exists(), "{words:?}: {answer:?}");
     }
 }
 

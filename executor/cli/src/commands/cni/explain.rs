@@ -13,7 +13,7 @@ pub(crate) struct Args {
     /// Take this for the result of the next plugin; may be given several times, in their order
     #[arg(long, value_name = "JSON")]
     result: Vec<String>,
-    /// How to print
+    /// How to print: a table for people, or JSON for programs
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
 }

@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Taken for docker's sake: nothing is asked anyway
     #[arg(short, long)]
     force: bool,
-    /// How to print
+    /// How to print: a table for people, or JSON for programs
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
 }

@@ -16,7 +16,7 @@ pub(crate) struct Args {
     /// Leave what is damaged as it is
     #[arg(long)]
     keep: bool,
-    /// How to print
+    /// How to print: a table for people, or JSON for programs
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
     /// Images; all without it
