@@ -175,6 +175,24 @@ fn cgroups_made_inside_are_killed_and_removed_too() {
     assert!(!deeper.exists());
 }
 
+/// Whoever has a tree of cgroups to himself may make it as deep as he likes, and hide in it.
+#[test]
+fn however_deep_the_cgroups_inside_are_they_are_killed_and_removed() {
+    let Some(cgroup) = make("deep") else { return };
+    let own = |mount: &str| std::path::PathBuf::from(format!("{mount}{}", path("deep")));
+    let own =
+        ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(own).into_iter().find(|own| own.is_dir()).unwrap();
+    let deepest = own.join("d/".repeat(300));
+    std::fs::create_dir_all(&deepest).unwrap();
+    std::fs::create_dir_all(own.join("d/d/beside/d")).unwrap();
+    let shell = Shell::start("true");
+    std::fs::write(deepest.join("cgroup.procs"), shell.pid().to_string()).unwrap();
+    assert_eq!(cgroup.processes().unwrap(), [shell.pid()]);
+    cgroup.kill().unwrap();
+    cgroup.remove().unwrap();
+    assert!(!own.exists());
+}
+
 #[test]
 fn limits_are_written_where_the_controller_lives_and_refusals_are_named() {
     let Some(cgroup) = make("limits") else { return };

@@ -197,7 +197,7 @@ impl Place {
     /// The processes of this cgroup and of all below it.
     pub(super) fn processes(&self) -> Result<Vec<i32>, Errno> {
         let mut found = Vec::new();
-        each_directory(self.directory.as_fd(), 0, &mut |directory| {
+        let read = |directory: BorrowedFd<'_>| {
             match read_at(directory, c"cgroup.procs") {
                 Ok(text) => found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
                 // Gone meanwhile, or a threaded cgroup, whose processes are listed above it.
@@ -205,7 +205,8 @@ impl Place {
                 Err(errno) => return Err(errno),
             }
             Ok(())
-        })?;
+        };
+        descend(self.directory.as_fd(), read, |_, _| Ok(()))?;
         found.sort_unstable();
         found.dedup();
         Ok(found)
@@ -220,7 +221,7 @@ impl Place {
         // Most have nothing below them: looking first would cost more than the removal.
         match remove() {
             Err(Errno::BUSY | Errno::NOTEMPTY) => {
-                remove_children(self.directory.as_fd(), 0)?;
+                remove_children(self.directory.as_fd())?;
                 remove()
             }
             result => result,
@@ -232,9 +233,6 @@ impl Place {
         rustix::fs::statat(&self.parent, &*self.name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 }
-
-/// Deeper trees than this are not ours; the kernel's own limit of path lengths is near.
-const DEPTH_LIMIT: usize = 128;
 
 fn children(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     /// Links of a directory without directories in it: its name and its own dot.
@@ -260,41 +258,50 @@ fn children(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
     Ok(names)
 }
 
-fn each_directory(
-    directory: BorrowedFd<'_>,
-    depth: usize,
-    visit: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
+/// Visits a cgroup and all below it, parents first, and leaves each below it by its parent and name when nothing in it is left
+/// to visit. Whoever has a delegated tree may have made it deeper than there are descriptors, so only one is held: the way
+/// back is `..`, which stays what it was, since a cgroup cannot be moved to another parent.
+fn descend(
+    top: BorrowedFd<'_>,
+    mut visit: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
+    mut leave: impl FnMut(BorrowedFd<'_>, &CStr) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
-    visit(directory)?;
-    if depth == DEPTH_LIMIT {
-        return Err(Errno::LOOP);
-    }
-    for name in children(directory)? {
-        match enter(directory, &name) {
-            Ok(child) => each_directory(child.as_fd(), depth + 1, visit)?,
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
+    visit(top)?;
+    let mut pending = vec![children(top)?];
+    let (mut names, mut below) = (Vec::new(), None::<OwnedFd>);
+    while let Some(level) = pending.last_mut() {
+        let here = below.as_ref().map_or(top, AsFd::as_fd);
+        if let Some(name) = level.pop() {
+            match enter(here, &name) {
+                Ok(child) => {
+                    visit(child.as_fd())?;
+                    pending.push(children(child.as_fd())?);
+                    names.push(name);
+                    below = Some(child);
+                }
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+            continue;
         }
+        pending.pop();
+        let Some(name) = names.pop() else { break };
+        let parent = match names.is_empty() {
+            true => None,
+            false => Some(openat(here, c"..", DIRECTORY, Mode::empty())?),
+        };
+        below = parent;
+        leave(below.as_ref().map_or(top, AsFd::as_fd), &name)?;
     }
     Ok(())
 }
 
-fn remove_children(directory: BorrowedFd<'_>, depth: usize) -> Result<(), Errno> {
-    if depth == DEPTH_LIMIT {
-        return Err(Errno::LOOP);
-    }
-    for name in children(directory)? {
-        match enter(directory, &name) {
-            Ok(child) => remove_children(child.as_fd(), depth + 1)?,
-            Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(errno),
-        }
-        match unlinkat(directory, &*name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
+fn remove_children(directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    let remove = |parent: BorrowedFd<'_>, name: &CStr| match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    };
+    descend(directory, |_| Ok(()), remove)
 }
 
 fn c_name(file: &str) -> Result<CString, Errno> {
