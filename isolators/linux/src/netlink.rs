@@ -12,6 +12,8 @@
 
 mod address;
 mod bridge_vlan;
+#[cfg(test)]
+mod golden;
 mod link;
 mod new_link;
 mod queue;

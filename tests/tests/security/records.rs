@@ -16,40 +16,36 @@ fn lives(pid: i64) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-fn root_of(runtime: &Runtime) -> std::path::PathBuf {
-    runtime.command(&[]).get_args().nth(1).unwrap().into()
-}
-
 #[test]
 fn st_03_a_state_root_that_others_could_write_is_refused() {
     attack(|_, files| {
         let root = files.join("root");
         let runtime = Runtime::ours(&root);
-        let state = root_of(&runtime);
+        let state = runtime.root();
         std::fs::create_dir(&root).unwrap();
         let bundle = sleeper(files, "modes", |_| {});
         runtime.create("c", bundle.path()).unwrap();
-        assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(std::fs::metadata(state).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(std::fs::metadata(state.join("c")).unwrap().permissions().mode() & 0o777, 0o700);
         runtime.succeed(&["delete", "--force", "c"]).unwrap();
         for mode in [0o770, 0o707, 0o777, 0o1777] {
-            std::fs::set_permissions(&state, PermissionsExt::from_mode(mode)).unwrap();
+            std::fs::set_permissions(state, PermissionsExt::from_mode(mode)).unwrap();
             assert_refused(&runtime.call(&["list"]).unwrap(), &format!("mode {mode:o}"));
         }
-        std::fs::remove_dir(&state).unwrap();
+        std::fs::remove_dir(state).unwrap();
         for shape in ["file", "link", "somebody's"] {
             match shape {
-                "file" => std::fs::write(&state, "").unwrap(),
-                "link" => symlink(files, &state).unwrap(),
+                "file" => std::fs::write(state, "").unwrap(),
+                "link" => symlink(files, state).unwrap(),
                 _ => {
-                    std::fs::create_dir(&state).unwrap();
-                    std::os::unix::fs::chown(&state, Some(65534), Some(65534)).unwrap();
+                    std::fs::create_dir(state).unwrap();
+                    std::os::unix::fs::chown(state, Some(65534), Some(65534)).unwrap();
                 }
             }
             assert_refused(&runtime.call(&["list"]).unwrap(), shape);
-            let _ = std::fs::remove_file(&state);
+            let _ = std::fs::remove_file(state);
         }
-        std::fs::remove_dir(&state).unwrap();
+        std::fs::remove_dir(state).unwrap();
     });
 }
 
@@ -71,7 +67,7 @@ fn st_05_without_cgroups_an_edited_state_file_does_not_hide_the_first_process() 
             assert_eq!(created.status, Some(0), "{created:?}");
             assert_eq!(call(&["start", "c"]).status, Some(0));
             let init = runtime.state("c").unwrap()["pid"].as_i64().unwrap();
-            let file = root_of(runtime).join("c/state.json");
+            let file = runtime.root().join("c/state.json");
             let mut value: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
             value["pid"] = pid.clone();
             std::fs::write(&file, value.to_string()).unwrap();
@@ -124,7 +120,7 @@ fn st_08_the_gate_opens_once_and_only_for_who_is_behind_it() {
     attack(|runtime, files| {
         let bundle = sleeper(files, "gate", |_| {});
         runtime.create("c", bundle.path()).unwrap();
-        let gate = root_of(runtime).join("c/start.sock");
+        let gate = runtime.root().join("c/start.sock");
         let first = runtime.state("c").unwrap()["pid"].as_i64().unwrap();
         std::thread::scope(|scope| {
             let starts: Vec<_> =

@@ -120,20 +120,8 @@ fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write;
-
-    use netlink_packet_core::Emitable;
-
+    use super::super::golden::hexadecimal;
     use super::*;
-
-    fn hexadecimal(message: &LinkMessage) -> String {
-        let mut bytes = vec![0; message.buffer_len()];
-        message.emit(&mut bytes);
-        bytes.iter().fold(String::new(), |mut text, byte| {
-            _ = write!(text, "{byte:02x}");
-            text
-        })
-    }
 
     #[test]
     fn the_messages_that_give_and_take_vlans_are_the_golden_ones() {

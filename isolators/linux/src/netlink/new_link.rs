@@ -259,22 +259,8 @@ impl Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write;
-
-    use netlink_packet_core::Emitable;
-
+    use super::super::golden::hexadecimal;
     use super::*;
-
-    /// The message as `xxd -p` would print it, without the netlink header.
-    fn hexadecimal(link: &NewLink<'_>) -> String {
-        let message = link.message();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.emit(&mut bytes);
-        bytes.iter().fold(String::new(), |mut text, byte| {
-            _ = write!(text, "{byte:02x}");
-            text
-        })
-    }
 
     #[test]
     fn b16_the_messages_that_make_ipvlan_vlan_vrf_and_dummy_are_the_golden_ones() {
@@ -292,7 +278,7 @@ mod tests {
         let golden = include_str!("golden/new_link.txt");
         for (name, link) in cases {
             let expected = golden.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-            assert_eq!(Some(hexadecimal(&link).as_str()), expected, "{name}");
+            assert_eq!(Some(hexadecimal(&link.message()).as_str()), expected, "{name}");
         }
     }
 }
