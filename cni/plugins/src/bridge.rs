@@ -33,7 +33,7 @@ use crate::container::{Inside, inside, sandbox};
 use crate::ipam::{self, Ipam, dns_of};
 use crate::ruleset::{Entry, Ip, Kind, Ruleset, octets};
 use crate::veth::Carrier;
-use crate::{foreign, gateway, links, sysctl, veth};
+use crate::{announcement, foreign, gateway, links, sysctl, veth};
 use config::Config;
 
 pub(crate) use sender::delete_table as delete_sender_table;
@@ -139,12 +139,6 @@ fn connect(
         sender::guard(request, mac_inside(request, &mut Socket::route_in(netns)?)?)?;
     }
     let mut result = gateway::complete(allocated, config.is_gateway(), config.is_default_gateway());
-    let inner = if config.disable_container_interface {
-        host.set_up(end.index)?;
-        Socket::route_in(netns)?.link(request.if_name.as_str())?
-    } else {
-        bring_up(config.interface(request), host, netns, &end, &result)?
-    };
     let gateways = config.gateways(&result);
     let gateway = if gateways.is_empty() { None } else { Some(vlan::ensure_gateway(host, bridge, config)?) };
     if let Some(gateway) = &gateway {
@@ -154,13 +148,20 @@ fn connect(
         gateway::put_on(host, gateway, &gateways)?;
     }
     Ruleset::open()?.add(&elements(request, config, &result)).map_err(PluginError::from)?;
+    // One that somebody else made may have taken the address of its first port.
+    let bridge = &host.link_by_index(bridge.index)?;
+    // Last: a link that comes up sends its IPv6 greetings to all ports, and the kernel holds the lock of all links meanwhile.
+    let inner = if config.disable_container_interface {
+        host.set_up(end.index)?;
+        Socket::route_in(netns)?.link(request.if_name.as_str())?
+    } else {
+        bring_up(config.interface(request), host, netns, &end, &result)?
+    };
 
     for ip in &mut result.ips {
         ip.interface = Some(2);
     }
     result.dns = dns_of(request, result.dns)?;
-    // One that somebody else made may have taken the address of its first port.
-    let bridge = &host.link_by_index(bridge.index)?;
     result.interfaces = vec![
         described(request, bridge, String::new()),
         described(request, &end, String::new()),
@@ -196,8 +197,10 @@ fn bring_up(
         host.set_up(end.index)?;
         own_carrier.wait(&link)?;
         carrier.wait(end)?;
-        interface.announce(socket, &link, result)?;
         interface.settle(socket, &link)?;
+        if !result.ips.is_empty() {
+            announcement::begin(Socket::route()?, &link);
+        }
         Ok(link)
     })
 }

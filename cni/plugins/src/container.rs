@@ -113,22 +113,6 @@ impl Inside<'_> {
         }
     }
 
-    /// Tells everybody on the network whose the addresses are now: who still knows the container that had them before would
-    /// send to nobody for half a minute. Needs carrier; before it, the kernel's own words reach nobody.
-    pub(crate) fn announce(
-        &self,
-        socket: &mut Socket,
-        link: &Link,
-        result: &AddResult,
-    ) -> Result<(), PluginError> {
-        if result.ips.is_empty() {
-            return Ok(());
-        }
-        // A hardware address that is set is announced (arp_notify, ndisc_notify), whether or not it is another.
-        let change = LinkChange { mac: link.mac, ..LinkChange::default() };
-        Ok(socket.change_link(link.index, &change)?)
-    }
-
     /// Waits until nobody has been found who has one of the addresses. Needs carrier.
     pub(crate) fn settle(&self, socket: &mut Socket, link: &Link) -> Result<(), PluginError> {
         if self.detection != Detection::On {

@@ -50,6 +50,7 @@
 //! # }
 //! ```
 
+mod announcement;
 mod bandwidth;
 mod bridge;
 mod container;
@@ -81,6 +82,7 @@ mod vrf;
 
 use cofferdam_cni::{Object, Plugin, PluginError, Request};
 
+pub use announcement::finish_announcements;
 pub use default_network::{DefaultNetwork, remove_host_parts};
 pub use loopback::bring_loopback_up;
 

@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use cofferdam_cni::Program;
-use cofferdam_cni_plugins::BUILTINS;
+use cofferdam_cni_plugins::{BUILTINS, finish_announcements};
 
 fn main() -> ExitCode {
-    Program::new("the plugins of cofferdam", BUILTINS).run()
+    let status = Program::new("the plugins of cofferdam", BUILTINS).run();
+    finish_announcements();
+    status
 }

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(commands::run(cli));
     // A thread may still sit in a read of standard input, which nothing can interrupt.
     runtime.shutdown_background();
+    cofferdam_cni_plugins::finish_announcements();
     match outcome {
         Ok(code) => code,
         Err(failure) => failure.report(),

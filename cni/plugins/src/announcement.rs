@@ -1,0 +1,35 @@
+//! Telling a network whose an address is now. Whoever still knows the container that had it before would send to nobody for half
+//! a minute.
+//!
+//! The kernel's own announcement (arp_notify) goes out when a link is set up, before the bridge has opened the port, and
+//! reaches nobody. So it is made to announce once more. That is a frame to every port of the bridge: among a thousand it takes
+//! longer than all the rest of an attachment, so nobody waits for it, and it is done on a thread of its own.
+
+use std::sync::{Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use cofferdam_linux::netlink::{Link, LinkChange, Socket};
+
+static UNDER_WAY: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+
+/// Announces the addresses of a link that has carrier. The socket is of the link's namespace.
+pub(crate) fn begin(mut socket: Socket, link: &Link) {
+    let (index, mac) = (link.index, link.mac);
+    let announce = move || {
+        // A hardware address that is set is announced, whether or not it is another. A link that is gone has no addresses.
+        drop(socket.change_link(index, &LinkChange { mac, ..LinkChange::default() }));
+    };
+    let mut under_way = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
+    under_way.retain(|one| !one.is_finished());
+    // Who finds no thread any more has other needs.
+    under_way.extend(Builder::new().name("announce".into()).spawn(announce));
+}
+
+/// Waits for the announcements that are under way. For a program that ends: its threads would end with it.
+pub fn finish_announcements() {
+    let under_way = std::mem::take(&mut *UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner));
+    for one in under_way {
+        // One that panicked has nothing to say.
+        drop(one.join());
+    }
+}
