@@ -200,6 +200,27 @@ fn a_bind_in_a_user_namespace_keeps_what_is_locked_or_is_refused() {
     });
 }
 
+/// runtime.md, "Kill", names a created container; process 1 of a pid namespace is deaf to what it does not listen for.
+#[test]
+fn a_container_that_waits_for_its_start_ends_by_the_usual_signals() {
+    on_ours(|runtime, bundles| {
+        let bundle = Bundle::make(&bundles.join("b"), &["sleep", "1000"], |_| {}).unwrap();
+        for signal in ["HUP", "INT", "QUIT", "TERM"] {
+            runtime.create("c", bundle.path()).unwrap();
+            runtime.succeed(&["kill", "c", signal]).unwrap();
+            runtime.wait("c", "stopped").unwrap();
+            assert_ne!(runtime.call(&["start", "c"]).unwrap().status, Some(0));
+            runtime.succeed(&["delete", "c"]).unwrap();
+        }
+        // What is started has its own ways again.
+        runtime.create("c", bundle.path()).unwrap();
+        runtime.succeed(&["start", "c"]).unwrap();
+        runtime.succeed(&["kill", "c", "TERM"]).unwrap();
+        runtime.succeed(&["exec", "c", "true"]).unwrap();
+        runtime.succeed(&["delete", "--force", "c"]).unwrap();
+    });
+}
+
 /// There are callers that look for the word on standard error, and not at the exit status.
 #[test]
 fn an_error_says_that_it_is_one() {

@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use cofferdam_linux::signal;
 use cofferdam_linux::terminal::{DESCRIPTORS_MAX, send_descriptors};
 
 use rustix::io::{Errno, read};
@@ -12,8 +13,9 @@ use rustix::net::{SocketFlags, accept_with};
 pub(super) type Lent = [Option<OwnedFd>; DESCRIPTORS_MAX];
 
 /// Waits until somebody knocks and says go. A caller that dies between the two leaves the container created. Who asks for
-/// the namespaces gets them: the gate is in a folder of the container's owner.
+/// the namespaces gets them: the gate is in a folder of the container's owner. Who is told to end meanwhile ends.
 pub(super) fn wait(gate: BorrowedFd<'_>, lent: &Lent) -> Result<OwnedFd, Errno> {
+    signal::end_when_told()?;
     loop {
         let knock = match accept_with(gate, SocketFlags::CLOEXEC) {
             Err(Errno::INTR | Errno::CONNABORTED) => continue,
