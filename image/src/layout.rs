@@ -137,13 +137,8 @@ impl Layout {
         if self.list("trash")?.is_empty() {
             return Ok(());
         }
-        let lock = self.lock("trash");
-        let held = Lock::wait(&lock, Mode::Exclusive)?;
-        let emptied = trash::empty(&trash);
-        // While it is held: whoever waits for it sees that it is gone.
-        drop(fs::remove_file(&lock));
-        drop(held);
-        emptied
+        let _held = Lock::wait_for_folder(&trash)?;
+        trash::empty(&trash)
     }
 
     /// File names in a folder of the store.

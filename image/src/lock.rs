@@ -32,18 +32,12 @@ pub(crate) struct Lock {
 impl Lock {
     /// Waits until the lock is free. For locks that are only ever held for moments.
     pub(crate) fn wait(path: &Path, mode: Mode) -> Result<Lock, Error> {
-        loop {
-            let file = open(path)?;
-            let operation = match mode {
-                Mode::Shared => FlockOperation::LockShared,
-                Mode::Exclusive => FlockOperation::LockExclusive,
-            };
-            match rustix::fs::flock(&file, operation) {
-                Ok(()) if is_current(&file, path) => return Ok(Lock { _file: file }),
-                Ok(()) | Err(Errno::INTR) => {}
-                Err(error) => return Err(Error::io("lock", path)(error)),
-            }
-        }
+        wait(path, mode, open)
+    }
+
+    /// Waits until nobody else holds a folder that is there: a lock that leaves no file, however its holder ends.
+    pub(crate) fn wait_for_folder(path: &Path) -> Result<Lock, Error> {
+        wait(path, Mode::Exclusive, |path| File::open(path).map_err(Error::io("open", path)))
     }
 
     /// Waits until the lock can be had exclusively, or the caller is called off. For locks that are held as long as a
@@ -76,6 +70,21 @@ impl Lock {
     pub(crate) fn is_held(path: &Path) -> bool {
         let Ok(file) = File::open(path) else { return false };
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+    }
+}
+
+fn wait(path: &Path, mode: Mode, open: impl Fn(&Path) -> Result<File, Error>) -> Result<Lock, Error> {
+    let operation = match mode {
+        Mode::Shared => FlockOperation::LockShared,
+        Mode::Exclusive => FlockOperation::LockExclusive,
+    };
+    loop {
+        let file = open(path)?;
+        match rustix::fs::flock(&file, operation) {
+            Ok(()) if is_current(&file, path) => return Ok(Lock { _file: file }),
+            Ok(()) | Err(Errno::INTR) => {}
+            Err(error) => return Err(Error::io("lock", path)(error)),
+        }
     }
 }
 

@@ -241,7 +241,7 @@ fn a64_an_image_of_fifty_thousand_files_is_removed_at_once() {
     let test = TestStore::new();
     let image = test.pull_layers(&[Layer::plain(tar.end())]).unwrap();
     // Nobody can delete while this is held: what returns has not waited for that.
-    let lock = std::fs::File::create(test.store.root().join("locks/trash")).unwrap();
+    let lock = std::fs::File::open(test.store.root().join("trash")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let start = Instant::now();
     let removed = test.store.remove(&image.digest.to_string(), true).unwrap();

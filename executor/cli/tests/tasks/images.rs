@@ -257,7 +257,7 @@ fn a64_a_command_that_removes_does_not_wait_for_the_disk() {
         succeed(&world, &["load", &archive(&world, "large.tar", "contents")]);
         // Nobody can delete while this is held.
         let store = world.root().join("images");
-        let lock = std::fs::File::create(store.join("locks/trash")).unwrap();
+        let lock = std::fs::File::open(store.join("trash")).unwrap();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
         let output = cofferdam(&world, remove).output().unwrap();
         assert!(output.status.success(), "{output:?}");
