@@ -50,10 +50,16 @@ struct Measured {
     made: Made,
     rates: Rates,
     costs: Vec<(Puller, Vec<Cost>)>,
-    /// Of a second pull, by cofferdam, of what is there.
-    warm: Option<Duration>,
-    /// System calls of a pull by cofferdam.
-    calls: Option<u64>,
+    /// Of what only ours is asked.
+    own: Vec<(Puller, Own)>,
+}
+
+/// What a program of ours takes beyond what peers are measured by.
+struct Own {
+    /// Of a second pull of what is there.
+    warm: Duration,
+    /// System calls of a pull.
+    calls: u64,
 }
 
 impl Measured {
@@ -126,7 +132,7 @@ fn measure(options: &Options, made: Made, rates: Rates, server: &Server, scratch
         rustix::fs::sync();
         std::fs::create_dir(&folder).map(|()| folder)
     };
-    let (mut warm, mut calls) = (Vec::new(), None);
+    let mut warm: Vec<(Puller, Duration)> = Vec::new();
     for round in 0..options.rounds {
         for (puller, costs) in &mut costs {
             let folder = folder_of(*puller, &round.to_string())?;
@@ -134,16 +140,18 @@ fn measure(options: &Options, made: Made, rates: Rates, server: &Server, scratch
             let (wall, cpu) = (cost.wall.as_secs_f64(), cost.cpu.as_secs_f64());
             println!("  {:12} {wall:7.3} s, {cpu:6.2} s of processors", puller.name());
             costs.push(cost);
-            if *puller == Puller::Cofferdam {
-                warm.push(puller.pull(&image, &folder)?.wall);
+            if puller.backend().is_some() {
+                warm.push((*puller, puller.pull(&image, &folder)?.wall));
             }
         }
     }
-    if costs.iter().any(|(puller, _)| *puller == Puller::Cofferdam) {
-        calls = Some(pullers::count_calls(&image, &folder_of(Puller::Cofferdam, "traced")?)?);
+    let mut own = Vec::new();
+    for (puller, _) in costs.iter().filter(|(puller, _)| puller.backend().is_some()) {
+        let times = warm.iter().filter(|(by, _)| by == puller).map(|(_, wall)| *wall).collect();
+        let calls = puller.count_calls(&image, &folder_of(*puller, "traced")?)?;
+        own.push((*puller, Own { warm: Samples::new(times).percentile(50), calls }));
     }
-    let warm = (!warm.is_empty()).then(|| Samples::new(warm).percentile(50));
-    Ok(Measured { made, rates, costs, warm, calls })
+    Ok(Measured { made, rates, costs, own })
 }
 
 fn median(costs: &[Cost], of: impl Fn(&Cost) -> Duration) -> Duration {
@@ -152,14 +160,14 @@ fn median(costs: &[Cost], of: impl Fn(&Cost) -> Duration) -> Duration {
 
 fn table(all: &[Measured]) -> String {
     let mut table = String::from(
-        "| pull | by | runs | p50 s | of the possible speed | processors s | s a GB | peak MiB | warm ms | calls a file |\n\
-         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+        "| pull | by | runs | p50 s | of the possible speed | processors s | s a GB | registry s | peak MiB | warm ms | calls a file |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     let mut notes = String::new();
     for measured in all {
         let note = measured.made.shape.note;
         let gigabytes = measured.made.unpacked_bytes() as f64 / 1e9;
-        let mut row = |by: &str, runs: &str, wall: Duration, cpu: Duration, rest: [String; 3]| {
+        let mut row = |by: &str, runs: &str, wall: Duration, cpu: Duration, rest: [String; 4]| {
             let (wall, cpu) = (wall.as_secs_f64(), cpu.as_secs_f64());
             let share = 100.0 * measured.floor().0.as_secs_f64() / wall;
             let each = cpu / gigabytes;
@@ -171,22 +179,21 @@ fn table(all: &[Measured]) -> String {
         let (wall, cpu) = measured.floor();
         row("floor", "", wall, cpu, Default::default());
         for (puller, costs) in &measured.costs {
-            let own = *puller == Puller::Cofferdam;
+            let own = measured.own.iter().find(|(by, _)| by == puller).map(|(_, own)| own);
             let peak = costs.iter().map(|cost| cost.peak_kib).max().unwrap_or(0) / 1024;
             let peak = if peak > 0 { peak.to_string() } else { String::new() };
-            let warm = measured.warm.filter(|_| own);
-            let warm = warm.map_or(String::new(), |warm| format!("{:.1}", warm.as_secs_f64() * 1000.0));
-            let calls = measured.calls.filter(|_| own);
-            let calls = calls.map_or(String::new(), |calls| {
-                format!("{:.1}", calls as f64 / measured.made.shape.all_files() as f64)
-            });
+            let warm =
+                own.map_or(String::new(), |own| format!("{:.1}", own.warm.as_secs_f64() * 1000.0));
+            let files = measured.made.shape.all_files() as f64;
+            let calls = own.map_or(String::new(), |own| format!("{:.1}", own.calls as f64 / files));
+            let registry = format!("{:.2}", median(costs, |cost| cost.registry_cpu).as_secs_f64());
             let (wall, cpu) = (median(costs, |cost| cost.wall), median(costs, |cost| cost.cpu));
-            row(puller.name(), &costs.len().to_string(), wall, cpu, [peak, warm, calls]);
+            row(puller.name(), &costs.len().to_string(), wall, cpu, [registry, peak, warm, calls]);
         }
         notes += &format!("- the floor's rates, {note}: {}\n", measured.rates.describe());
     }
     format!(
-        "{table}\n{notes}- from an in-process registry on loopback, on the same processors; calls: everything that strace \
+        "{table}\n{notes}- from an in-process registry on loopback, on the same processors (registry s); calls: everything that strace \
          counts of a pull, by the number of files\n"
     )
 }

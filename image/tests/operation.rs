@@ -515,7 +515,9 @@ fn a51_a64_links_planted_in_the_trash_lead_nowhere() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    assert_eq!(safe(), before);
+    // Whoever swaps follows the planted links himself and may make something there: nothing may be missing.
+    let after = safe();
+    assert!(before.iter().all(|line| after.contains(line)), "{before:#?} became {after:#?}");
     test.store.settle().unwrap();
     assert!(test.list("trash").is_empty());
 

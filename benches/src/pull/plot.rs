@@ -39,8 +39,8 @@ pub(super) fn draw(groups: &[Group], caption: &str) -> String {
         );
         y += TITLE;
         let top = y;
-        for (index, (name, seconds)) in group.bars.iter().enumerate() {
-            let colour = if index == 0 { "#1f6feb" } else { "#b0b8c4" };
+        for (name, seconds) in &group.bars {
+            let colour = if name.starts_with("cofferdam") { "#1f6feb" } else { "#b0b8c4" };
             let (width, middle) = (seconds * scale, y + 12.0);
             let _ = writeln!(
                 svg,

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::images::Coder;
 use crate::contestant::locate;
@@ -15,6 +16,8 @@ use crate::contestant::locate;
 pub(super) enum Puller {
     /// Our own program.
     Cofferdam,
+    /// The same, where a layer becomes one EROFS file instead of a directory.
+    CofferdamErofs,
     /// podman, with a storage of its own.
     Podman,
     /// ctr, with a daemon of its own.
@@ -30,19 +33,36 @@ pub(super) struct Cost {
     pub(super) wall: Duration,
     /// Of all processors, by everybody who took part but the registry.
     pub(super) cpu: Duration,
+    /// By the registry, which shares the processors: it is in this process.
+    pub(super) registry_cpu: Duration,
     /// The program's largest resident memory, in kibibytes; 0 where several programs take part.
     pub(super) peak_kib: u64,
 }
 
 impl Puller {
     /// All of them, ours first.
-    pub(super) const ALL: [Puller; 4] =
-        [Puller::Cofferdam, Puller::Podman, Puller::Containerd, Puller::SkopeoUmoci];
+    pub(super) const ALL: [Puller; 5] = [
+        Puller::Cofferdam,
+        Puller::CofferdamErofs,
+        Puller::Podman,
+        Puller::Containerd,
+        Puller::SkopeoUmoci,
+    ];
+
+    /// For a program of ours, how it keeps layers.
+    pub(super) fn backend(self) -> Option<&'static str> {
+        match self {
+            Puller::Cofferdam => Some("overlay-dir"),
+            Puller::CofferdamErofs => Some("erofs"),
+            _ => None,
+        }
+    }
 
     /// As shown in the table.
     pub(super) fn name(self) -> &'static str {
         match self {
             Puller::Cofferdam => "cofferdam",
+            Puller::CofferdamErofs => "cofferdam-erofs",
             Puller::Podman => "podman",
             Puller::Containerd => "containerd",
             Puller::SkopeoUmoci => "skopeo+umoci",
@@ -55,7 +75,7 @@ impl Puller {
             bail!("umoci 0.4 knows no zstd");
         }
         let programs: &[&str] = match self {
-            Puller::Cofferdam => &["cofferdam"],
+            Puller::Cofferdam | Puller::CofferdamErofs => &["cofferdam"],
             Puller::Podman => &["podman"],
             Puller::Containerd => &["containerd", "ctr"],
             Puller::SkopeoUmoci => &["skopeo", "umoci"],
@@ -66,7 +86,9 @@ impl Puller {
     /// Pulls once into `folder`, which is empty. For ours, a second pull into the same folder is a warm one.
     pub(super) fn pull(self, image: &str, folder: &Path) -> Result<Cost> {
         match self {
-            Puller::Cofferdam => measure(&mut [&mut own(Command::new(locate("cofferdam")?), image, folder)]),
+            Puller::Cofferdam | Puller::CofferdamErofs => {
+                measure(&mut [&mut self.own(Command::new(locate("cofferdam")?), image, folder)])
+            }
             Puller::Podman => {
                 let mut command = Command::new("podman");
                 command.arg("--root").arg(folder.join("root")).arg("--runroot").arg(folder.join("run"));
@@ -93,29 +115,31 @@ impl Puller {
             }
         }
     }
-}
 
-/// The words of a pull by our own program, which `command` starts.
-fn own(mut command: Command, image: &str, folder: &Path) -> Command {
-    command.arg("--root").arg(folder.join("root")).arg("--state").arg(folder.join("state"));
-    command.arg("pull").arg(image);
-    command
-}
+    /// The words of a pull by our own program, which `command` starts.
+    fn own(self, mut command: Command, image: &str, folder: &Path) -> Command {
+        command.arg("--root").arg(folder.join("root")).arg("--state").arg(folder.join("state"));
+        command.arg("--layers").arg(self.backend().unwrap_or_default());
+        command.arg("pull").arg(image);
+        command
+    }
 
-/// System calls of a pull by our own program, as strace counts them; all threads together.
-pub(super) fn count_calls(image: &str, folder: &Path) -> Result<u64> {
-    let report = folder.join("calls");
-    let mut command = Command::new("strace");
-    command.args(["-f", "-c", "-U", "calls,name", "-o"]).arg(&report).arg(locate("cofferdam")?);
-    measure(&mut [&mut own(command, image, folder)])?;
-    let text = fs::read_to_string(&report).with_context(|| format!("reading {}", report.display()))?;
-    let total = text.lines().rev().find_map(|line| line.trim().strip_suffix("total")?.trim().parse().ok());
-    total.context("strace gave no total")
+    /// System calls of a pull by our own program, as strace counts them; all threads together.
+    pub(super) fn count_calls(self, image: &str, folder: &Path) -> Result<u64> {
+        let report = folder.join("calls");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-c", "-U", "calls,name", "-o"]).arg(&report).arg(locate("cofferdam")?);
+        measure(&mut [&mut self.own(command, image, folder)])?;
+        let text = fs::read_to_string(&report).with_context(|| format!("reading {}", report.display()))?;
+        let total =
+            text.lines().rev().find_map(|line| line.trim().strip_suffix("total")?.trim().parse().ok());
+        total.context("strace gave no total")
+    }
 }
 
 /// Runs programs one after another.
 fn measure(commands: &mut [&mut Command]) -> Result<Cost> {
-    let (started, before) = (Instant::now(), children_cpu());
+    let (started, before, registry) = (Instant::now(), children_cpu(), process_cpu());
     let mut peak_kib = 0;
     for command in commands {
         let mut child = command
@@ -139,7 +163,14 @@ fn measure(commands: &mut [&mut Command]) -> Result<Cost> {
             bail!("{command:?} ended with {status}: {}", text.trim());
         }
     }
-    Ok(Cost { wall: started.elapsed(), cpu: children_cpu() - before, peak_kib })
+    let wall = started.elapsed();
+    Ok(Cost { wall, cpu: children_cpu() - before, registry_cpu: process_cpu() - registry, peak_kib })
+}
+
+/// Processor time of this process, all its threads.
+fn process_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// `VmHWM` of a process that still runs, in kibibytes.
