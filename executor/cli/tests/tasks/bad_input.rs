@@ -51,7 +51,7 @@ fn cases() -> Vec<Case> {
         case("run --name ../x demo", 125, &["../x", "task name"]),
         case("run --platform linux/m68k --pull never demo2", 125, &["demo2"]),
         case("run --no-such-option demo", 125, &["--no-such-option"]),
-        case("run --uidmap 1:100000:9 demo", 125, &["0 is not mapped"]),
+        case("--layers copy run --uidmap 1:100000:9 demo", 125, &["0 is not mapped"]),
         case("run --uidmap 0:1:2 --gidmap 0:4294967295:2 demo", 125, &["id map", "the highest id"]),
         case("exec nosuch true", 125, &["no task \"nosuch\""]),
         case("logs nosuch", 125, &["no task \"nosuch\""]),
