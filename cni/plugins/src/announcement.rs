@@ -3,21 +3,30 @@
 //!
 //! The kernel's own announcement (arp_notify) goes out when a link is set up, before the bridge has opened the port, and
 //! reaches nobody. So it is made to announce once more. That is a frame to every port of the bridge: among a thousand it takes
-//! longer than all the rest of an attachment, so nobody waits for it, and it is done on a thread of its own.
+//! longer than all the rest of an attachment, and the kernel holds the lock of all links meanwhile. So nobody waits for it: it is
+//! done on a thread of its own, when the rest of the attachment may be expected to be made.
 
 use std::sync::{Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
+use std::time::Duration;
 
 use cofferdam_linux::netlink::{Link, LinkChange, Socket};
+
+/// What is left of an attachment when its link passes frames takes a tenth of this.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 static UNDER_WAY: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
 /// Announces the addresses of a link that has carrier. The socket is of the link's namespace.
 pub(crate) fn begin(mut socket: Socket, link: &Link) {
-    let (index, mac) = (link.index, link.mac);
+    let index = link.index;
     let announce = move || {
-        // A hardware address that is set is announced, whether or not it is another. A link that is gone has no addresses.
-        drop(socket.change_link(index, &LinkChange { mac, ..LinkChange::default() }));
+        // Shorter if somebody waits for the end, see below.
+        thread::park_timeout(PATIENCE);
+        // A hardware address that is set is announced, whether or not it is another; somebody may have given the link one
+        // meanwhile. A link that is gone has no addresses.
+        let Ok(Link { mac: Some(mac), .. }) = socket.link_by_index(index) else { return };
+        drop(socket.change_link(index, &LinkChange { mac: Some(mac), ..LinkChange::default() }));
     };
     let mut under_way = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
     under_way.retain(|one| !one.is_finished());
@@ -29,6 +38,7 @@ pub(crate) fn begin(mut socket: Socket, link: &Link) {
 pub fn finish_announcements() {
     let under_way = std::mem::take(&mut *UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner));
     for one in under_way {
+        one.thread().unpark();
         // One that panicked has nothing to say.
         drop(one.join());
     }

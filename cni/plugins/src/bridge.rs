@@ -13,6 +13,7 @@
 //! | `disableContainerInterface` | the container's end stays down | here |
 //! | `forceAddress` | addresses of the bridge that are in the gateways' way go | `gateway.rs` |
 //! | `hairpinMode`, `portIsolation`, `promiscMode`, `mtu` | settings of links | here |
+//! | `isGateway` | a bridge that is made here does not look who wants which multicast frames; a container of a network for IPv4 alone makes itself no IPv6 address | here |
 //!
 //! The host's end of the pair is named after the attachment, so DEL finds it without a result, without a namespace and
 //! after any crash. Hairpin mode lets a container reach itself by a port map: the host routes such packets, but where
@@ -94,7 +95,13 @@ fn ensure_bridge(host: &mut Socket, config: &Config) -> Result<Link, PluginError
     let mut found = host.find_link(name)?;
     if found.is_none() {
         let mac = MacAddress::random().map_err(|errno| netlink::Error::new("choose an address", errno))?;
-        let kind = if config.vlans().is_some() { LinkKind::VlanBridge } else { LinkKind::Bridge };
+        let kind = match config.vlans() {
+            Some(_) => LinkKind::VlanBridge,
+            // Where no router asks, everybody gets them in any case; but the kernel gets two timers ready for every port
+            // whenever one changes.
+            None if config.is_gateway() => LinkKind::PlainBridge,
+            None => LinkKind::Bridge,
+        };
         let new = NewLink { mac: Some(mac), mtu: config.mtu(), ..NewLink::new(name, kind) };
         match host.add_link(&new) {
             Err(error) if error.errno() == Errno::OPNOTSUPP && config.vlans().is_some() => {
@@ -155,7 +162,8 @@ fn connect(
         host.set_up(end.index)?;
         Socket::route_in(netns)?.link(request.if_name.as_str())?
     } else {
-        bring_up(config.interface(request), host, netns, &end, &result)?
+        let greets = !config.is_gateway() || result.ips.iter().any(|ip| !ip.address.address.is_ipv4());
+        bring_up(config.interface(request), greets, host, netns, &end, &result)?
     };
 
     for ip in &mut result.ips {
@@ -172,6 +180,9 @@ fn connect(
     Ok(result)
 }
 
+/// `IN6_ADDR_GEN_MODE_NONE`: the kernel gives the link no address of its own choice; others may.
+const NO_ADDRESS: &str = "1";
+
 /// A port needs no address of its own. With one it would have three routes, and the kernel looks through the routes of all ports
 /// whenever one changes.
 fn without_ipv6(port: &Link) {
@@ -182,9 +193,12 @@ fn without_ipv6(port: &Link) {
 /// Gives the container's end its addresses and waits until both ends pass frames.
 ///
 /// The port goes up last: one that is up before it has carrier is opened, closed and opened again by the bridge, which looks at
-/// all its ports each time.
+/// all its ports each time. In a network that this host alone routes, and for IPv4 only, nobody would answer an IPv6 address that
+/// the container's end gives itself, but `greets` of it reach every other port: eight frames, of which a thousand containers
+/// have to do with each.
 fn bring_up(
     interface: Inside<'_>,
+    greets: bool,
     host: &mut Socket,
     netns: BorrowedFd<'_>,
     end: &Link,
@@ -193,6 +207,9 @@ fn bring_up(
     let carrier = Carrier::watch()?;
     inside(netns, |socket| {
         let own_carrier = Carrier::watch()?;
+        if !greets {
+            sysctl::set_if_there(&format!("ipv6/conf/{}/addr_gen_mode", interface.name), NO_ADDRESS)?;
+        }
         let link = interface.configure(socket, result)?;
         host.set_up(end.index)?;
         own_carrier.wait(&link)?;

@@ -111,6 +111,35 @@ fn disable_container_interface_leaves_it_down_and_excludes_addresses() {
 }
 
 #[test]
+fn p4_where_the_host_routes_ipv4_alone_a_container_gives_itself_no_ipv6_address() {
+    on_a_host(|bed| {
+        let caller = bed.caller(Prefer::Builtin);
+        for (name, addresses, is_gateway, has_own) in [
+            ("routed", json!([{ "address": "10.77.0.5/24" }]), true, false),
+            ("dual", json!([{ "address": "10.77.0.6/24" }, { "address": "fd00:77::6/64" }]), true, true),
+            // Whoever routes such a network may have IPv6, too.
+            ("flat", json!([{ "address": "10.77.0.7/24" }]), false, true),
+        ] {
+            let ipam = json!({ "type": "static", "addresses": addresses });
+            let options = json!({ "isGateway": is_gateway, "isDefaultGateway": false, "ipam": ipam });
+            let (network, container) = (network(bed, name, 77, &options), bed.container(name));
+            caller.attach(&network, &container.attachment()).unwrap();
+            let mut inside = Socket::route_in(container.netns.as_fd()).unwrap();
+            let index = inside.link("eth0").unwrap().index;
+            let mut own = || {
+                let found = inside.addresses(index).unwrap();
+                found.iter().any(|one| one.address.to_string().starts_with("fe80"))
+            };
+            assert_eq!(own(), has_own, "{name}");
+            // It is left to whoever wants one.
+            inside.add_address(index, address("fd00:78::5", 64)).unwrap();
+            detach(&caller, &network, &container);
+        }
+        bed.assert_clean("flat");
+    });
+}
+
+#[test]
 fn force_address_takes_the_place_of_other_addresses_and_spares_other_networks() {
     on_a_host(|bed| {
         let caller = bed.caller(Prefer::Builtin);

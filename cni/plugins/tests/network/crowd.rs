@@ -77,6 +77,7 @@ fn a_process_that_is_counted() {
         "CHECK" => caller.check(&network.name, &id, &eth0()).unwrap(),
         _ => caller.detach(&network.name, &id, &eth0(), NetnsFate::Stays).unwrap(),
     }
+    cofferdam_cni_plugins::finish_announcements();
     mark();
 }
 

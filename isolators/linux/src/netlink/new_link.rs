@@ -41,6 +41,8 @@ pub struct NewLink<'a> {
 pub enum LinkKind<'a> {
     /// A switch.
     Bridge,
+    /// A switch that sends frames to many to all of its ports, and does not look who wants them.
+    PlainBridge,
     /// A switch that keeps the VLANs of its ports apart, which needs a kernel with `CONFIG_BRIDGE_VLAN_FILTERING`.
     VlanBridge,
     /// A link that leads nowhere.
@@ -172,6 +174,9 @@ impl LinkKind<'_> {
     fn info(self) -> (InfoKind, Option<InfoData>) {
         match self {
             Self::Bridge => (InfoKind::Bridge, Some(InfoData::Bridge(Vec::new()))),
+            Self::PlainBridge => {
+                (InfoKind::Bridge, Some(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])))
+            }
             Self::VlanBridge => {
                 (InfoKind::Bridge, Some(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)])))
             }
@@ -273,6 +278,7 @@ mod tests {
             ("vrf", NewLink::new("eth0", LinkKind::Vrf { table: 10 })),
             ("macvlan-bridge", on_parent(macvlan(None))),
             ("macvlan-queue", on_parent(macvlan(Some(77)))),
+            ("plain-bridge", NewLink::new("eth0", LinkKind::PlainBridge)),
             ("vlan-bridge", NewLink::new("eth0", LinkKind::VlanBridge)),
         ];
         let golden = include_str!("golden/new_link.txt");
