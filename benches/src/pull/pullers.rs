@@ -41,13 +41,8 @@ pub(super) struct Cost {
 
 impl Puller {
     /// All of them, ours first.
-    pub(super) const ALL: [Puller; 5] = [
-        Puller::Cofferdam,
-        Puller::CofferdamErofs,
-        Puller::Podman,
-        Puller::Containerd,
-        Puller::SkopeoUmoci,
-    ];
+    pub(super) const ALL: [Puller; 5] =
+        [Puller::Cofferdam, Puller::CofferdamErofs, Puller::Podman, Puller::Containerd, Puller::SkopeoUmoci];
 
     /// For a program of ours, how it keeps layers.
     pub(super) fn backend(self) -> Option<&'static str> {
