@@ -152,6 +152,14 @@ fn b5_a_vanished_namespace_leaves_no_masquerade_no_port_no_lease_and_no_ifb() {
     });
 }
 
+struct EndOfTalk<'a>(&'a AtomicBool);
+
+impl Drop for EndOfTalk<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn b6_gc_takes_what_belongs_to_dead_attachments_while_live_ones_talk() {
     on_a_host(|bed| {
@@ -171,6 +179,8 @@ fn b6_gc_takes_what_belongs_to_dead_attachments_while_live_ones_talk() {
                 }
                 answers
             });
+            // Also when something below fails: who talks would go on for ever.
+            let end = EndOfTalk(&over);
             for _ in 0..3 {
                 caller.attach(&network, &busy(&dead, "eth0", 9090)).unwrap();
                 assert_eq!((ifbs(), bed.veths().len(), bed.leased("busy").len()), (2, 2, 4));
@@ -181,7 +191,7 @@ fn b6_gc_takes_what_belongs_to_dead_attachments_while_live_ones_talk() {
                 assert!(bed.nft_marks().iter().all(|mark| mark == "busy/live/eth0"));
                 caller.check(&network.name, &live.id, &eth0()).unwrap();
             }
-            over.store(true, Ordering::Relaxed);
+            drop(end);
             assert!(talk.join().unwrap() > 0);
         });
         caller.detach_all(&live.id, NetnsFate::Stays).unwrap();
