@@ -646,7 +646,12 @@ fn an_ordinary_user_s_container_is_in_a_cgroup_that_is_delegated_to_him() {
         let cgroup = delegated.folder.join("cofferdam-c");
         let text = |file: &str| std::fs::read_to_string(cgroup.join(file)).unwrap();
         assert_eq!(text("cgroup.max.depth"), "3\n");
-        assert!(text("cgroup.procs").lines().count() >= 2);
+        // The shell and what it starts when it comes to it.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while text("cgroup.procs").lines().count() < 2 {
+            assert!(std::time::Instant::now() < deadline, "{}", text("cgroup.procs"));
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         assert_eq!(call(&["exec", "c", "tail", "-n1", "/proc/self/cgroup"]), "0::/\n");
         call(&["pause", "c"]);
         assert!(text("cgroup.events").contains("frozen 1"));
