@@ -140,6 +140,9 @@ fn a55_a_pull_killed_at_any_moment_leaves_a_store_that_the_next_one_completes() 
     let folder = temporary_folder();
     let root = folder.path().join("store");
     let child = || puller(&root, &registry.name("test/image"));
+    // The first of all is slower, under emulation by far.
+    assert!(child().status().unwrap().success());
+    std::fs::remove_dir_all(&root).unwrap();
     // How long a pull takes where nothing is there, and where everything is.
     let mut whole = [(); 2].map(|()| {
         let start = Instant::now();
@@ -161,7 +164,7 @@ fn a55_a_pull_killed_at_any_moment_leaves_a_store_that_the_next_one_completes() 
         let in_time = child.wait().unwrap().signal() == Some(9);
         killed += u32::from(in_time);
         // How long a pull takes changes with what else the machine does.
-        *whole = if in_time { *whole * 103 / 100 } else { *whole * 9 / 10 };
+        *whole = if in_time { *whole * 103 / 100 } else { *whole * 3 / 4 };
         let store = Store::open(&root).unwrap();
         for snapshot in store.snapshots().unwrap() {
             assert!(store.remove_snapshot(&snapshot.key).unwrap());
