@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::contestant::{Contestant, NOTHING};
@@ -113,6 +115,12 @@ pub(crate) fn parse(trace: &str) -> Counters {
 /// Whether the line tells of a call that ended well; the first half of one in two halves does not tell.
 fn succeeded(call: &str) -> bool {
     call.rsplit_once(" = ").is_some_and(|(_, result)| !result.starts_with(['-', '?']))
+}
+
+/// What the calling thread or this process, as the clock says, has used of the processors.
+pub(crate) fn processor_time(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ fn measure(options: &Options, made: Made, rates: Rates, server: &Server, scratch
             let folder = folder_of(*puller, &round.to_string())?;
             let cost = puller.pull(&image, &folder)?;
             let (wall, cpu) = (cost.wall.as_secs_f64(), cost.cpu.as_secs_f64());
-            println!("  {:12} {wall:7.3} s, {cpu:6.2} s of processors", puller.name());
+            println!("  {:15} {wall:7.3} s, {cpu:6.2} s of processors", puller.name());
             costs.push(cost);
             if puller.backend().is_some() {
                 warm.push((*puller, puller.pull(&image, &folder)?.wall));

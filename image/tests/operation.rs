@@ -515,9 +515,10 @@ fn a51_a64_links_planted_in_the_trash_lead_nowhere() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    // Whoever swaps follows the planted links himself and may make something there: nothing may be missing.
-    let after = safe();
-    assert!(before.iter().all(|line| after.contains(line)), "{before:#?} became {after:#?}");
+    // Whoever swaps follows the planted links himself, and may leave this one thing there.
+    let mut after = safe();
+    after.retain(|line| !line.starts_with("dir/z "));
+    assert_eq!(after, before);
     test.store.settle().unwrap();
     assert!(test.list("trash").is_empty());
 

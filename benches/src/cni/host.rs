@@ -14,8 +14,11 @@ use cofferdam_cni_plugins::{BUILTINS, bring_loopback_up};
 use cofferdam_linux::namespace::{
     create_pinned_netns, current_netns, open_netns, remove_pinned_netns, with_new_netns,
 };
+use rustix::time::ClockId;
 use serde_json::json;
 use std::os::fd::AsFd;
+
+use crate::counters::processor_time;
 
 /// How often CHECK and STATUS are asked.
 const LOOKS: usize = 20;
@@ -180,9 +183,9 @@ impl Host {
         }
         let (caller, network) = (self.caller(contestant)?, self.network(contestant)?);
         let attachment = container.attachment("eth0", Some(8080))?;
-        let (begun, cpu) = (Instant::now(), cpu_time());
+        let (begun, cpu) = (Instant::now(), processor_time(ClockId::ProcessCPUTime));
         caller.attach(&network, &attachment)?;
-        let (add, add_cpu) = (begun.elapsed(), cpu_time() - cpu);
+        let (add, add_cpu) = (begun.elapsed(), processor_time(ClockId::ProcessCPUTime) - cpu);
         let begun = Instant::now();
         caller.detach(&network.name, &container.id, &attachment.if_name, NetnsFate::Stays)?;
         Ok(Cycle { add, del: begun.elapsed(), add_cpu })
@@ -263,12 +266,6 @@ impl Container {
         }));
         Ok(attachment)
     }
-}
-
-/// What this process has used of the processors.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// The shortest of several runs: what it takes when nothing else is in the way.

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Mode, OFlags};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
+
+use crate::counters::processor_time;
 
 /// The file systems that do this forget a removal after six minutes at most.
 const SETTLE_LIMIT: Duration = Duration::from_secs(6 * 60 + 30);
@@ -53,8 +55,7 @@ fn probe(folder: &Path) -> Result<f64> {
 
 /// Processor time of the calling thread.
 pub(super) fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    processor_time(ClockId::ThreadCPUTime)
 }
 
 /// Refuses to begin what would fill the disk: nothing is removed before the end.

@@ -6,10 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
 use super::images::Coder;
 use crate::contestant::locate;
+use crate::counters::processor_time;
 
 /// One that pulls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +135,8 @@ impl Puller {
 
 /// Runs programs one after another.
 fn measure(commands: &mut [&mut Command]) -> Result<Cost> {
-    let (started, before, registry) = (Instant::now(), children_cpu(), process_cpu());
+    let (started, before, registry) =
+        (Instant::now(), children_cpu(), processor_time(ClockId::ProcessCPUTime));
     let mut peak_kib = 0;
     for command in commands {
         let mut child = command
@@ -159,13 +161,12 @@ fn measure(commands: &mut [&mut Command]) -> Result<Cost> {
         }
     }
     let wall = started.elapsed();
-    Ok(Cost { wall, cpu: children_cpu() - before, registry_cpu: process_cpu() - registry, peak_kib })
-}
-
-/// Processor time of this process, all its threads.
-fn process_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    Ok(Cost {
+        wall,
+        cpu: children_cpu() - before,
+        registry_cpu: processor_time(ClockId::ProcessCPUTime) - registry,
+        peak_kib,
+    })
 }
 
 /// `VmHWM` of a process that still runs, in kibibytes.
