@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use cofferdam_cni_conformance::{
     Choice, Error, Format, Profile, Report, Severity, Snapshot, Subject, Verdict, run,
@@ -27,15 +26,11 @@ fn is_root() -> bool {
 }
 
 /// Our plugins, installed in a folder as an operator would.
-fn ours() -> &'static Path {
-    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        let folder = tempfile::tempdir_in("/tmp").unwrap();
-        let done = Command::new(program()).arg("install").arg(folder.path()).status().unwrap();
-        assert!(done.success());
-        folder
-    });
-    folder.path()
+fn ours() -> tempfile::TempDir {
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let done = Command::new(program()).arg("install").arg(folder.path()).status().unwrap();
+    assert!(done.success());
+    folder
 }
 
 /// The program, built first where nobody else has.
@@ -75,7 +70,8 @@ fn is_conformant(kind: &str) {
     if !is_root() {
         return;
     }
-    let program = ours().join(kind);
+    let ours = ours();
+    let program = ours.path().join(kind);
     if !program.exists() {
         println!("skipped: {kind} is not among the built-in plugins");
         return;
@@ -129,7 +125,8 @@ conformant! {
 
 #[test]
 fn a4_every_plugin_of_ours_has_a_profile() {
-    let links = std::fs::read_dir(ours()).unwrap().map(|entry| entry.unwrap().file_name());
+    let ours = ours();
+    let links = std::fs::read_dir(ours.path()).unwrap().map(|entry| entry.unwrap().file_name());
     for kind in links.filter(|name| name != "cofferdam-cni") {
         assert!(Profile::known().contains(&kind.to_str().unwrap()), "{kind:?}");
     }
@@ -187,6 +184,7 @@ fn a5_a_run_leaves_the_machine_as_it_was() {
     if !is_root() {
         return;
     }
+    let ours = ours();
     let folders: Vec<PathBuf> = ["/etc/cni", "/run/cni", "/var/lib/cni"].map(PathBuf::from).to_vec();
     cofferdam_linux::namespace::with_new_netns(|| {
         // Others mount and unmount meanwhile: what would be ours is known by its name.
@@ -197,7 +195,7 @@ fn a5_a_run_leaves_the_machine_as_it_was() {
         let before = Snapshot::take(&folders);
         for plugin in ["bridge", "portmap"] {
             // In its default folder, too.
-            let mut subject = known(ours().join(plugin));
+            let mut subject = known(ours.path().join(plugin));
             if plugin == "bridge" {
                 subject.profile.config["ipam"]["dataDir"] = "/var/lib/cni/networks".into();
             }
@@ -281,16 +279,18 @@ fn a4_a_chained_plugin_is_tested_behind_a_network_of_ones_own() {
     let network = r#"{"cniVersion":"1.0.0","name":"before","plugins":[
         {"type":"bridge","bridge":"mine0","isDefaultGateway":true,"ipMasq":true,
          "ipam":{"type":"host-local","dataDir":"@DATA@/leases","ranges":[[{"subnet":"10.83.0.0/24"}]]}}]}"#;
+    let ours = ours();
     for kind in ["portmap", "firewall", "bandwidth"] {
-        let mut subject = known(ours().join(kind)).after(network, "here").unwrap();
-        subject.plugin_path = vec![ours().to_owned()];
+        let mut subject = known(ours.path().join(kind)).after(network, "here").unwrap();
+        subject.plugin_path = vec![ours.path().to_owned()];
         let only = ["2.", "4.netns-gone", "5.", "7.passes", "8.", "9.", "10.", "11.", "15."];
         let report = run(&subject, &choose(&only), |_| ()).unwrap();
         assert!(report.is_conformant(), "{}", report.print(Format::Text));
         let passes_on = report.outcomes.iter().find(|outcome| outcome.case.id == "15.passes-on").unwrap();
         assert!(matches!(passes_on.verdict, Verdict::Passed(_)), "{passes_on:?}");
     }
-    let wrong = Subject::known(ours().join("portmap")).unwrap().after(r#"{"plugins":[]}"#, "mine.conflist");
+    let wrong = Subject::known(ours.path().join("portmap")).unwrap();
+    let wrong = wrong.after(r#"{"plugins":[]}"#, "mine.conflist");
     assert!(wrong.unwrap_err().to_string().starts_with("mine.conflist is no network"));
 }
 

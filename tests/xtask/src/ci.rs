@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::command::{self, exists};
 use crate::tally::Tally;
 use crate::workspace::{self, Workspace};
-use crate::{packages, suite, tidy, vm};
+use crate::{leftovers, packages, suite, tidy, vm};
 
 /// Which phases to run; empty lists mean all.
 #[derive(Debug, Default)]
@@ -61,7 +61,7 @@ pub(crate) fn run(workspace: &Workspace, choice: &Choice) -> Result<ExitCode> {
     for phase in PHASES.iter().filter(|phase| choice.wants(phase.name)) {
         println!("\n== {}: {}", phase.name, phase.what);
         let begun = Instant::now();
-        let tally = (phase.run)(workspace).unwrap_or_else(|error| {
+        let tally = leftovers::refuse(|| (phase.run)(workspace)).unwrap_or_else(|error| {
             println!("{} could not run: {error:#}", phase.name);
             Tally::FAILED
         });

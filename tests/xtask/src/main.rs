@@ -2,12 +2,14 @@
 //!
 //! `ci` is the whole gate; everything else is one of its parts, or a shorter way to run one. Read [`ci`] first: it
 //! is the ordered list of phases. `packages` holds what the gate installs and why, `suite` runs tests and counts
-//! them, `tidy` judges the source tree, `vm` runs the privileged suites on a pure cgroup v2 host.
+//! them, `leftovers` looks for temporary files that they forgot, `tidy` judges the source tree, `vm` runs the
+//! privileged suites on a pure cgroup v2 host.
 
 mod bench;
 mod ci;
 mod command;
 mod golden;
+mod leftovers;
 mod packages;
 mod suite;
 mod tally;
