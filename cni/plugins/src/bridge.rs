@@ -95,12 +95,11 @@ fn ensure_bridge(host: &mut Socket, config: &Config) -> Result<Link, PluginError
     let mut found = host.find_link(name)?;
     if found.is_none() {
         let mac = MacAddress::random().map_err(|errno| netlink::Error::new("choose an address", errno))?;
-        let kind = match config.vlans() {
-            Some(_) => LinkKind::VlanBridge,
-            // Where no router asks, everybody gets them in any case; but the kernel gets two timers ready for every port
-            // whenever one changes.
-            None if config.is_gateway() => LinkKind::PlainBridge,
-            None => LinkKind::Bridge,
+        let kind = LinkKind::Bridge {
+            // Where no router asks, everybody gets frames to many in any case; but the kernel gets two timers ready for
+            // every port whenever one changes.
+            multicast_snooping: !config.is_gateway(),
+            vlan_filtering: config.vlans().is_some(),
         };
         let new = NewLink { mac: Some(mac), mtu: config.mtu(), ..NewLink::new(name, kind) };
         match host.add_link(&new) {

@@ -101,7 +101,7 @@ pub(super) fn set_up_links(folder: &Path) -> Result<(), Error> {
 pub(super) fn make_interface(container: &Container, host_part: u32) -> Result<Value, netlink::Error> {
     let mut host = Socket::route()?;
     if host.find_link(BRIDGE)?.is_none() {
-        host.add_link(&NewLink::new(BRIDGE, LinkKind::Bridge))?;
+        host.add_link(&NewLink::new(BRIDGE, LinkKind::BRIDGE))?;
         let bridge = host.link(BRIDGE)?.index;
         host.add_address(bridge, address("10.99.0.1", 24))?;
     }

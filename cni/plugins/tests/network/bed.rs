@@ -230,7 +230,7 @@ pub(crate) fn have_kind(name: &str, kind: LinkKind<'static>) -> bool {
     let made = with_new_netns(|| {
         let mut socket = Socket::route().unwrap();
         // Not the loopback, which refuses tags with the same error.
-        socket.add_link(&NewLink::new("below", LinkKind::Bridge)).unwrap();
+        socket.add_link(&NewLink::new("below", LinkKind::BRIDGE)).unwrap();
         let below = socket.link("below").unwrap().index;
         let parent =
             matches!(kind, LinkKind::Vlan { .. } | LinkKind::Ipvlan { .. } | LinkKind::Macvlan { .. });

@@ -225,7 +225,8 @@ fn what_the_backends_of_others_would_do_is_done_and_what_nobody_can_is_refused_b
 /// Whether bridges of this kernel keep VLANs apart; says so if not.
 fn have_vlans() -> bool {
     let mut host = Socket::route().unwrap();
-    let have = host.add_link(&NewLink::new("probe", LinkKind::VlanBridge)).is_ok();
+    let vlans = LinkKind::Bridge { multicast_snooping: true, vlan_filtering: true };
+    let have = host.add_link(&NewLink::new("probe", vlans)).is_ok();
     if have {
         assert!(host.link("probe").unwrap().filters_vlans);
         host.delete_link("probe").unwrap();
@@ -247,7 +248,7 @@ fn a_bridge_that_cannot_keep_vlans_apart_is_refused() {
     on_a_host(|bed| {
         let caller = bed.caller(Prefer::Builtin);
         let one = bed.container("one");
-        Socket::route().unwrap().add_link(&NewLink::new("options0", LinkKind::Bridge)).unwrap();
+        Socket::route().unwrap().add_link(&NewLink::new("options0", LinkKind::BRIDGE)).unwrap();
         let tagged = network(bed, "tagged", 79, &json!({ "vlan": 100 }));
         let error = caller.attach(&tagged, &one.attachment()).unwrap_err();
         assert_eq!(error.kind(), Kind::InvalidInput);

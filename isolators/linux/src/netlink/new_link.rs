@@ -40,11 +40,12 @@ pub struct NewLink<'a> {
 #[derive(Debug, Clone, Copy)]
 pub enum LinkKind<'a> {
     /// A switch.
-    Bridge,
-    /// A switch that sends frames to many to all of its ports, and does not look who wants them.
-    PlainBridge,
-    /// A switch that keeps the VLANs of its ports apart, which needs a kernel with `CONFIG_BRIDGE_VLAN_FILTERING`.
-    VlanBridge,
+    Bridge {
+        /// Whether it looks who wants frames to many, and does not send them to all of its ports.
+        multicast_snooping: bool,
+        /// Whether it keeps the VLANs of its ports apart, which needs a kernel with `CONFIG_BRIDGE_VLAN_FILTERING`.
+        vlan_filtering: bool,
+    },
     /// A link that leads nowhere.
     Dummy,
     /// A link whose queue shapes what another receives.
@@ -171,14 +172,16 @@ impl<'a> NewLink<'a> {
 }
 
 impl LinkKind<'_> {
+    /// A switch as the kernel makes it when nothing is said.
+    pub const BRIDGE: Self = Self::Bridge { multicast_snooping: true, vlan_filtering: false };
+
     fn info(self) -> (InfoKind, Option<InfoData>) {
         match self {
-            Self::Bridge => (InfoKind::Bridge, Some(InfoData::Bridge(Vec::new()))),
-            Self::PlainBridge => {
-                (InfoKind::Bridge, Some(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])))
-            }
-            Self::VlanBridge => {
-                (InfoKind::Bridge, Some(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)])))
+            Self::Bridge { multicast_snooping, vlan_filtering } => {
+                // Only what differs from the kernel's own choice.
+                let snooping = (!multicast_snooping).then_some(InfoBridge::MulticastSnooping(false));
+                let filtering = vlan_filtering.then_some(InfoBridge::VlanFiltering(true));
+                (InfoKind::Bridge, Some(InfoData::Bridge(snooping.into_iter().chain(filtering).collect())))
             }
             Self::Dummy => (InfoKind::Dummy, None),
             Self::Ifb => (InfoKind::Ifb, None),
@@ -270,6 +273,9 @@ mod tests {
     #[test]
     fn b16_the_messages_that_make_ipvlan_vlan_vrf_and_dummy_are_the_golden_ones() {
         let macvlan = |broadcast_queue| LinkKind::Macvlan { mode: MacvlanMode::Bridge, broadcast_queue };
+        let bridge = |multicast_snooping, vlan_filtering| {
+            NewLink::new("eth0", LinkKind::Bridge { multicast_snooping, vlan_filtering })
+        };
         let on_parent = |kind| NewLink { parent: Some(7), ..NewLink::new("eth0", kind) };
         let cases = [
             ("dummy", NewLink::new("eth0", LinkKind::Dummy)),
@@ -278,8 +284,8 @@ mod tests {
             ("vrf", NewLink::new("eth0", LinkKind::Vrf { table: 10 })),
             ("macvlan-bridge", on_parent(macvlan(None))),
             ("macvlan-queue", on_parent(macvlan(Some(77)))),
-            ("plain-bridge", NewLink::new("eth0", LinkKind::PlainBridge)),
-            ("vlan-bridge", NewLink::new("eth0", LinkKind::VlanBridge)),
+            ("plain-bridge", bridge(false, false)),
+            ("vlan-bridge", bridge(true, true)),
         ];
         let golden = include_str!("golden/new_link.txt");
         for (name, link) in cases {
