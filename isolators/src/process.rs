@@ -11,6 +11,9 @@
 //! filter                 as late as possible; with CAP_SYS_ADMIN still held where no-new-privileges is off
 //! exec
 //! ```
+//!
+//! A filter with a supervisor comes before the gate: whoever creates a container may be waiting for the supervisor to have the
+//! descriptor before it calls `start`. Unless the filter stops what is done at the gate: then it is loaded after it.
 
 use cofferdam_plan::op::Handover;
 use cofferdam_plan::{
@@ -69,7 +72,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
         identity: Identity {
             id: context.container.id,
             bundle: context.container.bundle,
-            status: if context.container.gate == Gate::Open { "creating" } else { "created" },
+            status: "creating",
             init_pid: None,
         },
     };
@@ -159,6 +162,28 @@ pub(crate) fn stdio(given: bool, builder: &mut Builder) {
     }
 }
 
+/// What a process does at the gate: it says that it is there, lends its namespaces, ends when it is told to, and puts that
+/// back before it executes its program.
+const GATE: [&str; 8] =
+    ["sendto", "close", "rt_sigaction", "rt_sigprocmask", "accept4", "read", "sendmsg", "exit_group"];
+
+/// How ids change where the filter holds already.
+const IDS: [&str; 5] = ["prctl", "setgroups", "setresgid", "setresuid", "capset"];
+
+/// When the filter is loaded: see the order above.
+fn loading(filter: Option<&seccomp::Filter>, late_ids: bool, builder: &Builder) -> Stage {
+    let calls = GATE.iter().chain(if late_ids { &IDS[..] } else { &[] });
+    let early = |filter: &seccomp::Filter| {
+        filter.notify.is_some() && calls.into_iter().all(|call| filter.permits(call, [0; 6]))
+    };
+    if waits(builder) && filter.is_some_and(early) { Stage::Confine } else { Stage::Exec }
+}
+
+/// Whether the process waits for `start`.
+fn waits(builder: &Builder) -> bool {
+    builder.contains(|op| matches!(op, Op::WaitStart { .. }))
+}
+
 /// Whether the caller's groups are to stay: podman's `--group-add keep-groups`, which callers ask for by crun's annotation.
 fn keeps_groups(spec: &Spec) -> bool {
     const KEEP: &str = "run.oci.keep_original_groups";
@@ -211,7 +236,8 @@ impl Confinement<'_> {
         let no_new_privileges = process.no_new_privileges().unwrap_or(false);
         // Without no-new-privileges only CAP_SYS_ADMIN may load a filter: then the ids change after it.
         let late_ids = filter.is_some() && !no_new_privileges;
-        let stage = if late_ids { Stage::Exec } else { Stage::Confine };
+        let loading = loading(filter.as_ref(), late_ids, builder);
+        let stage = if late_ids { loading } else { Stage::Confine };
         let program = self.program()?;
         if !self.environment().iter().any(|pair| pair.starts_with("HOME=")) {
             let uid = process.user().uid();
@@ -220,7 +246,7 @@ impl Confinement<'_> {
         if late_ids {
             builder.step(Stage::Confine, "/process/args", program);
             builder.step(Stage::Exec, "every container", Op::ResetSignals);
-            self.load(filter, builder)?;
+            self.load(filter, loading, builder)?;
             self.ids(stage, sets, builder)?;
         } else {
             self.ids(stage, sets, builder)?;
@@ -229,7 +255,7 @@ impl Confinement<'_> {
             }
             builder.step(Stage::Confine, "/process/args", program);
             builder.step(Stage::Exec, "every container", Op::ResetSignals);
-            self.load(filter, builder)?;
+            self.load(filter, loading, builder)?;
         }
         if self.arrival == Arrival::Last {
             builder.step(Stage::Exec, "exec", Op::EnterPidNamespace);
@@ -254,7 +280,12 @@ impl Confinement<'_> {
         sets
     }
 
-    fn load(&self, filter: Option<seccomp::Filter>, builder: &mut Builder) -> Result<(), Refusal> {
+    fn load(
+        &self,
+        filter: Option<seccomp::Filter>,
+        loading: Stage,
+        builder: &mut Builder,
+    ) -> Result<(), Refusal> {
         let Some(filter) = filter else { return Ok(()) };
         let handover = match &filter.notify {
             None => None,
@@ -263,12 +294,17 @@ impl Confinement<'_> {
                 let path = HostPath::new(&notify.listener_path, pointer)?;
                 let socket = builder.slot("listener");
                 builder.step(Stage::Host, pointer, Op::ConnectListener { path, into: socket });
-                let message = self.identity.message(self.spec, &notify.listener_metadata)?;
+                let status = match loading {
+                    Stage::Exec if waits(builder) => "created",
+                    _ => self.identity.status,
+                };
+                let identity = Identity { status, ..self.identity };
+                let message = identity.message(self.spec, &notify.listener_metadata)?;
                 Some(Handover { socket, message })
             }
         };
         let op = Op::LoadFilter { program: filter.program, flags: filter.flags, handover };
-        builder.step(Stage::Exec, "/linux/seccomp", op);
+        builder.step(loading, "/linux/seccomp", op);
         Ok(())
     }
 

@@ -282,7 +282,6 @@ fn a_supervisor_is_told_of_every_process_and_answers_its_calls() {
         create.stdio = stdio;
         let id = create.id.clone();
         let created = place.runtime.create(create).unwrap();
-        place.runtime.start(&id).unwrap();
         let message = |status: &str, pid: i32| {
             json!({
                 "ociVersion": "1.0.2", "fds": ["seccompFd"], "pid": pid, "metadata": "some \"data\"",
@@ -297,7 +296,9 @@ fn a_supervisor_is_told_of_every_process_and_answers_its_calls() {
         assert_eq!(told["state"]["ociVersion"], version);
         told["ociVersion"] = json!("1.0.2");
         told["state"]["ociVersion"] = json!("1.0.2");
-        assert_eq!(told, message("created", created.pid));
+        // Before start: whoever creates may wait for the supervisor first.
+        assert_eq!(told, message("creating", created.pid));
+        place.runtime.start(&id).unwrap();
 
         let mut process = place.runtime.spec(&id).unwrap().process().clone().unwrap();
         process.set_args(Some(vec!["/guest".into(), "parent".into(), "native".into()]));
@@ -338,7 +339,7 @@ fn sc_08_a_supervisor_that_fails_stops_nobody_but_the_container() {
 
     // Gone between connection and handover.
     let agent = Agent::listen(&place, Manner::HangsUp);
-    let mut create = place.create("hung-up", &parent, &agent.profile(&["getppid"]));
+    let mut create = place.create("hung-up", &parent, &agent.profile(&["getppid", "accept4"]));
     create.start = false;
     let id = create.id.clone();
     let created = place.runtime.create(create).unwrap();
@@ -365,6 +366,37 @@ fn sc_08_a_supervisor_that_fails_stops_nobody_but_the_container() {
         let _ = foreground::reap(created.pidfd.as_fd());
     }
     assert!(begin.elapsed() < NO_HANG, "{:?}", begin.elapsed());
+}
+
+/// A supervisor that is asked about what is done while a container waits for `start` would be waited for as well: it gets the
+/// descriptor after that.
+#[test]
+fn a_container_waits_for_start_without_its_supervisor() {
+    let Some(place) = place() else { return };
+    let agent = Agent::listen(&place, Manner::Answers);
+    for (no_new_privileges, call, status) in [
+        (true, "getppid", "creating"),
+        (true, "accept4", "created"),
+        (true, "rt_sigaction", "created"),
+        (true, "setresuid", "creating"),
+        (false, "setresuid", "created"),
+    ] {
+        let mut create = place.create("waiting", &["/guest", "sleep"], &agent.profile(&[call]));
+        create.start = false;
+        let process = create.spec.process_mut().as_mut().unwrap();
+        process.set_no_new_privileges(Some(no_new_privileges));
+        let (stdio, _output) = captured();
+        create.stdio = stdio;
+        let id = create.id.clone();
+        let created = place.runtime.create(create).unwrap();
+        let early = (status == "creating").then(|| agent.told());
+        assert!(agent.told.try_recv().is_err(), "{call}: told once");
+        place.runtime.start(&id).unwrap();
+        let told = early.unwrap_or_else(|| agent.told());
+        assert_eq!(told["state"]["status"], status, "{call} {no_new_privileges}");
+        place.runtime.delete(&id, true).unwrap();
+        let _ = foreground::reap(created.pidfd.as_fd());
+    }
 }
 
 /// Calls in which the child could never be answered are refused before there is one.

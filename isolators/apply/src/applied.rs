@@ -352,7 +352,8 @@ fn waits(plan: &Plan) -> bool {
 fn outcome(plan: &Plan, run: &Run<'_>, report: &Report) -> Result<(), (usize, (Errno, Option<String>))> {
     let dead =
         || (usize::MAX, (Errno::CHILD, Some("the child process ended before it could say why".to_owned())));
-    let hands_over = plan.find(notifies).is_some();
+    // Before a gate, nothing is asked that has to be answered.
+    let hands_over = !waits(plan) && plan.find(notifies).is_some();
     let patience = if hands_over { channel::SUPERVISED } else { run.patience };
     match channel::hear(run.channel.as_fd(), patience) {
         // Somebody else decides when this exec returns.

@@ -11,6 +11,7 @@ use serde_json::Value;
 const DESCRIPTOR: &str = "seccompFd";
 
 /// Whose process it is.
+#[derive(Clone, Copy)]
 pub(crate) struct Identity<'a> {
     pub(crate) id: &'a ContainerId,
     pub(crate) bundle: &'a Path,
