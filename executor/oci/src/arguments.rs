@@ -1,5 +1,5 @@
 //! What the user said, read along the tables of [`crate::table`]. Options may stand before and after the container id,
-//! `--x y` and `--x=y` alike; a switch also takes `--x=false`.
+//! `--x y` and `--x=y` alike; a switch also takes `--x=false`. One dash before a name does as well as two.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -61,13 +61,11 @@ impl Said {
 /// Reads up to the command's name, which comes back.
 pub(crate) fn globals(parser: &mut lexopt::Parser) -> Result<(Said, Option<String>), Failed> {
     let mut said = Said::default();
-    while let Some(argument) = parser.next().map_err(Failed::usage)? {
-        let flag = match argument {
-            Value(word) => return Ok((said, Some(word.to_string_lossy().into_owned()))),
-            Short(letter) => (by_letter(&[GLOBALS], letter)?, Form::Short),
-            Long(name) => (by_name(&[GLOBALS], name)?, Form::Long),
-        };
-        take(&mut said, flag, parser)?;
+    while let Some(next) = next(parser, &[GLOBALS])? {
+        match next {
+            Next::Word(word) => return Ok((said, Some(word))),
+            Next::Option(flag, form) => take(&mut said, flag, form, parser)?,
+        }
     }
     Ok((said, None))
 }
@@ -75,21 +73,19 @@ pub(crate) fn globals(parser: &mut lexopt::Parser) -> Result<(Said, Option<Strin
 /// Reads what comes after the command's name.
 pub(crate) fn command(parser: &mut lexopt::Parser, command: &Command) -> Result<Said, Failed> {
     let mut said = Said::default();
-    while let Some(argument) = parser.next().map_err(Failed::usage)? {
-        let flag = match argument {
-            Value(word) => {
-                said.words.push(word.to_string_lossy().into_owned());
-                if command.words.rest_after.is_some_and(|after| after(&said)) {
-                    // From here on everything belongs to the program that is named.
-                    let rest = parser.raw_args().map_err(Failed::usage)?;
-                    said.words.extend(rest.map(|word| word.to_string_lossy().into_owned()));
-                }
+    while let Some(next) = next(parser, command.flags)? {
+        match next {
+            Next::Word(word) => said.words.push(word),
+            Next::Option(flag, form) => {
+                take(&mut said, flag, form, parser)?;
                 continue;
             }
-            Short(letter) => (by_letter(command.flags, letter)?, Form::Short),
-            Long(name) => (by_name(command.flags, name)?, Form::Long),
-        };
-        take(&mut said, flag, parser)?;
+        }
+        if command.words.rest_after.is_some_and(|after| after(&said)) {
+            // From here on everything belongs to the program that is named.
+            let rest = parser.raw_args().map_err(Failed::usage)?;
+            said.words.extend(rest.map(|word| word.to_string_lossy().into_owned()));
+        }
     }
     if !said.has("help") {
         command.check_words(said.words.len())?;
@@ -97,23 +93,52 @@ pub(crate) fn command(parser: &mut lexopt::Parser, command: &Command) -> Result<
     Ok(said)
 }
 
+/// What stands next on the line.
+enum Next {
+    Word(String),
+    Option(&'static Flag, Form),
+}
+
 /// How an option was written: what follows the letter of a switch is more letters.
-#[derive(PartialEq)]
 enum Form {
     Short,
     Long,
+    /// Its name behind one dash, with the value that an equals sign gave it.
+    OneDash(Option<OsString>),
 }
 
-fn take(
-    said: &mut Said,
-    (flag, form): (&'static Flag, Form),
+fn next(parser: &mut lexopt::Parser, flags: &[&'static [Flag]]) -> Result<Option<Next>, Failed> {
+    if let Some((flag, value)) = with_one_dash(parser, flags) {
+        return Ok(Some(Next::Option(flag, Form::OneDash(value))));
+    }
+    Ok(match parser.next().map_err(Failed::usage)? {
+        None => None,
+        Some(Value(word)) => Some(Next::Word(word.to_string_lossy().into_owned())),
+        Some(Short(letter)) => Some(Next::Option(by_letter(flags, letter)?, Form::Short)),
+        Some(Long(name)) => Some(Next::Option(by_name(flags, name)?, Form::Long)),
+    })
+}
+
+/// Takes `-name` and `-name=value` off the line, which are options for runc too: containerd says `-no-subreaper`.
+fn with_one_dash(
     parser: &mut lexopt::Parser,
-) -> Result<(), Failed> {
+    flags: &[&'static [Flag]],
+) -> Option<(&'static Flag, Option<OsString>)> {
+    let mut line = parser.try_raw_args()?;
+    let word = line.peek()?.to_str()?.strip_prefix('-')?;
+    let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value.into())));
+    let flag = flags.iter().copied().flatten().find(|flag| flag.name == name)?;
+    line.next();
+    Some((flag, value))
+}
+
+fn take(said: &mut Said, flag: &'static Flag, form: Form, parser: &mut lexopt::Parser) -> Result<(), Failed> {
     let needs = |_| Failed::usage(format!("flag needs an argument: -{}", flag.name));
-    let value = match flag.takes {
-        Takes::Value(_) => parser.value().map_err(needs)?,
-        Takes::Nothing if form == Form::Long => parser.optional_value().unwrap_or_else(|| "true".into()),
-        Takes::Nothing => "true".into(),
+    let value = match (flag.takes, form) {
+        (_, Form::OneDash(Some(value))) => value,
+        (Takes::Value(_), _) => parser.value().map_err(needs)?,
+        (Takes::Nothing, Form::Long) => parser.optional_value().unwrap_or_else(|| "true".into()),
+        (Takes::Nothing, _) => "true".into(),
     };
     if flag.takes == Takes::Nothing && value != "true" && value != "false" {
         return Err(Failed::usage(format!("invalid boolean value {value:?} for -{}", flag.name)));
@@ -230,14 +255,16 @@ mod tests {
                     assert_eq!(said.words.join(" "), words, "{command} {line}");
                 }
             };
-            for option in valued.split_whitespace() {
-                check(option, format!("--{option} v=1"), "v=1");
-                check(option, format!("--{option}=v=1"), "v=1");
-            }
-            for option in switches.split_whitespace() {
-                check(option, format!("--{option}"), "true");
-                check(option, format!("--{option}=true"), "true");
-                check(option, format!("--{option}=false"), "false");
+            for dashes in ["--", "-"] {
+                for option in valued.split_whitespace() {
+                    check(option, format!("{dashes}{option} v=1"), "v=1");
+                    check(option, format!("{dashes}{option}=v=1"), "v=1");
+                }
+                for option in switches.split_whitespace() {
+                    check(option, format!("{dashes}{option}"), "true");
+                    check(option, format!("{dashes}{option}=true"), "true");
+                    check(option, format!("{dashes}{option}=false"), "false");
+                }
             }
         }
     }
@@ -249,7 +276,9 @@ mod tests {
             globals(&mut parser).map_err(|failed| failed.words)
         };
         for option in ["root", "log", "log-format", "log-level", "cgroup-manager", "rootless"] {
-            for line in [format!("--{option} v list"), format!("--{option}=v list")] {
+            let lines = ["--", "-"]
+                .map(|dashes| [format!("{dashes}{option} v list"), format!("{dashes}{option}=v list")]);
+            for line in lines.concat() {
                 let (said, command) = read(&line).unwrap();
                 assert_eq!(
                     (said.text(option).as_deref(), command.as_deref()),
