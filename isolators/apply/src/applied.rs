@@ -348,10 +348,16 @@ fn waits(plan: &Plan) -> bool {
     plan.stage(Stage::Gate).next().is_some()
 }
 
+/// What is known of a child that has left no record.
+const ENDED: &str = "the child process ended before it could say why: something killed it, as the kernel does where the \
+                     memory limit is less than the start takes";
+
 /// Waits for the child's last word.
 fn outcome(plan: &Plan, run: &Run<'_>, report: &Report) -> Result<(), (usize, (Errno, Option<String>))> {
-    let dead =
-        || (usize::MAX, (Errno::CHILD, Some("the child process ended before it could say why".to_owned())));
+    let dead = || {
+        let at = pending(plan, report).filter(|_| report.failure().is_none());
+        (at.unwrap_or(usize::MAX), (Errno::CHILD, Some(ENDED.to_owned())))
+    };
     // Before a gate, nothing is asked that has to be answered.
     let hands_over = !waits(plan) && plan.find(notifies).is_some();
     let patience = if hands_over { channel::SUPERVISED } else { run.patience };
@@ -404,6 +410,10 @@ fn child_words(
         {
             Some(format!("{at} must be mounted on ordinary directory, not on a link or a file"))
         }
+        Op::Place { at, .. } if errno == Errno::NOTDIR => Some(format!(
+            "a directory goes onto a directory and a file onto a file: either something on the way to {at} is a file, or {at} and \
+             what is to be mounted there are not of one kind"
+        )),
         Op::NewFilesystem { kind, .. } if errno == Errno::PERM => refused(&kind.to_string()),
         Op::SetUnlocked { attributes, .. } if errno == Errno::PERM => Some(format!(
             "[{attributes}] would take back what the source is mounted with: in a user namespace ro, nosuid, nodev, noexec \

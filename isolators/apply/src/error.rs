@@ -38,15 +38,12 @@ impl std::error::Error for Failure {}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} step {}, `{}`, asked for by {}: {}",
-            self.stage.name(),
-            self.step,
-            self.operation,
-            self.why,
-            in_words(self.errno)
-        )?;
+        write!(f, "{} step ", self.stage.name())?;
+        // No step of the plan.
+        if self.step != usize::MAX {
+            write!(f, "{}, ", self.step)?;
+        }
+        write!(f, "`{}`, asked for by {}: {}", self.operation, self.why, in_words(self.errno))?;
         if let Some(detail) = &self.detail {
             write!(f, ": {detail}")?;
         }

@@ -212,6 +212,10 @@ fn place(
     if at.as_bytes() == b"/proc" && !is_procfs_root(tree)? {
         return Err(Errno::XDEV);
     }
+    // The kernel's word for this is EINVAL; callers look for mount(2)'s.
+    if (directory == FileType::Directory) != (kind_of(target.as_fd())? == FileType::Directory) {
+        return Err(Errno::NOTDIR);
+    }
     attach(tree, target.as_fd())
 }
 
