@@ -223,6 +223,9 @@ impl Confinement<'_> {
         let mask = process.user().umask().unwrap_or(0o022);
         builder.step(Stage::Confine, "/process/user/umask", Op::SetUmask { mask });
 
+        if !process.terminal().unwrap_or(false) {
+            builder.step(Stage::Confine, "every container", Op::ReopenNull);
+        }
         let (uid, gid) = (process.user().uid(), process.user().gid());
         if uid != 0 && !process.terminal().unwrap_or(false) {
             builder.step(Stage::Confine, "/process/user", Op::GiveStdio { uid, gid });

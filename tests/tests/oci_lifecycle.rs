@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use cofferdam_tests::bundle::Bundle;
@@ -375,6 +376,65 @@ fn a_user_may_open_the_standard_descriptors_again() {
         .unwrap();
         let outcome = runtime.run("again", bundle.path()).unwrap();
         assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(0), "out\n"), "{outcome:?}");
+    });
+}
+
+/// containerd's `--null-io` gives a null device that only reads as standard output too. And it is the host's: whoever holds it
+/// could change its mode.
+#[test]
+fn a_null_device_among_the_standard_descriptors_becomes_the_container_s() {
+    on_every_runtime(|runtime, bundles| {
+        let script = "echo out && echo err >&2 && chmod 400 /proc/self/fd/0 && stat -c %a /dev/null >/told";
+        let bundle = Bundle::make(&bundles.join("null"), &["sh", "-c", script], |_| {}).unwrap();
+        let mode = || std::fs::metadata("/dev/null").unwrap().permissions().mode() & 0o777;
+        let before = mode();
+        let null = || std::fs::File::open("/dev/null").unwrap();
+        let path = bundle.path().to_string_lossy();
+        let mut command = runtime.command(&["run", "--detach", "--bundle", &path, "null"]);
+        let status = command.stdout(null()).stderr(null()).status().unwrap();
+        runtime.wait("null", "stopped").unwrap();
+        let after = mode();
+        std::fs::set_permissions("/dev/null", PermissionsExt::from_mode(before)).unwrap();
+        runtime.succeed(&["delete", "null"]).unwrap();
+        assert_eq!((status.code(), after), (Some(0), before), "{}", runtime.name());
+        assert_eq!(std::fs::read_to_string(bundle.rootfs().join("told")).unwrap(), "400\n");
+    });
+}
+
+/// Docker tells its users what they have mixed up by the kernel's words for it.
+#[test]
+fn a_folder_on_a_file_and_a_file_on_a_folder_are_no_directories() {
+    on_every_runtime(|runtime, bundles| {
+        let file = bundles.join("file");
+        std::fs::write(&file, "").unwrap();
+        for (source, destination) in [(bundles, "/file"), (file.as_path(), "/tmp")] {
+            let bundle = Bundle::make(&bundles.join("mixed"), &["true"], |config| {
+                let mount = json!({ "destination": destination, "source": source, "options": ["rbind"] });
+                config["mounts"].as_array_mut().unwrap().push(mount);
+            })
+            .unwrap();
+            std::fs::write(bundle.rootfs().join("file"), "").unwrap();
+            let outcome = runtime.run("mixed", bundle.path()).unwrap();
+            assert!(outcome.status != Some(0), "{outcome:?}");
+            assert!(outcome.stderr.to_lowercase().contains("not a directory"), "{outcome:?}");
+            std::fs::remove_dir_all(bundle.path()).unwrap();
+        }
+    });
+}
+
+/// The kernel ends it before it can tell: then what is known is said.
+#[test]
+fn a_start_that_the_memory_limit_ends_says_so() {
+    on_every_runtime(|runtime, bundles| {
+        let bundle = Bundle::make(&bundles.join("tight"), &["true"], |config| {
+            config["linux"]["resources"]["memory"] = json!({ "limit": 4096 });
+        })
+        .unwrap();
+        let outcome = runtime.run("tight", bundle.path()).unwrap();
+        assert!(outcome.status != Some(0), "{outcome:?}");
+        if runtime.is_ours() {
+            assert!(outcome.stderr.contains("memory limit"), "{outcome:?}");
+        }
     });
 }
 

@@ -189,6 +189,9 @@ pub enum Op {
     TakeTerminal,
     /// Make descriptors 0, 1 and 2. `dup3`
     SetStdio { stdin: Slot, stdout: Slot, stderr: Slot },
+    /// Open the container's null device anew for each standard descriptor that is one, for reading and writing: the caller's
+    /// may be open one way only, and its node is the host's. Skips what is no null device. `fstat`, `openat2`, `dup3`
+    ReopenNull,
     /// Give the standard descriptors that are pipes, files or terminals to the program's user, who may then open them again
     /// under `/proc/self/fd`. Skips what it may not give away. `fstat`, `fchown`
     GiveStdio { uid: u32, gid: u32 },

@@ -225,6 +225,7 @@ impl Plan {
             SetHostname { name } => format!("set-hostname {name}"),
             SetDomainname { name } => format!("set-domainname {name}"),
             RaiseLoopback => "raise-loopback".into(),
+            ReopenNull => "reopen-null".into(),
             GiveStdio { uid, gid } => format!("give-stdio to {uid}:{gid}"),
             SetRootPropagation { propagation } => format!("set-root-propagation {propagation:?} recursive"),
             ForbidDump => "forbid-dump".into(),

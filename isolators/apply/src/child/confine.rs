@@ -3,12 +3,12 @@
 use cofferdam_linux::{process, signal};
 use cofferdam_plan::{ContainerPath, Op, Text};
 use rustix::fs::{
-    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, accessat, fchown, fstat, open,
-    statat,
+    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, accessat, fchown, fstat, major,
+    minor, open, statat,
 };
 use rustix::io::Errno;
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use cofferdam_linux::rootfs::Rootfs;
 
@@ -43,6 +43,7 @@ pub(super) fn run(op: &Op) -> Result<(), Errno> {
             Ok(())
         }
         Op::BoundCapabilities { keep } => bound(*keep),
+        Op::ReopenNull => reopen_null(),
         Op::GiveStdio { uid, gid } => give_stdio(*uid, *gid),
         Op::SetIds { uid, gid, groups } => set_ids(*uid, *gid, groups.as_deref()),
         Op::SetCapabilities { effective, permitted, inheritable, ambient } => {
@@ -76,6 +77,48 @@ fn set_ids(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<(), Errno> {
         Err(Errno::PERM) if groups == Some(&[]) => process::set_ids(uid, gid, None),
         result => result,
     }
+}
+
+/// Major and minor number of the null device.
+const NULL_DEVICE: (u32, u32) = (1, 3);
+
+/// Through the host's node a root of the container could change the mode of the host's `/dev/null`, and containerd gives a
+/// descriptor that only reads as standard output too. What is at the path is taken only if it is the null device: the
+/// image, or what runs in the container, may have put something else there.
+fn reopen_null() -> Result<(), Errno> {
+    let is_null = |fd: BorrowedFd<'_>| {
+        fstat(fd).is_ok_and(|found| {
+            FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice
+                && (major(found.st_rdev), minor(found.st_rdev)) == NULL_DEVICE
+        })
+    };
+    let given = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].map(is_null);
+    if given == [false; 3] {
+        return Ok(());
+    }
+    let Ok(node) = open(c"/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    else {
+        return Ok(());
+    };
+    if !is_null(node.as_fd()) {
+        return Ok(());
+    }
+    // Whatever takes its place in between: for reading and writing, opening waits for nobody, not even of a FIFO.
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let Ok(own) = open(c"/dev/null", flags, Mode::empty()) else { return Ok(()) };
+    if !is_null(own.as_fd()) {
+        return Ok(());
+    }
+    if given[0] {
+        rustix::stdio::dup2_stdin(&own)?;
+    }
+    if given[1] {
+        rustix::stdio::dup2_stdout(&own)?;
+    }
+    if given[2] {
+        rustix::stdio::dup2_stderr(&own)?;
+    }
+    Ok(())
 }
 
 /// A pipe is nobody else's, so it takes both ids. A file and a terminal keep their group: others may be there by it. A device
