@@ -390,10 +390,13 @@ impl CapabilitySets {
         let effective = cut("effective", effective, permitted, "not in the permitted set");
         let ambient = cut("ambient", self.ambient, available, HOST);
         let ambient = cut("ambient", ambient, permitted, "not in the permitted set");
-        let ambient = cut("ambient", ambient, inheritable, "not in the inheritable set");
+        let ambient = cut("ambient", ambient, inheritable, NOT_INHERITABLE);
         (Self { bounding, effective, permitted, inheritable, ambient }, warnings)
     }
 }
+
+/// Why an ambient capability is left out: capabilities(7), "Ambient".
+pub const NOT_INHERITABLE: &str = "not in the inheritable set";
 
 /// Capabilities that were asked for and are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]

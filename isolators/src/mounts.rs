@@ -163,6 +163,10 @@ fn check_destination(at: &ContainerPath, kind: &str, bound: bool, pointer: &str)
     Ok(())
 }
 
+/// Options of a volume that podman and buildah have followed themselves, and hand on all the same: labels, shared or private,
+/// and the owner.
+const DONE_BY_THE_ENGINE: &[&str] = &["z", "Z", "U"];
+
 fn plan_bind(
     context: &Context<'_>,
     builder: &mut Builder,
@@ -177,10 +181,13 @@ fn plan_bind(
         source.ok_or_else(|| Refusal::invalid(format!("{pointer}/source"), "a bind mount needs a source"))?;
     let source = context.container.bundle.join(source);
     if !options.data.is_empty() {
-        builder.warn(format!(
-            "{pointer}/options: {} means nothing to a bind mount and is dropped",
-            options.data.join(",")
-        ));
+        let words = options.data.join(",");
+        let text = format!("{pointer}/options: {words} means nothing to a bind mount and is dropped");
+        if options.data.iter().all(|word| DONE_BY_THE_ENGINE.contains(&word.as_str())) {
+            builder.remark(text);
+        } else {
+            builder.warn(text);
+        }
     }
     let tree = builder.slot(format!("{at}"));
     let (recursive, no_follow) = (bind == Bind::Tree, options.source_no_follow || options.copy_symlink);

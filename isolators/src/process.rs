@@ -22,7 +22,7 @@ use cofferdam_plan::{
 use oci_spec::runtime::{Process, Spec};
 
 use crate::arrival::Arrival;
-use crate::capabilities::{CapSet, CapabilitySets};
+use crate::capabilities::{CapSet, CapabilitySets, NOT_INHERITABLE};
 use crate::compile::{Context, STDIO};
 use crate::container::{Console, Gate, Joining};
 use crate::seccomp::message::Identity;
@@ -278,7 +278,14 @@ impl Confinement<'_> {
             if self.own_user_namespace { CapSet::ALL } else { CapSet::from_bits(self.host.capabilities) };
         let (sets, warnings) = wanted.grantable(available);
         for warning in warnings {
-            builder.warn(format!("/process/capabilities: {warning}"));
+            let text = format!("/process/capabilities: {warning}");
+            // An engine that has emptied the inheritable set (CVE-2022-24769) and left the ambient one as it was: podman 4 and
+            // buildah 1.28 in every step of a build, whose output this would be part of.
+            if wanted.inheritable.is_empty() && warning.reason == NOT_INHERITABLE {
+                builder.remark(text);
+            } else {
+                builder.warn(text);
+            }
         }
         sets
     }

@@ -153,6 +153,42 @@ fn the_log_has_json_lines_and_standard_error_the_message() {
     });
 }
 
+/// podman 4 and buildah 1.28 ask for ambient capabilities in every step of a build, and make none inheritable; of a volume
+/// they hand on what they have done themselves. What is said of that to nobody in particular would be part of the build's
+/// output.
+#[test]
+fn what_engines_ask_for_in_vain_is_said_where_there_is_a_log() {
+    let rows = [
+        (json!([]), "U", false, "CAP_KILL"),
+        (json!([]), "U", true, "options: U"),
+        (json!(["CAP_CHOWN"]), "U", false, "CAP_KILL"),
+        (json!([]), "V", false, "options: V"),
+    ];
+    on_ours(|runtime, bundles| {
+        for (inheritable, option, with_log, word) in &rows {
+            let bundle = Bundle::make(&bundles.join("vain"), &["true"], |config| {
+                config["process"]["capabilities"]["ambient"] = json!(["CAP_KILL"]);
+                config["process"]["capabilities"]["inheritable"] = inheritable.clone();
+                let volume =
+                    json!({ "destination": "/volume", "source": bundles, "options": ["rbind", option] });
+                config["mounts"].as_array_mut().unwrap().push(volume);
+            })
+            .unwrap();
+            let (path, file) = (bundle.path().to_str().unwrap(), bundle.path().join("log"));
+            let log = ["--log", file.to_str().unwrap()];
+            let before = if *with_log { &log[..] } else { &[] };
+            let outcome = runtime.call(&[before, &["run", "--bundle", path, "vain"]].concat()).unwrap();
+            assert_eq!(outcome.status, Some(0), "{outcome:?}");
+            let meant = *option == "V" || *inheritable != json!([]);
+            assert_eq!(outcome.stderr.contains(word), meant, "{outcome:?}");
+            assert_eq!(outcome.stderr.is_empty(), !meant, "{outcome:?}");
+            let logged = std::fs::read_to_string(&file).unwrap_or_default();
+            assert_eq!(logged.contains("level=warning") && logged.contains(word), *with_log, "{logged}");
+            std::fs::remove_dir_all(bundle.path()).unwrap();
+        }
+    });
+}
+
 #[test]
 fn options_stand_on_either_side_of_the_id_and_lists_are_tables_or_json() {
     on_every_runtime(|runtime, bundles| {

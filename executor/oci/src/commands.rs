@@ -26,6 +26,10 @@ impl Call<'_> {
     fn warn(&self, warnings: &[String]) {
         warnings.iter().for_each(|warning| self.log.warning(warning));
     }
+
+    fn remark(&self, remarks: &[String]) {
+        remarks.iter().for_each(|remark| self.log.remark(remark));
+    }
 }
 
 /// What `--version` prints: go-runc reads the lines by their first words.

@@ -49,6 +49,12 @@ impl Log {
         self.at_level(Level::Warning, message);
     }
 
+    /// A warning that is told to whoever keeps a log; on standard error, which is the container's as well, only where more is
+    /// asked for.
+    pub(crate) fn remark(&self, message: &str) {
+        self.at_level(if self.sink.is_some() { Level::Warning } else { Level::Debug }, message);
+    }
+
     /// What helps to find a fault; said only where it is asked for.
     pub(crate) fn debug(&self, message: &str) {
         self.at_level(Level::Debug, message);

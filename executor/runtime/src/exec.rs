@@ -67,6 +67,8 @@ pub struct Executed {
     pub console: Option<OwnedFd>,
     /// What was asked for and could not be given.
     pub warnings: Vec<String>,
+    /// See [`cofferdam_plan::Plan::remarks`].
+    pub remarks: Vec<String>,
 }
 
 impl Runtime {
@@ -93,7 +95,13 @@ impl Runtime {
         let console = finish().inspect_err(|_| {
             let _ = cofferdam_apply::kill(&joined.child);
         })?;
-        Ok(Executed { pid: joined.child.pid, pidfd: joined.child.pidfd, console, warnings: joined.warnings })
+        Ok(Executed {
+            pid: joined.child.pid,
+            pidfd: joined.child.pidfd,
+            console,
+            warnings: joined.warnings,
+            remarks: joined.remarks,
+        })
     }
 
     /// A container that is locked and runs. A paused one is waited for where that is asked, and without its lock, which
@@ -153,7 +161,7 @@ impl Runtime {
             patience: limits.child,
         };
         let applied = apply(&plan, inputs).map_err(|failure| Error::from_failure(&plan, failure))?;
-        Ok(Joined { child: applied.child, console, warnings: plan.warnings })
+        Ok(Joined { child: applied.child, console, warnings: plan.warnings, remarks: plan.remarks })
     }
 }
 
@@ -182,6 +190,7 @@ pub(crate) struct Joined {
     /// Where its terminal's master arrives, when the caller asked for it.
     pub console: Option<OwnedFd>,
     pub warnings: Vec<String>,
+    pub remarks: Vec<String>,
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ pub struct Plan {
     pub slots: Vec<String>,
     /// What was asked for and could not be given, in words for the user.
     pub warnings: Vec<String>,
+    /// The same of what callers write into every configuration without meaning it. It is for a log; a standard error that is
+    /// the container's too should be spared it.
+    pub remarks: Vec<String>,
 }
 
 impl Plan {
@@ -38,6 +41,7 @@ pub struct Builder {
     steps: Vec<Step>,
     slots: Vec<String>,
     warnings: Vec<String>,
+    remarks: Vec<String>,
     marks: Vec<&'static str>,
 }
 
@@ -64,6 +68,11 @@ impl Builder {
         self.warnings.push(text.into());
     }
 
+    /// Records something that cannot be given, and that the caller asks for whoever the user is.
+    pub fn remark(&mut self, text: impl Into<String>) {
+        self.remarks.push(text.into());
+    }
+
     /// Whether a step like this was added already.
     pub fn contains(&self, test: impl FnMut(&Op) -> bool) -> bool {
         self.steps.iter().map(|step| &step.op).any(test)
@@ -86,7 +95,7 @@ impl Builder {
     /// The finished plan.
     pub fn finish(mut self) -> Plan {
         self.steps.sort_by_key(|step| step.stage);
-        Plan { steps: self.steps, slots: self.slots, warnings: self.warnings }
+        Plan { steps: self.steps, slots: self.slots, warnings: self.warnings, remarks: self.remarks }
     }
 }
 
@@ -94,6 +103,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
+        }
+        for remark in &self.remarks {
+            writeln!(f, "remark: {remark}")?;
         }
         for (index, step) in self.steps.iter().enumerate() {
             let line = format!("{index:>3} {:<8} {}", step.stage, self.describe(&step.op));

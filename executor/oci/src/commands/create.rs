@@ -77,6 +77,7 @@ fn make(call: &Call<'_>, gate: Gate, side: Side) -> Result<(Runtime, Created), F
     let id = create.id.clone();
     let created = runtime.create(create)?;
     call.warn(&created.warnings);
+    call.remark(&created.plan.remarks);
     if let Some(Err(failed)) = socket.map(|socket| socket.send(&created.pidfd, "standard")) {
         runtime.delete(&id, true)?;
         return Err(failed);

@@ -38,6 +38,7 @@ fn execute(call: &Call<'_>) -> Result<i32, Failed> {
     let socket = said.path("pidfd-socket").map(|path| PidfdSocket::connect(&path)).transpose()?;
     let executed = runtime.exec(&id, exec)?;
     call.warn(&executed.warnings);
+    call.remark(&executed.remarks);
     socket.map_or(Ok(()), |socket| socket.send(&executed.pidfd, "setns"))?;
     if detached {
         return Ok(0);
