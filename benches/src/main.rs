@@ -13,7 +13,7 @@ static ALLOCATOR: cofferdam_linux::allocations::Counted = cofferdam_linux::alloc
 
 const USAGE: &str = "\
 usage: cofferdam-benches launch|lifecycle|exec [--rounds N] [--only NAME]… [--record]
-       cofferdam-benches pull [--rounds N] [--only IMAGE|PULLER]… [--record]
+       cofferdam-benches pull [--rounds N] [--only IMAGE|PULLER]… [--record] [--check]
        cofferdam-benches pull-once IMAGE STORE  (used by tests: one pull, to be traced)
        cofferdam-benches cni [--rounds N] [--record]
        cofferdam-benches cni-once WHO [PATH]    (used by cni: one attachment, to be traced)
@@ -44,7 +44,8 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
         }
         "pull" => {
             let mut said = pull::Options::usual();
-            options(arguments, &mut said.rounds, Some(&mut said.only), &mut said.record)?;
+            let check = Some(&mut said.check);
+            options(arguments, &mut said.rounds, Some(&mut said.only), &mut said.record, check)?;
             pull::run(&said)
         }
         "pull-once" => {
@@ -53,7 +54,7 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
         }
         "cni" => {
             let mut said = cni::Options::default();
-            options(arguments, &mut said.rounds, None, &mut said.record)?;
+            options(arguments, &mut said.rounds, None, &mut said.record, None)?;
             cni::run(&said)
         }
         "cni-once" => {
@@ -63,7 +64,7 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
         }
         other => match launch::Options::of(other) {
             Some(mut said) => {
-                options(arguments, &mut said.rounds, Some(&mut said.only), &mut said.record)?;
+                options(arguments, &mut said.rounds, Some(&mut said.only), &mut said.record, None)?;
                 launch::run(&said)
             }
             None => bail!("unknown command {other:?}\n\n{USAGE}"),
@@ -71,19 +72,21 @@ fn dispatch(mut arguments: lexopt::Parser) -> Result<()> {
     }
 }
 
-/// What every group is told the same way; `only` is for those that can leave somebody out.
+/// What every group is told the same way; `only` is for those that can leave somebody out, `check` for those that judge.
 fn options(
     mut arguments: lexopt::Parser,
     rounds: &mut u32,
     mut only: Option<&mut Vec<String>>,
     record: &mut launch::Record,
+    mut check: Option<&mut bool>,
 ) -> Result<()> {
     while let Some(argument) = arguments.next()? {
-        match (argument, &mut only) {
-            (Long("rounds"), _) => *rounds = arguments.value()?.parse()?,
-            (Long("only"), Some(only)) => only.push(arguments.value()?.string()?),
-            (Long("record"), _) => *record = launch::Record::Yes,
-            (other, _) => return Err(other.unexpected().into()),
+        match (argument, &mut only, &mut check) {
+            (Long("rounds"), ..) => *rounds = arguments.value()?.parse()?,
+            (Long("only"), Some(only), _) => only.push(arguments.value()?.string()?),
+            (Long("record"), ..) => *record = launch::Record::Yes,
+            (Long("check"), _, Some(check)) => **check = true,
+            (other, ..) => return Err(other.unexpected().into()),
         }
     }
     Ok(())

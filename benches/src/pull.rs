@@ -7,11 +7,12 @@ mod images;
 mod plot;
 mod pullers;
 mod server;
+mod targets;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::launch::Record;
 use crate::record;
@@ -31,12 +32,14 @@ pub struct Options {
     pub only: Vec<String>,
     /// Whether the result goes to `benches/BUDGETS.md` and `benches/pull.svg`.
     pub record: Record,
+    /// Whether it is an error when something takes more than it may.
+    pub check: bool,
 }
 
 impl Options {
     /// Without anything said.
     pub fn usual() -> Options {
-        Options { rounds: 5, only: Vec::new(), record: Record::No }
+        Options { rounds: 5, only: Vec::new(), record: Record::No, check: false }
     }
 
     fn wants(&self, name: &str, all: &[&str]) -> bool {
@@ -96,7 +99,10 @@ pub fn run(options: &Options) -> Result<()> {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("pull.svg");
         std::fs::write(&path, picture(&all)).with_context(|| format!("writing {}", path.display()))?;
     }
-    scratch.close().context("removing what was pulled")
+    scratch.close().context("removing what was pulled")?;
+    let missed = targets::missed(&all);
+    ensure!(!options.check || missed.is_empty(), "missed:\n  {}", missed.join("\n  "));
+    Ok(())
 }
 
 /// podman leaves a mount behind in its folder.
