@@ -26,7 +26,7 @@ use crate::owners::{OwnedSink, Owners};
 use crate::path::EntryPath;
 use crate::record::{self, Durable};
 use crate::ring::PIECE_BYTES;
-use crate::unpack;
+use crate::{unpack, workspace};
 
 /// What a layer is to be and where its bytes come from.
 #[derive(Clone)]
@@ -182,7 +182,7 @@ fn unpack<R: Read>(
     plan: &LayerPlan,
     source: R,
 ) -> Result<LayerRecord, LayerError> {
-    let stage = context.workspace.join(format!("layer-{}", plan.index));
+    let stage = workspace::make_stage(context.workspace)?;
     let form = context.layout.options().layers.form();
     let folder = stage.join(form.folder());
     make_private(&folder)?;

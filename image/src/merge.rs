@@ -28,7 +28,7 @@ use crate::lock::{Lock, Mode as LockMode};
 use crate::path::EntryPath;
 use crate::record::{self, Durable};
 use crate::stack::{is_opaque, read_attributes, visible};
-use crate::workspace::Workspace;
+use crate::workspace::{self, Workspace};
 
 /// Lower directories of one overlay mount, the fix-up layer not counted (500 with it, fs/overlayfs/params.h).
 pub(crate) const LOWER_LIMIT: usize = 499;
@@ -60,7 +60,7 @@ pub(crate) fn ensure(
     let _lock = Lock::wait(&layout.lock(&relative.replace('/', "-")), LockMode::Exclusive)?;
     let stored: Option<FixupRecord> = record::load(&target.join("fixup.json"))?;
     if !stored.is_some_and(|record| record.fence.holds()) {
-        let stage = workspace.path().join("merged");
+        let stage = workspace::make_stage(workspace.path())?;
         let tree = stage.join("diff");
         make_private(&tree)?;
         flatten(layout, &visible[..merged_count(&visible)], &tree)?;

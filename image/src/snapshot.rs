@@ -17,7 +17,7 @@ use crate::layout::{self, Layout, make_private};
 use crate::pull::intact;
 use crate::quota::{self, Way};
 use crate::record::{self, Durable};
-use crate::workspace::Workspace;
+use crate::workspace::{self, Workspace};
 use crate::{fixup, image, merge};
 
 /// The file of a limited writable layer.
@@ -161,7 +161,9 @@ pub(crate) fn prepare(
     for layer in &known.layers {
         layers.push(layer::load(layout, &layer.diff_id)?.ok_or_else(unknown)?);
     }
-    let stage = workspace.path().join("snapshot");
+    let copies = layout.options().layers == Backend::Copy;
+    let stage =
+        if copies { workspace::make_stage(workspace.path())? } else { workspace.path().join("snapshot") };
     let limit = match options.writable_bytes {
         Some(bytes) => Some((quota::choose(layout.root(), bytes)?, bytes)),
         None => None,
@@ -185,7 +187,7 @@ pub(crate) fn prepare(
         limited: matches!(limit, Some((Way::Disk, _))),
         writable: seed.strip_prefix(&stage).map(|base| base.display().to_string()).unwrap_or_default(),
     };
-    if layout.options().layers == Backend::Copy {
+    if copies {
         record.lower.clear();
         copy_layers(layout, &image.digest, &layers, &seed.join("upper"), options)?;
     }
