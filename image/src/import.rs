@@ -10,7 +10,7 @@ use std::path::Path;
 
 use cofferdam_registry::{
     CONFIG_LIMIT_BYTES, Descriptor, Digest, Document, Hasher, ImageRef, Index, MANIFEST_LIMIT_BYTES,
-    Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Platform, choose,
+    Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Platform, Walk,
 };
 use serde::Deserialize;
 
@@ -84,7 +84,7 @@ struct Found {
     files: Vec<String>,
 }
 
-const INDEX_DEPTH_LIMIT: usize = 4;
+const NO_IMAGE: &str = "it holds no image";
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
@@ -279,6 +279,9 @@ fn find_oci(label: &str, files: &Files, platform: &Platform) -> Result<Vec<Found
     let Document::Index(index) = Document::parse(&bytes, "", label)? else {
         return Err(invalid(label, "index.json", "it is not an index"));
     };
+    if index.manifests.is_empty() {
+        return Err(invalid(label, "archive", NO_IMAGE));
+    }
     // Entries of one name are one image for several platforms. Without names, only different platforms can be of one image, and an
     // artifact is for none.
     let mut groups: BTreeMap<(Option<String>, usize), Vec<Descriptor>> = BTreeMap::new();
@@ -305,19 +308,23 @@ fn find_oci(label: &str, files: &Files, platform: &Platform) -> Result<Vec<Found
 }
 
 fn read_oci(label: &str, files: &Files, mut index: Index, platform: &Platform) -> Result<Found, Error> {
-    for _ in 0..=INDEX_DEPTH_LIMIT {
-        let chosen = choose(&index, platform, label)?;
-        let bytes = require_blob(label, files, &chosen, MANIFEST_LIMIT_BYTES)?;
-        match Document::parse(&bytes, &chosen.media_type, label)? {
-            Document::Index(nested) => index = nested,
-            Document::Manifest(manifest) => {
-                let config = require_blob(label, files, &manifest.config, CONFIG_LIMIT_BYTES)?;
+    let mut walk = Walk::new(platform, label);
+    loop {
+        walk.enter(&index)?;
+        index = loop {
+            let chosen = walk.follow()?;
+            let bytes = require_blob(label, files, &chosen, MANIFEST_LIMIT_BYTES)?;
+            let manifest = match Document::parse(&bytes, &chosen.media_type, label)? {
+                Document::Index(nested) => break nested,
+                Document::Manifest(manifest) => manifest,
+            };
+            let config = require_blob(label, files, &manifest.config, CONFIG_LIMIT_BYTES)?;
+            if !walk.must_look(&chosen) || (manifest.artifact.is_none() && walk.suits(&config)) {
                 let files = manifest.layers.iter().map(|layer| layout::blob(&layer.digest)).collect();
                 return Ok(Found { names: Vec::new(), manifest, manifest_bytes: bytes, config, files });
             }
-        }
+        };
     }
-    Err(invalid(label, "index.json", format!("indexes nest deeper than {INDEX_DEPTH_LIMIT}")))
 }
 
 fn find_docker(label: &str, files: &Files) -> Result<Vec<Found>, Error> {
@@ -333,6 +340,9 @@ fn find_docker(label: &str, files: &Files) -> Result<Vec<Found>, Error> {
     let bytes = require(label, files, "manifest.json", MANIFEST_LIMIT_BYTES)?;
     let saved: Vec<Saved> =
         serde_json::from_slice(&bytes).map_err(|error| invalid(label, "manifest.json", error.to_string()))?;
+    if saved.is_empty() {
+        return Err(invalid(label, "archive", NO_IMAGE));
+    }
     let mut found = Vec::new();
     for image in saved {
         let config = require(label, files, &image.config, CONFIG_LIMIT_BYTES)?;

@@ -131,6 +131,14 @@ fn a26_damaged_archives_are_refused_and_leave_nothing() {
         (foreign, "wrong platform"),
         (newer, "version 2.0.0"),
         (Tar::new().file("x", "y").end(), "neither an OCI image layout"),
+        (Tar::new().file("manifest.json", "[]").end(), "it holds no image"),
+        (
+            Tar::new()
+                .file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)
+                .file("index.json", r#"{"schemaVersion":2,"manifests":[]}"#)
+                .end(),
+            "it holds no image",
+        ),
         (b"not an archive at all".to_vec(), "no tar archive"),
     ] {
         let test = TestStore::new();

@@ -19,7 +19,7 @@ use crate::digest::{Digest, Hasher};
 use crate::endpoint::{HostFiles, Need};
 use crate::error::Error;
 use crate::exchange::{Answer, Ask, Exchange, Target};
-use crate::manifest::{ACCEPT, Descriptor, Document, Manifest, choose};
+use crate::manifest::{ACCEPT, Descriptor, Document, Manifest};
 use crate::payload::Payload;
 use crate::platform::Platform;
 use crate::proxy::Proxies;
@@ -30,13 +30,12 @@ use crate::retry::RetryPolicy;
 use crate::tags;
 use crate::thread::IoThread;
 use crate::transport::Timeouts;
+use crate::walk::Walk;
 
 /// The largest manifest or index, in bytes: what registries themselves accept.
 pub const MANIFEST_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
 /// The largest image configuration, in bytes.
-pub const CONFIG_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
-/// How deep indexes may nest.
-const INDEX_DEPTH_LIMIT: usize = 4;
+pub const CONFIG_LIMIT_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Where plain HTTP is allowed when the other side does not speak TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -274,25 +273,35 @@ async fn resolve(exchange: &Exchange, reference: &ImageRef, platform: &Platform)
     let target = fetched.digest.clone();
     let (target_type, target_size) = (fetched.content_type.clone(), fetched.bytes.len() as u64);
     let name = reference.to_string();
-    for _ in 0..=INDEX_DEPTH_LIMIT {
-        let chosen = match Document::parse(&fetched.bytes, &fetched.content_type, &name)? {
+    let mut walk = Walk::new(platform, &name);
+    let mut entry: Option<Descriptor> = None;
+    loop {
+        match Document::parse(&fetched.bytes, &fetched.content_type, &name)? {
+            Document::Index(index) => walk.enter(&index)?,
             Document::Manifest(manifest) => {
-                let Fetched { bytes, digest, .. } = fetched;
-                return Ok(Resolved { target, target_type, target_size, digest, bytes, manifest });
+                let is_wanted = match &entry {
+                    Some(entry) if walk.must_look(entry) => {
+                        manifest.artifact.is_none()
+                            && walk.suits(
+                                &fetch(exchange, reference, &manifest.config, CONFIG_LIMIT_BYTES).await?,
+                            )
+                    }
+                    _ => true,
+                };
+                if is_wanted {
+                    let Fetched { bytes, digest, .. } = fetched;
+                    return Ok(Resolved { target, target_type, target_size, digest, bytes, manifest });
+                }
             }
-            Document::Index(index) => choose(&index, platform, &name)?,
-        };
+        }
+        let chosen = walk.follow()?;
         let next = fetch_manifest(exchange, &reference.at(chosen.digest.clone()), &chosen.media_type).await?;
         if next.bytes.len() as u64 != chosen.size {
             let (what, actual) = (format!("manifest {}", chosen.digest), next.bytes.len() as u64);
             return Err(Error::SizeMismatch { what, expected: chosen.size, actual });
         }
-        fetched = next;
+        (fetched, entry) = (next, Some(chosen));
     }
-    Err(Error::InvalidManifest {
-        reference: name,
-        reason: format!("indexes nest deeper than {INDEX_DEPTH_LIMIT}"),
-    })
 }
 
 /// `expected_type` is what an index said that the manifest is; empty if nothing did.

@@ -193,7 +193,7 @@ pub enum Error {
         limit_bytes: u64,
     },
     /// The image exists, but not for the platform that was asked for.
-    #[error("wrong platform: {reference} has no image for {wanted}; available: {}", .available.join(", "))]
+    #[error("wrong platform: {reference} has no image for {wanted}; available: {}", listed(.available))]
     WrongPlatform {
         /// The reference.
         reference: String,
@@ -311,6 +311,10 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 impl Error {

@@ -38,6 +38,7 @@ mod tags;
 mod thread;
 mod transport;
 mod trust;
+mod walk;
 
 pub use blob::{BlobOptions, BlobReader, RangePolicy, Tap};
 pub use client::{
@@ -49,7 +50,6 @@ pub use endpoint::HostFiles;
 pub use error::{Error, Kind};
 pub use manifest::{
     Descriptor, Document, Index, LAYER_LIMIT, Manifest, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST,
-    choose,
 };
 pub use payload::OpenSource;
 pub use platform::{InvalidPlatform, Platform};
@@ -58,3 +58,4 @@ pub use push::{BlobSource, Pushed};
 pub use reference::{ImageRef, InvalidReference};
 pub use retry::RetryPolicy;
 pub use transport::Timeouts;
+pub use walk::Walk;

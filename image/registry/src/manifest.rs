@@ -38,7 +38,7 @@ pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 /// image is put together, and a process may have a thousand and some.
 pub const LAYER_LIMIT: usize = 1000;
 /// The most descriptors that an index may list.
-const DESCRIPTOR_LIMIT: usize = 1000;
+pub(crate) const DESCRIPTOR_LIMIT: usize = 1000;
 
 /// A pointer to content: how it is to be read, its digest and its exact size.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -106,6 +106,15 @@ struct WirePlatform {
     architecture: String,
     #[serde(default)]
     variant: Option<String>,
+    #[serde(default, rename = "os.features")]
+    os_features: Option<Vec<String>>,
+}
+
+impl WirePlatform {
+    /// An image that needs a feature of the operating system is for hosts that name it; this one names none.
+    fn is_plain(&self) -> bool {
+        self.os_features.as_ref().is_none_or(Vec::is_empty)
+    }
 }
 
 /// A manifest: a container image's configuration and layers, lowest first, or an artifact's config and blobs.
@@ -240,34 +249,30 @@ fn artifact_type(config: &Descriptor, told: Option<String>) -> Option<String> {
     told.or_else(|| (!is_image).then(|| config.media_type.clone()))
 }
 
-/// Picks from an index the image that suits `wanted` best; the error lists what there is.
-pub fn choose(index: &Index, wanted: &Platform, reference: &str) -> Result<Descriptor, Error> {
-    let mut best: Option<(usize, &Descriptor)> = None;
-    for descriptor in &index.manifests {
-        let rank = match descriptor.platform() {
-            Some(platform) => wanted.preference(&platform),
-            // An entry without a platform is a nested index or a lone image: the last resort.
-            None if !is_attestation(descriptor) => Some(usize::MAX),
-            None => None,
-        };
-        if let Some(rank) = rank
-            && best.is_none_or(|(current, _)| rank < current)
-        {
-            best = Some((rank, descriptor));
-        }
-    }
-    best.map(|(_, descriptor)| descriptor.clone()).ok_or_else(|| Error::WrongPlatform {
-        reference: reference.to_owned(),
-        wanted: wanted.to_string(),
-        available: available(index),
-    })
+/// What of an index suits `wanted`, best first; last, what names no platform: nested indexes and lone images, which have
+/// to be looked into.
+pub(crate) fn candidates<'a>(index: &'a Index, wanted: &Platform) -> Vec<&'a Descriptor> {
+    let rank = |descriptor: &Descriptor| match descriptor.platform() {
+        Some(platform) => wanted.preference(&platform),
+        None => Some(usize::MAX),
+    };
+    let plain = |descriptor: &&Descriptor| descriptor.platform.as_ref().is_none_or(WirePlatform::is_plain);
+    let mut ranked: Vec<(usize, &Descriptor)> = index
+        .manifests
+        .iter()
+        .filter(plain)
+        .filter_map(|descriptor| Some((rank(descriptor)?, descriptor)))
+        .collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, descriptor)| descriptor).collect()
 }
 
 fn is_attestation(descriptor: &Descriptor) -> bool {
     descriptor.platform.as_ref().is_some_and(|platform| platform.os == "unknown")
 }
 
-fn available(index: &Index) -> Vec<String> {
+/// The platforms that an index names.
+pub(crate) fn available(index: &Index) -> Vec<String> {
     let platforms = index.manifests.iter().filter(|d| !is_attestation(d)).filter_map(Descriptor::platform);
     let mut names: Vec<String> = platforms.map(|platform| platform.to_string()).collect();
     names.dedup();
@@ -351,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_miss_lists_the_platforms_that_exist() {
+    fn the_platforms_of_an_index_are_listed_and_chosen_from() {
         let entry = |os: &str, arch: &str| {
             format!(
                 r#"{{"mediaType":"{OCI_MANIFEST}","digest":"sha256:{HEX}","size":2,
@@ -364,10 +369,8 @@ mod tests {
         let Document::Index(index) = Document::parse(json.as_bytes(), OCI_INDEX, "x").unwrap() else {
             panic!()
         };
-        let error = choose(&index, &Platform::parse("linux/amd64").unwrap(), "x").unwrap_err();
-        assert!(
-            matches!(&error, Error::WrongPlatform { available, .. } if *available == ["linux/arm64", "linux/s390x"])
-        );
-        assert!(choose(&index, &Platform::parse("linux/arm64").unwrap(), "x").is_ok());
+        assert_eq!(available(&index), ["linux/arm64", "linux/s390x"]);
+        assert!(candidates(&index, &Platform::parse("linux/amd64").unwrap()).is_empty());
+        assert_eq!(candidates(&index, &Platform::parse("linux/arm64").unwrap()).len(), 1);
     }
 }

@@ -47,8 +47,9 @@ impl Platform {
 
     /// A platform with its names normalised.
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Platform {
-        let (architecture, implied) = normalise(architecture);
-        let variant = variant.map(str::to_owned).or_else(|| implied.map(str::to_owned));
+        let architecture = architecture.to_ascii_lowercase();
+        let (architecture, implied) = normalise(&architecture);
+        let variant = variant.map(str::to_ascii_lowercase).or_else(|| implied.map(str::to_owned));
         let variant = match (architecture, variant.as_deref()) {
             ("arm64", Some("v8" | "8")) | ("amd64", Some("v1")) => None,
             ("arm", None) => Some("v7".to_owned()),
@@ -169,6 +170,7 @@ mod tests {
         assert_eq!(best("linux/arm/v6", &["linux/arm/v7"]), None);
         assert_eq!(best("linux/arm64/v8", &["linux/arm64"]).as_deref(), Some("linux/arm64"));
         assert_eq!(best("linux/aarch64", &["linux/arm64/v8"]).as_deref(), Some("linux/arm64"));
+        assert_eq!(best("Linux/ARM/V7", &["linux/arm/v6"]).as_deref(), Some("linux/arm/v6"));
     }
 
     #[test]

@@ -57,6 +57,9 @@ fn a2_the_best_variant_that_the_host_can_run_is_taken() {
         error.to_string().contains("available: linux/amd64/v4, linux/arm64"),
         "a miss lists what there is: {error}"
     );
+    offer(&[]);
+    let error = chosen("linux/amd64").unwrap_err();
+    assert!(error.to_string().ends_with("available: none"), "{error}");
     offer(&["linux/arm/v6", "linux/arm/v5", "unknown/unknown"]);
     assert_eq!(chosen("linux/arm/v7").unwrap(), Digest::of(b"linux/arm/v6"));
     assert!(!chosen("linux/s390x").unwrap_err().to_string().contains("unknown/unknown"));
@@ -199,4 +202,53 @@ fn a1_tag_and_digest_together_mean_the_digest() {
     let resolved = anonymous().resolve(&both, &platform()).unwrap();
     assert_eq!(resolved.digest, by_tag.digest);
     assert!(registry.seen("moved").is_empty());
+}
+
+/// The platforms of entries that name none are in the images' configurations, and in the indexes that they lead to.
+#[test]
+fn a2_a3_entries_without_a_platform_are_looked_into_until_one_suits() {
+    let registry = FakeRegistry::start();
+    let add = |media_type: &str, json: &str| {
+        let digest = registry.add_manifest("a/b", "x", media_type, json.as_bytes());
+        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{}}}"#, json.len())
+    };
+    let image = |architecture: &str| {
+        let config = format!(r#"{{"os":"linux","architecture":"{architecture}"}}"#);
+        registry.add_blob(config.as_bytes());
+        add(OCI_MANIFEST, &manifest(&config, OCI_CONFIG))
+    };
+    let index = |entries: &[&str]| {
+        let json = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+        add(OCI_INDEX, &json)
+    };
+    let (wanted, other) = (image("amd64"), image("s390x"));
+    let platform = |os: &str, architecture: &str, rest: &str, entry: &str| {
+        let platform = format!(r#","platform":{{"os":"{os}","architecture":"{architecture}"{rest}}}}}"#);
+        entry.replacen('}', &platform, 1)
+    };
+    let needy = platform("linux", "amd64", r#","os.features":["unheard-of"]"#, &other);
+    let foreign = index(&[&platform("linux", "s390x", "", &other)]);
+    let (lone, nested) = (index(&[&wanted]), index(&[&index(&[&other]), &wanted]));
+    let cases: [(&str, &[&str]); 4] = [
+        ("images", &[&other, &wanted]),
+        ("indexes", &[&foreign, &lone]),
+        ("a nested one", &[&nested]),
+        ("a feature that no host has", &[&needy, &wanted]),
+    ];
+    let name = ImageRef::parse(&registry.name("a/b:x")).unwrap();
+    let amd64 = Digest::of(br#"{"os":"linux","architecture":"amd64"}"#);
+    for (case, entries) in cases {
+        index(entries);
+        let resolved = anonymous().resolve(&name, &Platform::parse("linux/amd64").unwrap());
+        assert_eq!(
+            resolved.unwrap_or_else(|e| panic!("{case}: {e}")).manifest.config.digest,
+            amd64,
+            "{case}"
+        );
+    }
+    index(&[&other, &index(&[&other]), &other]);
+    let error = anonymous().resolve(&name, &Platform::parse("linux/arm64").unwrap());
+    let said = error.map(|found| found.manifest.config.digest);
+    // The last one is left to whoever reads its configuration anyway.
+    assert_eq!(said.unwrap(), Digest::of(br#"{"os":"linux","architecture":"s390x"}"#));
 }
