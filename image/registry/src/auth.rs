@@ -25,6 +25,7 @@ use crate::endpoint::TlsFiles;
 use crate::error::Error;
 use crate::exchange::USER_AGENT_VALUE;
 use crate::payload::Payload;
+use crate::retry::is_transient;
 use crate::transport::{Origin, Outgoing, Peer, Transport};
 
 /// The largest answer of a token server, in bytes.
@@ -190,7 +191,8 @@ impl AuthState {
             None => plain_get(transport, &bearer, scope, None).await?,
         };
         let lifetime = answer.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs).max(DEFAULT_LIFETIME);
-        let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
+        // One of them may be there and empty.
+        let token = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
         let token =
             token.ok_or_else(|| unusable_token(&bearer, "it holds neither token nor access_token"))?;
         let renew_at = Instant::now() + lifetime.saturating_sub(RENEWAL_MARGIN);
@@ -317,6 +319,14 @@ fn read_token(
                 None => "anonymous access was not granted (log in first)".to_owned(),
             },
         ));
+    }
+    if is_transient(status.as_u16()) {
+        // Like a broken connection, not like an answer: whoever waits for the token tries again.
+        return Err(Error::Transfer {
+            operation: "the token request",
+            host: bearer.peer.origin.authority(),
+            reason: format!("it was answered with status {}", status.as_u16()),
+        });
     }
     if !status.is_success() {
         return Err(unusable_token(bearer, &format!("status {}", status.as_u16())));

@@ -218,3 +218,24 @@ fn n4_a_token_server_must_be_as_safe_as_its_registry() {
     registry.fault("/token", usize::MAX, FaultKind::Status(200, vec![], huge));
     assert!(anonymous().resolve(&reference, &platform()).is_err(), "no server takes such a header");
 }
+
+#[test]
+fn a5_a_token_server_that_is_busy_is_asked_again_and_an_empty_token_is_none() {
+    for status in [429, 500, 503] {
+        let registry = FakeRegistry::start();
+        let (reference, ..) = image(&registry);
+        registry.set_auth(Auth::Bearer { user: None, post: None, uses: 100 });
+        registry.fault("/token", 2, FaultKind::Status(status, vec![], String::new()));
+        anonymous().resolve(&reference, &platform()).unwrap_or_else(|error| panic!("{status}: {error}"));
+        assert_eq!(registry.seen("/token").len(), 3, "{status}");
+    }
+    let registry = FakeRegistry::start();
+    let (reference, ..) = image(&registry);
+    registry.set_auth(Auth::Registry("good".into()));
+    let challenge = format!("Bearer realm=\"http://{}\"", registry.name("token"));
+    let challenge = vec![("WWW-Authenticate".to_owned(), challenge)];
+    registry.fault("/manifests/", 1, FaultKind::Status(401, challenge, String::new()));
+    let both = r#"{"token":"","access_token":"good"}"#.to_owned();
+    registry.fault("/token", 1, FaultKind::Status(200, vec![], both));
+    anonymous().resolve(&reference, &platform()).unwrap();
+}
