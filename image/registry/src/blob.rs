@@ -265,7 +265,12 @@ impl Part {
         let path = format!("blobs/{}", self.descriptor.digest);
         let range = Some((self.next, end)).filter(|(from, end)| *from > 0 || end.is_some());
         let request = Ask { range, ..ask(&self.reference, Need::Pull, Method::GET, path) };
-        let answer = self.exchange.get(&request).await?;
+        let mut answer = self.exchange.get(&request).await?;
+        if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE && range.is_some() {
+            // The rest cannot be had by itself: all of it again, of which what is known is passed over.
+            self.exchange.drain(answer).await;
+            answer = self.exchange.get(&Ask { range: None, ..request.clone() }).await?;
+        }
         match answer.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(answer),
             StatusCode::NOT_FOUND if !self.descriptor.urls.is_empty() => {

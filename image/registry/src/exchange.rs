@@ -482,8 +482,12 @@ pub(crate) fn follow(
         return Err(refuse("it names no target"));
     }
     let scheme = if from.secure { "https" } else { "http" };
+    let first = text.split(['/', '?', '#']).next().unwrap_or_default();
     let absolute = if text.contains("://") {
         text.to_owned()
+    } else if first.contains(':') {
+        // A scheme of its own, such as `unix:`; a relative target could not have a colon there (RFC 3986 §4.2).
+        return Err(refuse("only http and https are followed"));
     } else if let Some(rest) = text.strip_prefix("//") {
         format!("{scheme}://{rest}")
     } else if text.starts_with('/') {
@@ -551,6 +555,8 @@ mod tests {
             "https://[fe80::1]/x",
             "file:///etc/passwd",
             "unix:///run/x.sock",
+            "unix:/run/x.sock",
+            "https://cdn.io:99999/x",
             "https://localhost/",
             "",
         ] {

@@ -45,6 +45,12 @@ impl ImageRef {
     /// Parses and normalises what a user typed.
     pub fn parse(input: &str) -> Result<ImageRef, InvalidReference> {
         let refuse = |reason: &str| InvalidReference { input: input.to_owned(), reason: reason.to_owned() };
+        // Other tools' transports (`docker://`), or an address out of a browser.
+        if let Some((scheme, rest)) = input.split_once("://") {
+            return Err(refuse(&format!(
+                "leave {scheme}:// away, the name begins with the registry: {rest}"
+            )));
+        }
         let (name, digest) = match input.split_once('@') {
             Some((name, digest)) => {
                 let digest = Digest::parse(digest).map_err(|error| refuse(&error.to_string()))?;
@@ -316,5 +322,7 @@ mod tests {
         ] {
             assert!(ImageRef::parse(input).is_err(), "{input:?} was accepted");
         }
+        let error = ImageRef::parse("docker://quay.io/a/b:c").unwrap_err();
+        assert!(error.reason.contains("leave docker:// away") && error.reason.ends_with("quay.io/a/b:c"));
     }
 }

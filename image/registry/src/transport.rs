@@ -88,8 +88,20 @@ impl Origin {
             "http" => false,
             _ => return None,
         };
-        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
-        Some(Origin { secure, host, port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }) })
+        let authority = uri.authority()?;
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            // A port that is none must not be taken for the usual one.
+            None if authority.as_str().trim_end_matches(':').ends_with(authority.host()) => {
+                if secure {
+                    443
+                } else {
+                    80
+                }
+            }
+            None => return None,
+        };
+        Some(Origin { secure, host: authority.host().trim_matches(['[', ']']).to_owned(), port })
     }
 
     /// `host:port`, as the Host header and messages write it.
@@ -414,7 +426,9 @@ mod tests {
             let uri: Uri = format!("{scheme}://{registry}/v2/").parse().unwrap();
             assert_eq!(Origin::of_uri(&uri), Some(origin));
         }
-        assert!(Origin::of_uri(&"ftp://x/y".parse().unwrap()).is_none());
+        for uri in ["ftp://x/y", "http://x:99999/y", "http://[::1]:0x50/"] {
+            assert!(uri.parse().map_or(true, |uri| Origin::of_uri(&uri).is_none()), "{uri}");
+        }
         assert!(Origin::of_registry("localhost:1", false).is_loopback());
         assert!(Origin::of_registry("169.254.169.254", false).is_link_local());
     }

@@ -9,7 +9,7 @@ use super::*;
 
 #[test]
 fn a13_a15_broken_transfers_are_resumed() {
-    let cases: [(&str, &[FaultKind]); 4] = [
+    let cases: [(&str, &[FaultKind]); 5] = [
         (
             "cut again and again",
             &[FaultKind::CutAfter(100_000), FaultKind::CutAfter(200_000), FaultKind::CutAfter(1)],
@@ -20,6 +20,10 @@ fn a13_a15_broken_transfers_are_resumed() {
             &[FaultKind::CutAfter(300_000), FaultKind::Status(503, vec![], String::new())],
         ),
         ("headers without a body", &[FaultKind::CutAfter(0), FaultKind::CutAfter(0)]),
+        (
+            "a server that ignores Range once it was asked for one",
+            &[FaultKind::CutAfter(300_000), FaultKind::Status(416, vec![], String::new())],
+        ),
     ];
     for (name, faults) in cases {
         let registry = FakeRegistry::start();
