@@ -304,7 +304,8 @@ fn is_acl(value: &[u8]) -> bool {
 }
 
 fn is_xattr_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.len() <= COMPONENT_LIMIT_BYTES && !name.contains(&0)
+    // A class by itself (`user.`) is no name to the kernel.
+    !name.is_empty() && !name.ends_with(b".") && name.len() <= COMPONENT_LIMIT_BYTES && !name.contains(&0)
 }
 
 pub(crate) fn percent_decode(text: &str) -> Option<Vec<u8>> {

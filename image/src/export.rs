@@ -376,7 +376,7 @@ impl Exporter<'_> {
     ) -> Result<(), LayerError> {
         let recipe = self.layout.at(&layout::layer(diff_id)).join(RECIPE);
         let tar = LayerTar::open(&recipe, layer::open_tree(self.layout, &piece.record)?)?;
-        replay(tar, diff_id, write).map(drop)
+        replay(tar, diff_id, write).map(drop).map_err(|error| piece.record.explain(error))
     }
 
     fn decode(

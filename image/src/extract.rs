@@ -34,6 +34,7 @@ pub(crate) struct Extractor {
     /// Parent and name of every deletion, and parents with the empty name for opaque ones.
     whiteouts: Vec<(Vec<u8>, Vec<u8>)>,
     links: BTreeMap<Vec<u8>, Vec<u8>>,
+    replaced: Option<Vec<u8>>,
     warnings: Vec<String>,
 }
 
@@ -58,6 +59,8 @@ pub(crate) struct Extracted {
     pub(crate) opaque_root: bool,
     /// Directories that hold marks of deleted names.
     pub(crate) marked: BTreeSet<Vec<u8>>,
+    /// The first name that an entry took away from an earlier one, whose data the tree has no more.
+    pub(crate) replaced: Option<Vec<u8>>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -71,6 +74,7 @@ impl Extractor {
             filler: Filler::new(maker),
             whiteouts: Vec::new(),
             links: BTreeMap::new(),
+            replaced: None,
             warnings: Vec::new(),
         })
     }
@@ -124,7 +128,8 @@ impl Extractor {
         }
         let links = std::mem::take(&mut self.links);
         let links = links.into_iter().filter(|(name, _)| !self.tree.exists(name)).collect();
-        Ok(Extracted { implied, links, opaque_root, marked, warnings: self.warnings })
+        let (replaced, warnings) = (self.replaced, self.warnings);
+        Ok(Extracted { implied, links, opaque_root, marked, replaced, warnings })
     }
 
     fn warn(&mut self, name: &[u8], text: &str) {
@@ -239,6 +244,11 @@ impl Extractor {
     fn remove(&mut self, parent: &Directory, base: &[u8], name: &[u8]) -> Result<(), LayerError> {
         let path = parent.child(base);
         self.links.remove(&path);
+        let stat = rustix::fs::statat(&parent.fd, base, AtFlags::SYMLINK_NOFOLLOW);
+        let kind = stat.map(|stat| FileType::from_raw_mode(stat.st_mode));
+        if matches!(kind, Ok(FileType::RegularFile | FileType::Directory)) {
+            self.replaced.get_or_insert(path);
+        }
         self.tree.remove(parent, base).map_err(LayerError::entry_io(name, "replace it"))
     }
 

@@ -65,6 +65,10 @@ pub(crate) fn read_config(
     let invalid = |reason: String| Error::Invalid { image: label.to_owned(), what: "configuration", reason };
     let config: ImageConfiguration =
         serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+    // image-spec 1.1, config.md: any other value is an error.
+    if config.rootfs().typ() != "layers" {
+        return Err(invalid(format!("its rootfs.type is {:?}, expected \"layers\"", config.rootfs().typ())));
+    }
     let parse =
         |text: &String| Digest::parse(text).map(DiffId::new).map_err(|error| invalid(error.to_string()));
     let diff_ids: Vec<DiffId> = config.rootfs().diff_ids().iter().map(parse).collect::<Result<_, _>>()?;

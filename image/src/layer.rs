@@ -71,6 +71,9 @@ pub(crate) struct LayerRecord {
     pub(crate) links: Vec<(EntryPath, EntryPath)>,
     /// Directories that hold marks of deleted names.
     pub(crate) marked: BTreeSet<EntryPath>,
+    /// A name that the archive gives to one entry after another: the tree has the last one's data alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replaced: Option<EntryPath>,
     #[serde(flatten)]
     pub(crate) fence: Fence,
 }
@@ -119,6 +122,20 @@ pub(crate) fn load(layout: &Layout, diff_id: &DiffId) -> Result<Option<LayerReco
 
 /// The file with what the tree lacks of the layer's tar.
 pub(crate) const RECIPE: &str = "recipe";
+
+impl LayerRecord {
+    /// What a failure to put the layer's tar together again means: of a layer with replaced entries it says nothing about
+    /// the tree.
+    pub(crate) fn explain(&self, error: LayerError) -> LayerError {
+        match (&self.replaced, error) {
+            (_, error @ (LayerError::Cancelled | LayerError::Store(_))) => error,
+            (Some(name), _) => {
+                LayerError::ListedTwice { path: String::from_utf8_lossy(name.bytes()).into_owned() }
+            }
+            (None, error) => error,
+        }
+    }
+}
 
 /// The layer's tree, for looking into, whatever form it is kept in.
 pub(crate) fn open_tree(layout: &Layout, record: &LayerRecord) -> Result<OwnedFd, Error> {
@@ -213,6 +230,7 @@ fn unpack<R: Read>(
         implied: extracted.implied.into_iter().map(EntryPath::new).collect(),
         links: extracted.links.into_iter().map(|(a, b)| (EntryPath::new(a), EntryPath::new(b))).collect(),
         marked: extracted.marked.into_iter().map(EntryPath::new).collect(),
+        replaced: extracted.replaced.map(EntryPath::new),
         fence: Fence::new(),
     };
     record::store(&stage.join("layer.json"), context.workspace, &record, Durable::Later)?;

@@ -209,7 +209,7 @@ impl Verifier<'_> {
             self.find(&path, reason, Verdict::Unknown);
             return Ok(());
         }
-        match self.compare(&record, &recipe) {
+        match self.compare(&record, &recipe).map_err(|error| record.explain(error)) {
             Ok(()) => Ok(()),
             Err(LayerError::Cancelled) => Err(Error::Cancelled),
             Err(error @ LayerError::ListedTwice { .. }) => {

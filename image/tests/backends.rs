@@ -473,3 +473,17 @@ fn a_store_may_hold_layers_of_both_forms() {
     let tree = test.mount(&image).tree();
     assert_eq!(tree, ["a 644 0:0 file \"1\"", "d 755 0:0 dir", "d/new 644 0:0 file \"2\""]);
 }
+
+#[test]
+fn a31_a_symbolic_link_has_linuxs_mode_whatever_the_archive_says() {
+    if !is_root() {
+        return;
+    }
+    let link = Header { name: b"link", kind: b'2', link: b"there", ..Header::default() };
+    let tar = Tar::new().add(link, b"").end();
+    for backend in [Backend::OverlayDir, Backend::Erofs, Backend::Copy] {
+        let Some(test) = TestStore::with(backend) else { continue };
+        let image = test.pull_layers(&[Layer::plain(tar.clone())]).unwrap();
+        assert_eq!(test.mount(&image).tree(), ["link 777 0:0 -> there"], "{backend:?}");
+    }
+}

@@ -491,12 +491,19 @@ fn d8_d15_d18_odd_configurations_are_bounded() {
     let huge = format!(
         r#"{{"architecture":"{}","os":"linux","rootfs":{{"type":"layers","diff_ids":[]}},"history":[{{"comment":"{}"}}]}}"#,
         arch(),
-        "\\u001b[31m".repeat(600_000)
+        "\\u001b[31m".repeat(1_200_000)
     );
     registry.add_blob(huge.as_bytes());
     registry.add_manifest("test/huge", "latest", OCI_MANIFEST, &manifest(huge.as_bytes(), &[]));
     let error = test.pull(&registry.name("test/huge")).unwrap_err();
     assert!(error.to_string().contains("larger than the limit"), "{error}");
+
+    let other =
+        format!(r#"{{"architecture":"{}","os":"linux","rootfs":{{"type":"files","diff_ids":[]}}}}"#, arch());
+    registry.add_blob(other.as_bytes());
+    registry.add_manifest("test/other", "latest", OCI_MANIFEST, &manifest(other.as_bytes(), &[]));
+    let error = test.pull(&registry.name("test/other")).unwrap_err();
+    assert!(error.to_string().contains("rootfs.type"), "{error}");
 }
 
 /// A verifier: a script, and a file that it may write.

@@ -7,7 +7,7 @@ mod support;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use cofferdam_image::{Damaged, Verdict, Verified, VerifyOptions};
+use cofferdam_image::{Backend, Damaged, Verdict, Verified, VerifyOptions};
 use support::fake::FakeRegistry;
 use support::*;
 
@@ -164,4 +164,29 @@ fn a63_what_a_snapshot_uses_is_not_pulled_away_and_documents_are_looked_at_too()
     assert!(found.findings.iter().any(|finding| finding.path.contains(image.id.hex())), "{found:?}");
     test.pull(&registry.name("test/image")).unwrap();
     assert!(verify(&test).is_sound());
+}
+
+#[test]
+fn a63_a_layer_whose_entries_replace_each_other_is_not_taken_for_damaged() {
+    if !is_root() {
+        return;
+    }
+    let replaced: [(&str, Tar); 4] = [
+        ("a directory by a link", Tar::new().dir("a", 0o755, 0, 0).file("a/x", "data").symlink("a", "etc")),
+        ("a file by a link", Tar::new().file("a", "data").symlink("a", "etc")),
+        ("a file by a hard link", Tar::new().file("b", "other").file("a", "data").hardlink("a", "b")),
+        ("a file through a link", Tar::new().file("a/x", "data").symlink("l", "a").file("l/x", "last")),
+    ];
+    for backend in [Backend::OverlayDir, Backend::Erofs] {
+        let Some(test) = TestStore::with(backend) else { continue };
+        for (name, tar) in &replaced {
+            let layer = Layer::gzip(Tar { bytes: tar.bytes.clone() }.end());
+            let image = test.pull_layers(&[layer]).unwrap();
+            let tree = test.mount(&image).tree();
+            let found = verify(&test);
+            assert!(found.is_sound(), "{name}: {found:?}");
+            assert!(found.findings.iter().all(|finding| finding.reason.contains("twice")), "{found:?}");
+            assert_eq!(test.mount(&image).tree(), tree, "{name}");
+        }
+    }
 }

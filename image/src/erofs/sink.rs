@@ -30,6 +30,7 @@ pub(crate) struct Writer {
     /// Hard links to what this layer does not have, by real path.
     links: BTreeMap<Vec<u8>, Vec<u8>>,
     index_bytes: u64,
+    replaced: Option<Vec<u8>>,
     warnings: Vec<String>,
 }
 
@@ -48,6 +49,7 @@ impl Writer {
             deletions: Vec::new(),
             links: BTreeMap::new(),
             index_bytes: 0,
+            replaced: None,
             warnings: Vec::new(),
         }
     }
@@ -71,8 +73,17 @@ impl Writer {
     fn make_room(&mut self, parent: NodeId, base: &[u8]) {
         if self.tree.child(parent, base).is_some() {
             self.warn(&self.tree.path(parent, base), "listed more than once, the last entry counts");
-            self.tree.remove(parent, base);
+            self.remove(parent, base);
         }
+    }
+
+    fn remove(&mut self, parent: NodeId, base: &[u8]) {
+        let child = self.tree.child(parent, base).map(|child| &self.tree.node(child).content);
+        if matches!(child, Some(Content::File(_) | Content::Directory(_))) {
+            let path = self.tree.path(parent, base);
+            self.replaced.get_or_insert(path);
+        }
+        self.tree.remove(parent, base);
     }
 
     fn make_directory(&mut self, parent: NodeId, base: &[u8], attributes: Attributes) {
@@ -111,7 +122,7 @@ impl Writer {
         let (target_parent, target_base) = split(target);
         let found = self.tree.directory(target_parent, Missing::Report)?;
         let Some(found) = found.and_then(|directory| self.tree.child(directory, target_base)) else {
-            self.tree.remove(parent, base);
+            self.remove(parent, base);
             self.links.insert(self.tree.path(parent, base), target.to_vec());
             return Ok(());
         };
@@ -215,6 +226,10 @@ impl Sink for Writer {
         }
         let xattr_bytes: usize = entry.attributes.xattrs.iter().map(|(n, v)| n.len() + v.len()).sum();
         self.charge(NODE_BYTES + entry.name.len() + xattr_bytes)?;
+        if matches!(entry.node, EntryNode::Symlink(_)) {
+            // Linux gives a link no other mode, whatever the archive says; EROFS would show it.
+            entry.attributes.mode = 0o777;
+        }
         if !matches!(entry.node, EntryNode::Directory | EntryNode::File | EntryNode::Sparse(..)) {
             // The kernel has no user attributes on anything but files and directories.
             entry.attributes.xattrs.retain(|(name, _)| !name.starts_with(b"user."));
@@ -244,6 +259,7 @@ impl Sink for Writer {
         let tree = &self.tree;
         let links = self.links.into_iter().filter(|(name, _)| tree.at(name).is_none()).collect();
         metadata::write(tree, self.data, self.uuid).map_err(LayerError::entry_io(b"", "write the index"))?;
-        Ok(Extracted { implied, links, opaque_root, marked, warnings: self.warnings })
+        let (replaced, warnings) = (self.replaced, self.warnings);
+        Ok(Extracted { implied, links, opaque_root, marked, replaced, warnings })
     }
 }
