@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 
@@ -77,10 +77,8 @@ fn lookup<'a>(path: &[String], object: &'a Value) -> Result<&'a Value, Failure> 
     let mut value = object;
     for (depth, name) in path.iter().enumerate() {
         let Value::Object(fields) = value else { return Ok(&Value::Null) };
-        let by = |asked: &str| fields.iter().find(|(field, _)| plain(field) == asked);
-        let found = by(&plain(name)).or_else(|| by(docker_name(&plain(name))));
-        match found {
-            Some((_, inner)) => value = inner,
+        match field(fields, &plain(name)) {
+            Some(inner) => value = inner,
             None if depth > 0 => return Ok(&Value::Null),
             None => {
                 let known = fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -89,6 +87,17 @@ fn lookup<'a>(path: &[String], object: &'a Value) -> Result<&'a Value, Failure> 
         }
     }
     Ok(value)
+}
+
+/// A field under our name or docker's. What an image lacks is its configuration's, and what that lacks is of the part that
+/// docker calls `Config`: `{{.Architecture}}` and `{{.Config.Env}}` are what they are there.
+fn field<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    let by = |asked: &str| fields.iter().find(|(field, _)| plain(field) == asked).map(|(_, value)| value);
+    let within = |outer: &str| field(by(outer)?.as_object()?, name);
+    by(name)
+        .or_else(|| by(docker_name(name)))
+        .or_else(|| within("configuration"))
+        .or_else(|| within("config"))
 }
 
 fn plain(name: &str) -> String {
@@ -124,9 +133,11 @@ mod tests {
     #[test]
     fn templates_are_filled_in_and_what_they_lack_is_named() {
         let object = json!({ "id": "sha256:1", "names": ["a:1", "b:2"], "size_bytes": 3,
-            "configuration": { "config": { "Labels": { "k": "v" }, "Cmd": null } } });
+            "configuration": { "config": { "Labels": { "k": "v" }, "Cmd": null, "Env": ["A=b"] },
+                "architecture": "amd64" } });
         for (template, expected) in [
             ("{{.ID}} {{ .names }}", "sha256:1 a:1 b:2"),
+            ("{{.Config.Env}} {{.Architecture}} {{.Config.Labels.k}}", "A=b amd64 v"),
             ("{{json .Names}}\\t{{.Size}}", "[\"a:1\",\"b:2\"]\t3"),
             ("{{.Config.Config.Labels.k}}|{{.configuration.config.Cmd}}|{{.config.nothing.here}}", "v||"),
         ] {

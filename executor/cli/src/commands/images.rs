@@ -67,6 +67,13 @@ impl FromStr for Filter {
 }
 
 impl Filter {
+    fn pattern(&self) -> Option<&str> {
+        match self {
+            Filter::Reference(pattern) => Some(pattern),
+            _ => None,
+        }
+    }
+
     fn holds(&self, image: &Image) -> bool {
         match self {
             Filter::Dangling(wanted) => image.names.is_empty() == *wanted,
@@ -86,7 +93,9 @@ fn is_meant(pattern: &str, name: &ImageRef) -> bool {
         Some((before, tag)) if !tag.contains('/') => before.to_owned(),
         _ => text,
     };
-    [name.to_string(), name.familiar()]
+    let full = name.to_string();
+    let hub = full.strip_prefix("docker.io/").unwrap_or(&full).to_owned();
+    [name.familiar(), hub, full]
         .into_iter()
         .any(|text| matches(pattern, &text) || matches(pattern, &without_tag(text)))
 }
@@ -123,6 +132,11 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
     if let Some(name) = &args.name {
         images.retain(|image| image.names.iter().any(|own| is_meant(name, own)));
     }
+    // Where names are asked for, a line is a name's, and there are no others.
+    let is_shown = |name: &ImageRef| {
+        let patterns = || args.filter.iter().filter_map(Filter::pattern).chain(args.name.as_deref());
+        patterns().next().is_none() || patterns().any(|pattern| is_meant(pattern, name))
+    };
     let mut table = Table::new(&if args.digests {
         vec!["NAME", "DIGEST", "IMAGE ID", "PLATFORM", "STORED", "SIZE"]
     } else {
@@ -134,11 +148,11 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
             _ if args.quiet => println!("{}", image.id.short()),
             Shape::Json => print_json(&summary(image))?,
             Shape::Template(pieces) => {
-                for fields in named(image) {
+                for fields in named(image, &is_shown) {
                     println!("{}", crate::escape::escape(&fill(pieces, &fields)?));
                 }
             }
-            Shape::Table => rows(image, args, &mut table),
+            Shape::Table => rows(image, args, &is_shown, &mut table),
         }
     }
     if args.format == Shape::Table && !args.quiet {
@@ -148,7 +162,7 @@ pub(crate) fn run(args: &Args, executor: &Executor) -> Outcome {
 }
 
 /// What a template can say of an image, once for each of its names.
-fn named(image: &Image) -> Vec<Value> {
+fn named(image: &Image, is_shown: &dyn Fn(&ImageRef) -> bool) -> Vec<Value> {
     let stored = show_stored(image);
     let fields = |repository: String, tag: &str| {
         let mut fields = summary(image);
@@ -161,12 +175,14 @@ fn named(image: &Image) -> Vec<Value> {
     if image.names.is_empty() {
         return vec![fields("<none>".to_owned(), "<none>")];
     }
-    image.names.iter().map(|name| fields(name.name(), name.tag().unwrap_or("<none>"))).collect()
+    let shown = image.names.iter().filter(|name| is_shown(name));
+    shown.map(|name| fields(name.name(), name.tag().unwrap_or("<none>"))).collect()
 }
 
-fn rows(image: &Image, args: &Args, table: &mut Table) {
-    let mut names: Vec<_> = image.names.iter().map(ToString::to_string).collect();
-    if names.is_empty() {
+fn rows(image: &Image, args: &Args, is_shown: &dyn Fn(&ImageRef) -> bool, table: &mut Table) {
+    let shown = image.names.iter().filter(|name| is_shown(name));
+    let mut names: Vec<_> = shown.map(ToString::to_string).collect();
+    if image.names.is_empty() {
         names.push("<none>".to_owned());
     }
     for name in names {
@@ -193,9 +209,15 @@ mod tests {
     #[test]
     fn names_are_meant_in_full_or_short_with_or_without_tag() {
         let name = ImageRef::parse("docker.io/library/busybox:1.36").unwrap();
-        for pattern in
-            ["busybox", "busybox:1.36", "docker.io/library/busybox", "busy*", "*/busybox:1.*", "b?sybox"]
-        {
+        for pattern in [
+            "busybox",
+            "busybox:1.36",
+            "library/busybox",
+            "docker.io/library/busybox",
+            "busy*",
+            "*/busybox:1.*",
+            "b?sybox",
+        ] {
             assert!(is_meant(pattern, &name), "{pattern}");
         }
         for pattern in ["busy", "busybox:1.3", "box", "?", "docker.io/busybox"] {

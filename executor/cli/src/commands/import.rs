@@ -18,10 +18,10 @@ pub(crate) struct Args {
     /// Take the names in the archive, as load does: those that stand for other images stand for these from then on
     #[arg(long)]
     replace: bool,
-    /// Archive, or directory with an OCI layout; - for standard input
+    /// Where from, as docker has it
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// The same
+    /// Archive, or directory with an OCI layout; - for standard input, which is also read if nothing is said
     source: Option<PathBuf>,
 }
 
