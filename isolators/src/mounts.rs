@@ -312,7 +312,7 @@ pub fn plan_read_only(context: &Context<'_>, builder: &mut Builder) -> Result<()
     for (index, mount) in mounts.iter().enumerate().filter(|_| context.has_root()) {
         let kind = mount.typ().as_deref().unwrap_or_default();
         let options = parse(mount.options().as_deref().unwrap_or_default());
-        let new = kind != "bind" && options.bind.is_none() && !options.remount && !is_cgroup(mount);
+        let new = kind != "bind" && options.bind.is_none() && !options.remount;
         let set = options.of_new().attributes.set & MountAttributes::READ_ONLY;
         if new && set != 0 && is_filled(context, mount) {
             let pointer = format!("/mounts/{index}");
@@ -372,6 +372,9 @@ pub fn plan_masks(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
     for (index, path) in unique(read_only) {
         let pointer = format!("/linux/readonlyPaths/{index}");
         let at = ContainerPath::new(path, &pointer)?;
+        if at.as_bytes() == b"/" {
+            continue; // a mount on top of the root would be beside the container's way: see `rootfs::plan_pivot`
+        }
         builder.step(Stage::Enter, pointer, Op::MakeReadOnly { root, at });
     }
     if masked.is_empty() {

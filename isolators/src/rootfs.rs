@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use cofferdam_plan::{
-    Builder, HostPath, MountAttributes, Namespace, Op, Propagation, Refusal, Slot, Stage, Standing,
+    Builder, ContainerPath, HostPath, MountAttributes, Namespace, Op, Propagation, Refusal, Slot, Stage,
+    Standing,
 };
 
 use crate::compile::Context;
@@ -129,7 +130,7 @@ pub fn plan_pivot(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
     let root = context.root;
     let op = if context.container.no_pivot { Op::MoveRoot { root } } else { Op::Pivot { root } };
     builder.step(Stage::Enter, "every container", op);
-    let read_only = context.spec().root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    let read_only = read_only(context)?;
     let propagation = propagation(context)?;
     if let Some(propagation) = propagation {
         let recursive = propagation != Propagation::Unbindable;
@@ -137,9 +138,24 @@ pub fn plan_pivot(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
             MountAttributes { propagation: Some(propagation), recursive, ..MountAttributes::default() };
         builder.step(Stage::Enter, "/linux/rootfsPropagation", Op::SetRootAttributes { attributes });
     }
-    if read_only {
+    if let Some(pointer) = read_only {
         let attributes = MountAttributes { set: MountAttributes::READ_ONLY, ..MountAttributes::default() };
-        builder.step(Stage::Enter, "/root/readonly", Op::SetRootAttributes { attributes });
+        builder.step(Stage::Enter, pointer, Op::SetRootAttributes { attributes });
     }
     Ok(())
+}
+
+/// Where the configuration asks for a read-only root.
+fn read_only(context: &Context<'_>) -> Result<Option<String>, Refusal> {
+    if context.spec().root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
+        return Ok(Some("/root/readonly".to_owned()));
+    }
+    let paths = context.linux().and_then(|linux| linux.readonly_paths().as_deref()).unwrap_or_default();
+    for (index, path) in paths.iter().enumerate() {
+        let pointer = format!("/linux/readonlyPaths/{index}");
+        if ContainerPath::new(path, &pointer)?.as_bytes() == b"/" {
+            return Ok(Some(pointer));
+        }
+    }
+    Ok(None)
 }

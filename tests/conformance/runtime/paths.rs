@@ -37,6 +37,13 @@ fn cases() -> Vec<Case> {
             .set("/linux/readonlyPaths", json!(["/fixed", "/absent"]))
             .probe("cat /fixed/file; touch /fixed/new 2>/dev/null; echo $?; echo y > /fixed/file; echo $?")
             .prints("x\n1\n1"),
+        case("a read-only path may be the root", "config-linux.md, Readonly Paths")
+            .set("/linux/readonlyPaths", json!(["/"]))
+            .probe("touch /new 2>/dev/null; echo $?; touch /dev/new && echo $?")
+            .prints("1\n0"),
+        case("the root is not masked, which would mask nothing", "config-linux.md, Masked Paths")
+            .set("/linux/maskedPaths", json!(["/bin/.."]))
+            .refused("/linux/maskedPaths/0"),
         case("the masks of a default configuration", "config-linux.md, Masked Paths and Readonly Paths")
             .probe("head -c 1 /proc/kcore | wc -c; wc -c < /proc/keys; echo 1 > /proc/sysrq-trigger; echo $?")
             .prints("0\n0\n1"),
