@@ -123,7 +123,7 @@ fn plan_one(
     }
     match (bound, kind) {
         (Some(bind), _) => plan_bind(context, builder, mount, &options, bind, at, pointer),
-        (None, "cgroup" | "cgroup2") => cgroup::plan(context, builder, &options, &at, pointer),
+        (None, "cgroup" | "cgroup2") => cgroup::plan(context, builder, mount, &options, &at, pointer),
         (None, "") => {
             Err(Refusal::invalid(format!("{pointer}/type"), "a mount needs a type, or the option bind"))
         }
@@ -302,7 +302,7 @@ fn is_filled(context: &Context<'_>, mount: &Mount) -> bool {
     let at = mount.destination();
     let below = |other: &Mount| other.destination() != at && other.destination().starts_with(at);
     // Every other kind of file system has its directories already.
-    mount.typ().as_deref() == Some("tmpfs")
+    (mount.typ().as_deref() == Some("tmpfs") || is_cgroup(mount))
         && (at == Path::new("/dev") || context.spec().mounts().iter().flatten().any(below))
 }
 
@@ -404,6 +404,9 @@ pub fn plan_masks(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
     for (index, path) in unique(masked) {
         let pointer = format!("/linux/maskedPaths/{index}");
         let at = ContainerPath::new(path, &pointer)?;
+        if at.as_bytes() == b"/" {
+            return Err(Refusal::invalid(pointer, "the root itself cannot be masked"));
+        }
         builder.step(Stage::Enter, pointer, Op::Mask { root, at, directory, file });
     }
     Ok(())

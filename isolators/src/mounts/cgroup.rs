@@ -5,6 +5,7 @@ use cofferdam_plan::{
     Builder, CgroupLayout, ContainerPath, Create, HostPath, MountAttributes, Namespace, Op, Propagation,
     Refusal, Slot, Stage, Text, V1Hierarchy,
 };
+use oci_spec::runtime::Mount;
 
 use super::{data, place};
 use crate::cgroups;
@@ -15,13 +16,19 @@ use crate::mount_options::MountOptions;
 pub(super) fn plan(
     context: &Context<'_>,
     builder: &mut Builder,
+    mount: &Mount,
     options: &MountOptions,
     at: &ContainerPath,
     pointer: &str,
 ) -> Result<(), Refusal> {
     cgroups::plan_namespace(context, builder)?;
+    // Engines say "cgroup" for whatever the host has; who says "cgroup2" means that.
+    let second = mount.typ().as_deref() == Some("cgroup2");
     match &context.host.cgroups {
-        CgroupLayout::V2 { mount_point, own_path, .. } => {
+        CgroupLayout::V2 { mount_point, own_path, .. }
+        | CgroupLayout::V1 { unified: Some(V1Hierarchy { mount_point, own_path, .. }), .. }
+            if second || context.host.cgroups.is_v2() =>
+        {
             let tree = builder.slot(format!("{at}"));
             hierarchy(
                 context,
@@ -35,8 +42,16 @@ pub(super) fn plan(
             place(context, builder, options, tree, at.clone(), Create::RealDirectory, pointer);
             Ok(())
         }
-        CgroupLayout::V1 { hierarchies, .. } => plan_v1(context, builder, options, hierarchies, at, pointer),
-        CgroupLayout::None => Err(Refusal::unsupported(pointer, "this host mounts no cgroup hierarchy")),
+        CgroupLayout::V1 { .. } if second => {
+            Err(Refusal::unsupported(pointer, "this host mounts no hierarchy of cgroup version 2"))
+        }
+        CgroupLayout::V1 { hierarchies, .. } => {
+            let filled = super::is_filled(context, mount);
+            plan_v1(context, builder, options, (hierarchies, filled), at, pointer)
+        }
+        CgroupLayout::V2 { .. } | CgroupLayout::None => {
+            Err(Refusal::unsupported(pointer, "this host mounts no cgroup hierarchy"))
+        }
     }
 }
 
@@ -45,7 +60,7 @@ fn plan_v1(
     context: &Context<'_>,
     builder: &mut Builder,
     options: &MountOptions,
-    hierarchies: &[V1Hierarchy],
+    (hierarchies, filled): (&[V1Hierarchy], bool),
     at: &ContainerPath,
     pointer: &str,
 ) -> Result<(), Refusal> {
@@ -75,7 +90,8 @@ fn plan_v1(
             builder.step(Stage::Enter, pointer, Op::MakeSymlink { root: context.root, target, at: link });
         }
     }
-    if options.attributes.set & MountAttributes::READ_ONLY != 0 {
+    // What is mounted in it later may need a directory: see `mounts::plan_read_only`.
+    if !filled && options.attributes.set & MountAttributes::READ_ONLY != 0 {
         let attributes = MountAttributes { set: MountAttributes::READ_ONLY, ..MountAttributes::default() };
         builder.step(Stage::Enter, pointer, Op::SetAttributes { tree: base, attributes });
     }

@@ -30,6 +30,10 @@ fn places() -> Vec<Case> {
             .mount(json!({ "destination": "/m/below", "type": "tmpfs", "source": "second" }))
             .probe("grep -o ' - tmpfs .* ' /proc/self/mountinfo | grep -oE 'first|second'")
             .prints("first\nsecond"),
+        case("cgroup2 is version 2 whatever else the host has", "config.md, Mounts, type")
+            .mount(json!({ "destination": "/two", "type": "cgroup2", "source": "cgroup2" }))
+            .probe("grep -c ' /two .* - cgroup2 ' /proc/self/mountinfo; ls /two/cgroup.procs")
+            .prints("1\n/two/cgroup.procs"),
         case("a destination that is missing is made", "config.md, Mounts, destination")
             .mount(json!({ "destination": "/a/b/c", "type": "tmpfs", "source": "tmpfs" }))
             .probe("touch /a/b/c/file && echo made")
