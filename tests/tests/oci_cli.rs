@@ -39,6 +39,7 @@ type Row<'a> = (&'a [&'a str], i32, &'a str);
 const NOBODY: &[Row<'_>] = &[
     (&["state", "nobody"], 1, "container does not exist"),
     (&["start", "nobody"], 1, "container does not exist"),
+    (&["--criu", "/usr/sbin/criu", "start", "nobody"], 1, "container does not exist"),
     (&["kill", "nobody", "KILL"], 1, "container does not exist"),
     (&["kill", "--all", "nobody", "9"], 1, "container does not exist"),
     (&["delete", "nobody"], 1, "container does not exist"),
@@ -232,6 +233,33 @@ fn exec_takes_every_option_of_runc() {
         let effective = u64::from_str_radix(words[words.len() - 5], 16).unwrap();
         assert_eq!(effective >> 12 & 1, 1, "CAP_NET_ADMIN: {outcome:?}");
         assert_eq!(words[words.len() - 3..], ["1", "x", "/tmp"], "{outcome:?}");
+        // What no kernel knows is passed over, as in a configuration.
+        runtime.succeed(&["exec", "--cap", "CAP_OF_TOMORROW", "c", "true"]).unwrap();
+        runtime.succeed(&["delete", "--force", "c"]).unwrap();
+    });
+}
+
+/// What a process file does not say of its confinement is the container's: not less, and not more.
+#[test]
+fn exec_of_a_short_process_file_is_confined_as_the_container_is() {
+    on_ours(|runtime, bundles| {
+        let bundle = Bundle::make(&bundles.join("sleeper"), &["sleep", "1000"], |config| {
+            let kept = json!(["CAP_KILL"]);
+            config["process"]["capabilities"] =
+                json!({ "bounding": kept, "effective": kept, "permitted": kept });
+            config["process"]["rlimits"] = json!([{ "type": "RLIMIT_CORE", "soft": 0, "hard": 4096 }]);
+        })
+        .unwrap();
+        let folder = bundle.path();
+        runtime.succeed(&["run", "-d", "-b", folder.to_str().unwrap(), "c"]).unwrap();
+        let script = "grep Cap /proc/self/status; grep 'core file' /proc/self/limits";
+        let first = runtime.succeed(&["exec", "c", "sh", "-c", script]).unwrap().stdout;
+        assert!(first.contains("CapEff:\t0000000000000020") && first.contains(" 4096 "), "{first}");
+        let process = json!({ "cwd": "/", "user": null, "args": ["sh", "-c", script], "env": ["PATH=/bin"] });
+        let file = folder.join("process.json");
+        std::fs::write(&file, process.to_string()).unwrap();
+        let second = runtime.succeed(&["exec", "--process", file.to_str().unwrap(), "c"]).unwrap().stdout;
+        assert_eq!(second, first);
         runtime.succeed(&["delete", "--force", "c"]).unwrap();
     });
 }

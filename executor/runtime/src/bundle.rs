@@ -33,17 +33,17 @@ pub fn read_json_warned<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<Stri
     if size as u64 > CONFIG_MAX_BYTES {
         return Err(problem(format!("larger than {CONFIG_MAX_BYTES} bytes")));
     }
-    parse_warned(&text, path)
+    parse_json_warned(&text, path)
 }
 
 /// Parses JSON text that came from `path`.
 pub fn parse_json<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
-    parse_warned(text, path).map(|(value, _)| value)
+    parse_json_warned(text, path).map(|(value, _)| value)
 }
 
-/// The value, and what its author is to be told. Where in the text an error lies is asked when there is one: keeping track
-/// of that takes longer than the parsing.
-fn parse_warned<T: DeserializeOwned>(text: &str, path: &Path) -> Result<(T, Vec<String>), Error> {
+/// As [`parse_json`], and says what in the text is passed over. Where in it an error lies is asked when there is one: keeping
+/// track of that takes longer than the parsing.
+pub fn parse_json_warned<T: DeserializeOwned>(text: &str, path: &Path) -> Result<(T, Vec<String>), Error> {
     if !misread(text)
         && let Ok(value) = serde_json::from_str(text)
     {
@@ -100,7 +100,7 @@ mod tests {
         let process = r#""process":{"cwd":"/","user":{"uid":0,"gid":0}}"#;
         for (text, at) in [
             (r#"{"ociVersion":1}"#.to_owned(), "ociVersion"),
-            (r#"{"ociVersion":"1.0.2","process":{"cwd":"/"}}"#.to_owned(), "process"),
+            (r#"{"ociVersion":"1.0.2","process":{"args":[]}}"#.to_owned(), "process"),
             (
                 format!(r#"{{"ociVersion":"1.0.2",{process},"mounts":[{{"destination":7}}]}}"#),
                 "mounts[0].destination",

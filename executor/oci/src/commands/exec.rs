@@ -1,5 +1,7 @@
 //! exec: one more process of a container.
 
+use std::path::Path;
+
 use cofferdam_runtime::{Console, Exec, Process, Spec, bundle, listen};
 
 use super::{Call, seal};
@@ -20,9 +22,13 @@ fn execute(call: &Call<'_>) -> Result<i32, Failed> {
         Some(path) => {
             let (process, warnings) = bundle::read_json_warned(&path)?;
             call.warn(&warnings);
+            confined_alike(process, &spec)
+        }
+        None => {
+            let (process, warnings) = Wanted { said, spec: &spec }.process()?;
+            call.warn(&warnings);
             process
         }
-        None => Wanted { said, spec: &spec }.process()?,
     };
     let detached = said.has("detach");
     let terminal = process.terminal().unwrap_or(false);
@@ -46,6 +52,24 @@ fn execute(call: &Call<'_>) -> Result<i32, Failed> {
     Foreground { process: &executed.pidfd, terminal: executed.console }.wait()
 }
 
+/// What a process by itself does not say of its confinement is as the container's configuration has it, as with runc and crun.
+fn confined_alike(mut process: Process, spec: &Spec) -> Process {
+    let Some(first) = spec.process() else { return process };
+    if process.capabilities().is_none() {
+        process.set_capabilities(first.capabilities().clone());
+    }
+    if process.rlimits().is_none() {
+        process.set_rlimits(first.rlimits().clone());
+    }
+    if process.apparmor_profile().is_none() {
+        process.set_apparmor_profile(first.apparmor_profile().clone());
+    }
+    if process.selinux_label().is_none() {
+        process.set_selinux_label(first.selinux_label().clone());
+    }
+    process
+}
+
 /// The process that the command line describes: the container's own, with what is said otherwise.
 struct Wanted<'a> {
     said: &'a crate::arguments::Said,
@@ -53,7 +77,7 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn process(&self) -> Result<Process, Failed> {
+    fn process(&self) -> Result<(Process, Vec<String>), Failed> {
         let said = self.said;
         let missing = || Failed::new("the container has no process");
         let mut process = self.spec.process().clone().ok_or_else(missing)?;
@@ -78,18 +102,18 @@ impl Wanted<'_> {
         if said.has("no-new-privs") {
             process.set_no_new_privileges(Some(true));
         }
-        self.capabilities(&mut process)?;
         self.user(&mut process)?;
-        Ok(process)
+        self.with_capabilities(process)
     }
 
     /// Added to every set but the inheritable; ambient ones need inheritable ones, so only where there are some.
-    fn capabilities(&self, process: &mut Process) -> Result<(), Failed> {
+    fn with_capabilities(&self, process: Process) -> Result<(Process, Vec<String>), Failed> {
         let names = self.said.texts("cap");
         if names.is_empty() {
-            return Ok(());
+            return Ok((process, Vec::new()));
         }
-        let mut sets = serde_json::to_value(process.capabilities().clone().unwrap_or_default())?;
+        let mut process = serde_json::to_value(process)?;
+        let sets = &mut process["capabilities"];
         let inherits = sets["inheritable"].as_array().is_some_and(|set| !set.is_empty());
         let changed = ["bounding", "effective", "permitted"].into_iter().chain(inherits.then_some("ambient"));
         for set in changed {
@@ -97,8 +121,8 @@ impl Wanted<'_> {
             list.extend(names.iter().map(|name| serde_json::Value::from(name.to_uppercase())));
             sets[set] = list.into();
         }
-        process.set_capabilities(serde_json::from_value(sets)?);
-        Ok(())
+        // A name that nobody knows is warned of, here as in a configuration.
+        Ok(bundle::parse_json_warned(&process.to_string(), Path::new("--cap"))?)
     }
 
     fn user(&self, process: &mut Process) -> Result<(), Failed> {
