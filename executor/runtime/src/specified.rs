@@ -13,12 +13,9 @@ const SCHEDULER_FLAGS: &[(&str, &str)] = &[
 /// is to be told.
 pub(crate) fn correct(document: &mut Value, warnings: &mut Vec<String>) -> bool {
     let before = document.clone();
+    leave_out_null(document);
     if let Some(process) = document.get_mut("process") {
         correct_process(process, warnings);
-    }
-    // A process by itself is one for exec, which callers write by hand: who is not named is root, as with runc.
-    if let Some(process) = document.as_object_mut().filter(|process| process.contains_key("cwd")) {
-        process.entry("user").or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
     }
     correct_process(document, warnings);
     for resources in ["/linux/resources", ""] {
@@ -29,7 +26,23 @@ pub(crate) fn correct(document: &mut Value, warnings: &mut Vec<String>) -> bool 
     *document != before
 }
 
+/// What is there as null is not there, for whoever writes configurations in Go and for the peers that read them.
+fn leave_out_null(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, value| !value.is_null());
+            members.values_mut().for_each(leave_out_null);
+        }
+        Value::Array(items) => items.iter_mut().for_each(leave_out_null),
+        _ => {}
+    }
+}
+
 fn correct_process(process: &mut Value, warnings: &mut Vec<String>) {
+    // The specification does not require a user: who is not named is root, as with the peers.
+    if let Some(process) = process.as_object_mut().filter(|process| process.contains_key("cwd")) {
+        process.entry("user").or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
+    }
     for flag in process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut).into_iter().flatten() {
         let known = SCHEDULER_FLAGS.iter().find(|(name, _)| flag.as_str() == Some(name));
         if let Some((_, renamed)) = known {
@@ -100,6 +113,12 @@ mod tests {
         assert!(serde_json::from_value::<oci_spec::runtime::Spec>(inside).is_ok());
         let nobody = corrected(json!({ "cwd": "/", "args": ["sh"] }));
         assert_eq!(serde_json::from_value::<Process>(nobody).unwrap().user().uid(), 0);
+        let nobody = corrected(json!({
+            "ociVersion": "1.3.0", "process": { "cwd": "/", "user": null, "args": ["sh"] }, "annotations": { "a": null },
+            "linux": { "devices": [{ "path": "/dev/a", "type": "c", "major": null, "minor": 3 }] }
+        }));
+        let nobody: oci_spec::runtime::Spec = serde_json::from_value(nobody).unwrap();
+        assert_eq!(nobody.process().as_ref().unwrap().user().uid(), 0);
         let resources = corrected(json!({ "pids": {}, "cpu": { "shares": 2 } }));
         assert!(serde_json::from_value::<LinuxResources>(resources).unwrap().cpu().is_some());
     }
@@ -115,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_right_or_wrong_by_the_specification_stays() {
-        for document in [json!({ "ociVersion": "1.3.0" }), json!({ "process": { "cwd": 7 } }), json!([1])] {
+        for document in [json!({ "ociVersion": "1.3.0" }), json!({ "process": { "args": 7 } }), json!([1])] {
             assert!(!correct(&mut document.clone(), &mut Vec::new()), "{document}");
         }
     }
