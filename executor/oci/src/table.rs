@@ -73,6 +73,8 @@ pub(crate) const GLOBALS: &[Flag] = &[
     switch("debug", "as --log-level debug"),
     switch("systemd-cgroup", "have systemd make the cgroups"),
     valued("cgroup-manager", "MANAGER", "cgroupfs, systemd or disabled"),
+    // What containerd sets as CriuPath; runc takes it still, and uses the one on the search path.
+    valued("criu", "FILE", ""),
     valued("rootless", "BOOL", "do without cgroups that cannot be made: true, false or auto"),
     switch("version", "print the version").short('v'),
     switch("help", "show help").short('h'),
