@@ -206,6 +206,10 @@ impl Error {
         let step = plan.steps.get(failure.step);
         let by_program = step.is_some_and(|step| concerns_program(&step.op, step.stage));
         let injected = failure.detail.as_deref() == Some("injected");
+        // A process that was killed on the way: what it was about to do is not to blame.
+        if failure.errno == rustix::io::Errno::CHILD {
+            return Self::Step(failure);
+        }
         if let Some(Op::ChangeDirectory { path }) = step.map(|step| &step.op)
             && !injected
             && failure.left_behind.is_empty()
