@@ -12,6 +12,8 @@ use crate::escape::escape_line;
 /// Tells how a pull goes, on standard error: standard output is for results.
 pub(crate) struct Progress {
     bars: Option<Bars>,
+    /// What plain lines call the layers that are coming.
+    names: Mutex<BTreeMap<usize, String>>,
     quiet: bool,
 }
 
@@ -23,32 +25,40 @@ struct Bars {
 impl Progress {
     pub(crate) fn new(quiet: bool) -> Progress {
         let bars = || Bars { all: MultiProgress::new(), layers: Mutex::new(BTreeMap::new()) };
-        Progress { bars: (std::io::stderr().is_terminal() && !quiet).then(bars), quiet }
+        Progress {
+            bars: (std::io::stderr().is_terminal() && !quiet).then(bars),
+            names: Mutex::default(),
+            quiet,
+        }
     }
 
     pub(crate) fn tell(&self, event: &PullEvent) {
         match &self.bars {
             _ if self.quiet => {}
             Some(bars) => bars.tell(event),
-            None => tell_plainly(event),
+            None => self.tell_plainly(event),
         }
     }
-}
 
-fn tell_plainly(event: &PullEvent) {
-    match event {
-        PullEvent::Resolving { reference } => eprintln!("Pulling {}", escape_line(reference)),
-        PullEvent::LayerExists { digest, .. } => eprintln!("{}: already here", digest.short()),
-        PullEvent::LayerStarted { digest, total_bytes, .. } => {
-            eprintln!(
-                "{}: fetching {}",
-                digest.short(),
-                cofferdam_executor::request::size::show_bytes(*total_bytes)
-            );
+    fn tell_plainly(&self, event: &PullEvent) {
+        match event {
+            PullEvent::Resolving { reference } => eprintln!("Pulling {}", escape_line(reference)),
+            PullEvent::LayerExists { digest, .. } => eprintln!("{}: already here", digest.short()),
+            PullEvent::LayerStarted { layer, digest, total_bytes } => {
+                let size = cofferdam_executor::request::size::show_bytes(*total_bytes);
+                eprintln!("{}: fetching {size}", digest.short());
+                if let Ok(mut names) = self.names.lock() {
+                    names.insert(*layer, digest.short().to_owned());
+                }
+            }
+            PullEvent::LayerDone { layer, .. } => {
+                if let Some(name) = self.names.lock().ok().and_then(|mut names| names.remove(layer)) {
+                    eprintln!("{name}: done");
+                }
+            }
+            PullEvent::Warning { message } => eprintln!("warning: {}", escape_line(message)),
+            _ => {}
         }
-        PullEvent::LayerDone { layer, .. } => eprintln!("layer {}: done", layer + 1),
-        PullEvent::Warning { message } => eprintln!("warning: {}", escape_line(message)),
-        _ => {}
     }
 }
 
