@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cofferdam_registry::{Descriptor, Digest, ImageRef, Platform};
+use cofferdam_registry::{Descriptor, Digest, ImageRef, Platform, parse_json};
 use oci_spec::image::ImageConfiguration;
 
 use crate::artifact::{self, Artifact, ArtifactRecord};
@@ -63,8 +63,7 @@ pub(crate) fn read_config(
     layers: usize,
 ) -> Result<(ImageConfiguration, Vec<DiffId>, Platform), Error> {
     let invalid = |reason: String| Error::Invalid { image: label.to_owned(), what: "configuration", reason };
-    let config: ImageConfiguration =
-        serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+    let config: ImageConfiguration = parse_json(bytes).map_err(|error| invalid(error.to_string()))?;
     // image-spec 1.1, config.md: any other value is an error.
     if config.rootfs().typ() != "layers" {
         return Err(invalid(format!("its rootfs.type is {:?}, expected \"layers\"", config.rootfs().typ())));

@@ -25,6 +25,7 @@ mod exchange;
 mod fuzz;
 mod helper;
 mod hosts;
+mod json;
 mod manifest;
 mod payload;
 mod platform;
@@ -48,6 +49,7 @@ pub use credentials::{Credential, CredentialSource, Secret};
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use endpoint::HostFiles;
 pub use error::{Error, Kind};
+pub use json::parse_json;
 pub use manifest::{
     Descriptor, Document, Index, LAYER_LIMIT, Manifest, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST,
 };

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::digest::{Digest, Hasher};
 use crate::error::Error;
+use crate::json::parse_json;
 use crate::platform::Platform;
 
 /// Media type of an OCI image manifest.
@@ -172,7 +173,7 @@ impl Document {
         if !bytes.trim_ascii_start().starts_with(b"{") {
             return Err(invalid("it is not a JSON object".to_owned()));
         }
-        let wire: Wire = match serde_json::from_slice(bytes) {
+        let wire: Wire = match parse_json(bytes) {
             Ok(wire) => wire,
             Err(error) => {
                 refuse_unversioned_schema1(bytes, reference)?;
@@ -310,7 +311,15 @@ mod tests {
             (r#"{"schemaVersion":2,"manifests":[]} x"#.into(), "", "trailing"),
             ("\u{feff}{}".into(), "", "not a JSON object"),
             (r#"[2,null,null,null,null,[]]"#.into(), "", "not a JSON object"),
-            (format!("{{\"x\":{}", "[".repeat(100_000)), "", "EOF"),
+            (format!("{{\"x\":{}", "[".repeat(100_000)), "", "recursion"),
+            (
+                format!(r#"{{"schemaVersion":2,"manifests":[],"x":{}{}}}"#, "[".repeat(200), "]".repeat(200)),
+                "",
+                "recursion",
+            ),
+            (r#"{"schemaVersion":2,"manifests":[],"x":[{"y":1,"y":2}]}"#.into(), "", "duplicate field `y`"),
+            (r#"{"schemaVersion":2,"manifests":[],"annotations":{"a":"","a":"b"}}"#.into(), "", "duplicate"),
+            (r#"{"schemaVersion":2,"manifests":[],"x":"\ud800"}"#.into(), "", "hex escape"),
             (
                 format!(r#"{{"schemaVersion":2,"config":{}}}"#, config.replace("2}", "-1}")),
                 "",
