@@ -71,9 +71,11 @@ impl PublicKey {
 /// Which repository a signature must name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Identity {
-    /// The one that is pulled from.
+    /// The one that is pulled from, and its tag if both name one.
     Same,
-    /// This one.
+    /// The one that is pulled from, under any tag.
+    Repository,
+    /// This one, under any tag.
     Exact(String),
 }
 
@@ -183,13 +185,15 @@ fn check_one(
         return Err(format!("one is for {}", show(&critical.image.digest)));
     }
     let wanted = match identity {
-        Identity::Same => reference.name(),
+        Identity::Same | Identity::Repository => reference.name(),
         Identity::Exact(name) => name.clone(),
     };
     let named = ImageRef::parse(&critical.identity.reference).map_err(|_| "one names no repository")?;
-    // A payload without a tag is for every tag; one with a tag is for that alone.
+    // A payload without a tag is for every tag; one with a tag is for that alone, and for what is asked for by its digest.
     let tag = critical.identity.reference.strip_prefix(&named.name()).and_then(|rest| rest.strip_prefix(':'));
-    if named.name() != wanted || tag.is_some_and(|tag| reference.tag() != Some(tag)) {
+    let is_other =
+        |tag: &str| *identity == Identity::Same && reference.tag().is_some_and(|wanted| wanted != tag);
+    if named.name() != wanted || tag.is_some_and(is_other) {
         return Err(format!("one is for {}", show(&critical.identity.reference)));
     }
     Ok(())

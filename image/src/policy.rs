@@ -223,7 +223,8 @@ fn keys(written: &Written, path: &Path) -> Result<Vec<PublicKey>, Error> {
 fn identity(written: &Written, path: &Path) -> Result<Identity, Error> {
     let Some(identity) = &written.signed_identity else { return Ok(Identity::Same) };
     match (identity.r#type.as_str(), &identity.docker_repository) {
-        ("matchRepoDigestOrExact" | "matchRepository", None) => Ok(Identity::Same),
+        ("matchRepoDigestOrExact", None) => Ok(Identity::Same),
+        ("matchRepository", None) => Ok(Identity::Repository),
         ("exactRepository", Some(name)) => Ok(Identity::Exact(name.clone())),
         (other, _) => Err(invalid(path, format!("signedIdentity {other:?} is not supported"))),
     }

@@ -2,22 +2,27 @@
 //!
 //! What is pushed is what was pulled, byte for byte: the same manifest under the same digest. The registry may have its blobs
 //! already, may take them over from another of its repositories, or is sent them, where their compressed form is still there.
+//! A layer that came as its tar, as those of docker's archives do, is put together again.
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cofferdam_registry::{
     BlobSource, Client, ClientOptions, Descriptor, Digest, Document, ImageRef, MANIFEST_LIMIT_BYTES,
-    OCI_MANIFEST, Pushed,
+    OCI_MANIFEST, OpenSource, Pushed,
 };
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::event::Cancel;
+use crate::identity::DiffId;
 use crate::image;
+use crate::layer::{self, RECIPE};
 use crate::layout::{self, Layout};
+use crate::recipe::LayerTar;
 
 /// How an image is pushed.
 #[derive(Clone, Debug, Default)]
@@ -52,11 +57,33 @@ pub enum PushEvent {
 /// Where documents and blobs are read from: `blobs/<algorithm>/<hex>` below a folder.
 struct Blobs {
     root: PathBuf,
+    /// The store that they are in, which has layers unpacked.
+    store: Option<Layout>,
 }
 
 impl Blobs {
     fn path(&self, digest: &Digest) -> PathBuf {
         self.root.join(layout::blob(digest))
+    }
+
+    /// How a blob is read; `None` if it is not here, nor what it could be made of.
+    fn source(&self, digest: &Digest) -> Result<Option<OpenSource>, Error> {
+        let path = self.path(digest);
+        if path.exists() {
+            return Ok(Some(Arc::new(move || Ok(Box::new(File::open(&path)?)))));
+        }
+        let Some(store) = self.store.clone() else { return Ok(None) };
+        let diff_id = DiffId::new(digest.clone());
+        let Some(record) = layer::load(&store, &diff_id)? else { return Ok(None) };
+        let recipe = store.at(&layout::layer(&diff_id)).join(RECIPE);
+        if record.replaced.is_some() || !recipe.exists() {
+            return Ok(None);
+        }
+        // The registry compares the digest: a damaged layer is refused there.
+        Ok(Some(Arc::new(move || {
+            let tree = layer::open_tree(&store, &record).map_err(io::Error::other)?;
+            Ok(Box::new(LayerTar::open(&recipe, tree).map_err(io::Error::other)?))
+        })))
     }
 
     fn document(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
@@ -86,7 +113,7 @@ pub(crate) fn push_stored(
     let names = image::names(layout)?.remove(manifest).unwrap_or_default();
     let same = names.iter().map(|record| &record.name).filter(|name| name.registry() == target.registry());
     let elsewhere = same.map(|name| name.repository().to_owned()).find(|name| name != target.repository());
-    let blobs = Blobs { root: layout.root().to_owned() };
+    let blobs = Blobs { root: layout.root().to_owned(), store: Some(layout.clone()) };
     let push = Push::new(blobs, elsewhere, target, options, progress)?;
     push.image(manifest, OCI_MANIFEST)
 }
@@ -117,7 +144,7 @@ pub(crate) fn push_layout(
             None => "it does not have exactly one image; say which by its name".to_owned(),
         }));
     };
-    let blobs = Blobs { root: root.to_owned() };
+    let blobs = Blobs { root: root.to_owned(), store: None };
     Push::new(blobs, None, target, options, progress)?.image(&chosen.digest, &chosen.media_type)
 }
 
@@ -195,28 +222,25 @@ impl<'a> Push<'a> {
     }
 
     fn blob(&self, blob: &Descriptor) -> Result<(), Error> {
-        let path = self.blobs.path(&blob.digest);
-        let source_path = path.clone();
+        let own = self.blobs.source(&blob.digest)?;
+        let is_here = own.is_some();
+        let absent = || Err(io::Error::new(io::ErrorKind::NotFound, "the store does not keep it"));
         let source = BlobSource {
             digest: blob.digest.clone(),
             size: blob.size,
-            open: Arc::new(move || Ok(Box::new(File::open(&source_path)?) as Box<dyn std::io::Read + Send>)),
+            open: own.unwrap_or_else(|| Arc::new(absent)),
             mount_from: self.mount_from.clone(),
         };
-        let how = match path.exists() || self.mount_from.is_some() {
+        let how = match is_here || self.mount_from.is_some() {
             true => self
                 .client
                 .push_blob(self.target, &source)
-                .map_err(|error| self.explain(error, &path, blob))?,
+                .map_err(|error| if is_here { error.into() } else { self.missing(blob) })?,
             false if self.client.has_blob(self.target, &blob.digest)? => Pushed::Existed,
             false => return Err(self.missing(blob)),
         };
         (self.progress)(PushEvent::Blob { digest: blob.digest.clone(), total_bytes: blob.size, how });
         Ok(())
-    }
-
-    fn explain(&self, error: cofferdam_registry::Error, path: &Path, blob: &Descriptor) -> Error {
-        if path.exists() { error.into() } else { self.missing(blob) }
     }
 
     fn missing(&self, blob: &Descriptor) -> Error {

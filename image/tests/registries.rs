@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cofferdam_image::{
-    Admission, Cancel, Digest, Error, HostFiles, ImageRef, Kind, Policy, PruneOptions, PullEvent,
-    PullOptions, PushEvent, PushOptions, Pushed, Store, Unused, Verifier,
+    Admission, Cancel, Digest, Error, HostFiles, ImageRef, ImportOptions, Kind, Policy, PruneOptions,
+    PullEvent, PullOptions, PushEvent, PushOptions, Pushed, Store, Unused, Verifier,
 };
 use cofferdam_registry::{Algorithm, Hasher};
 use cofferdam_tests::{needs, pace};
@@ -613,16 +613,19 @@ fn a29_d19_a_signature_counts_for_its_key_its_digest_and_its_repository() {
     let folder = temporary_folder();
     let key_path = folder.path().join("cosign.pub");
     std::fs::write(&key_path, pem).unwrap();
-    let signed =
-        r#"[{"type":"sigstoreSigned","keyPath":"cosign.pub","signedIdentity":{"type":"matchRepository"}}]"#;
-    let text = format!(
-        r#"{{"default":[{{"type":"reject"}}],"transports":{{"docker":{{"{own}":{signed},"{}/free":[{{"type":"insecureAcceptAnything"}}]}}}}}}"#,
-        image.registry()
-    );
-    let policy = Policy::parse(text.as_bytes(), &folder.path().join("policy.json")).unwrap();
-    let admission = Admission { policy, ..Admission::default() };
-    let options = PullOptions { admission, ..options() };
-    let pull = |image: &ImageRef| TestStore::new().store.pull(image, &options, &|_| {});
+    let options = |identity: &str| {
+        let signed = format!(
+            r#"[{{"type":"sigstoreSigned","keyPath":"cosign.pub","signedIdentity":{{"type":"{identity}"}}}}]"#
+        );
+        let text = format!(
+            r#"{{"default":[{{"type":"reject"}}],"transports":{{"docker":{{"{own}":{signed},"{}/free":[{{"type":"insecureAcceptAnything"}}]}}}}}}"#,
+            image.registry()
+        );
+        let policy = Policy::parse(text.as_bytes(), &folder.path().join("policy.json")).unwrap();
+        PullOptions { admission: Admission { policy, ..Admission::default() }, ..options() }
+    };
+    let (exact, any_tag) = (options("matchRepoDigestOrExact"), options("matchRepository"));
+    let pull = |image: &ImageRef| TestStore::new().store.pull(image, &exact, &|_| {});
     let sign = |layers: &[String]| {
         registry.add_manifest("test/image", &tag, OCI_MANIFEST, signature_manifest(layers).as_bytes());
     };
@@ -667,6 +670,10 @@ fn a29_d19_a_signature_counts_for_its_key_its_digest_and_its_repository() {
     sign(&[vec![wrong.clone(); 65], vec![good.clone()]].concat());
     refused("first 64 signatures");
 
+    // Another tag's signature: for the repository, and for who asks by digest.
+    sign(&[signature(&registry, &pair, &payload(&format!("{own}:v9"), &digest, COSIGN))]);
+    TestStore::new().store.pull(&image, &any_tag, &|_| {}).unwrap();
+    pull(&image.at(Digest::parse(&digest).unwrap())).unwrap();
     sign(&[wrong, good.clone()]);
     pull(&image).unwrap();
     // The same as a referrer.
@@ -763,4 +770,13 @@ fn a23_what_is_pushed_is_pulled_elsewhere_byte_for_byte() {
     let other = FakeRegistry::start();
     let error = test.store.push(&image, &name(&other, "x/y"), &options, &|_| {}).unwrap_err();
     assert!(error.to_string().contains("keeps layers unpacked"), "{error}");
+    // What came as tars is put together again: docker's archives are loaded to be pushed.
+    let tar = |number: u8| Tar::new().file(&format!("file-{number}"), "data").dir("d", 0o711, 1, 2).end();
+    let plain: Vec<Layer> = (0..3).map(|number| Layer::plain(tar(number))).collect();
+    let folder = temporary_folder();
+    let digest = layout(folder.path(), &plain);
+    let image = test.store.import_path(folder.path(), &ImportOptions::default(), &|_| {}).unwrap().remove(0);
+    let target = name(&other, "x/y:v1");
+    assert_eq!(test.store.push(&image, &target, &options, &|_| {}).unwrap(), digest);
+    assert_eq!(TestStore::new().pull(&target.to_string()).unwrap().digest, digest);
 }

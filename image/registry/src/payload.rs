@@ -17,8 +17,8 @@ const QUEUE_LIMIT_PIECES: usize = 4;
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// Opens a blob's bytes from the beginning.
-pub type OpenSource = Arc<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>;
+/// Opens a blob's bytes from the beginning, on the thread that reads them.
+pub type OpenSource = Arc<dyn Fn() -> io::Result<Box<dyn Read>> + Send + Sync>;
 
 /// What to send.
 #[derive(Clone, Default)]

@@ -12,7 +12,7 @@ fn source(bytes: &[u8], mount_from: Option<&str>) -> BlobSource {
     let bytes: Arc<[u8]> = bytes.into();
     let size = bytes.len() as u64;
     let open = Arc::new(move || {
-        let reader: Box<dyn Read + Send> = Box::new(std::io::Cursor::new(Arc::clone(&bytes)));
+        let reader: Box<dyn Read> = Box::new(std::io::Cursor::new(Arc::clone(&bytes)));
         Ok(reader)
     });
     BlobSource { digest, size, open, mount_from: mount_from.map(str::to_owned) }
