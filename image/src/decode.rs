@@ -23,6 +23,8 @@ use crate::ring::{Piece, RingWriter, Supply};
 const BUFFER_BYTES: usize = 256 * 1024;
 /// Enough for every magic number, and for the window in a zstd frame's header.
 const MAGIC_BYTES: usize = 6;
+/// How a gzip member begins.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// How a blob is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ impl Compression {
 
     pub(crate) fn of_magic(magic: &[u8]) -> Compression {
         match magic {
-            [0x1f, 0x8b, ..] => Compression::Gzip,
+            [first, second, ..] if [*first, *second] == GZIP_MAGIC => Compression::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
             _ => Compression::None,
         }
@@ -198,7 +200,16 @@ impl<R: Read> TarStream<R> {
             return Ok(false);
         };
         let mut blob = decoder.into_inner();
-        let at_end = blob.fill_buf().map_err(read_error)?.is_empty();
+        let rest = blob.fill_buf().map_err(read_error)?;
+        let (at_end, is_member) = (rest.is_empty(), rest.iter().zip(GZIP_MAGIC).all(|(a, b)| *a == b));
+        if !is_member {
+            let what = if rest[0] == 0 { "zeros" } else { "bytes that are no gzip" };
+            self.format = Format::Plain(blob);
+            return Err(LayerError::Compression {
+                format: self.compression.name(),
+                reason: format!("{what} follow its last member, which must end the blob"),
+            });
+        }
         self.format = if at_end { Format::Plain(blob) } else { Format::Gzip(Box::new(GzDecoder::new(blob))) };
         self.members += 1;
         if self.members > self.limits.members {

@@ -461,8 +461,16 @@ fn a48_z_bombs_and_broken_streams_are_refused() {
         blob("Z5 a wrong checksum", broken(8), Refuse("gzip stream")),
         blob("Z5 a wrong length", broken(1), Refuse("gzip stream")),
         blob("Z5 a wrong zstd checksum", checked, Refuse("zstd stream")),
-        blob("Z6 garbage after the end", [gzip(&tar), b"garbage".to_vec()].concat(), Refuse("gzip stream")),
-        blob("Z6 zeros after the end", [gzip(&tar), vec![0; 512]].concat(), Refuse("gzip stream")),
+        blob(
+            "Z6 garbage after the end",
+            [gzip(&tar), b"garbage".to_vec()].concat(),
+            Refuse("no gzip follow"),
+        ),
+        blob(
+            "Z6 zeros after the end",
+            [gzip(&tar), vec![0; 512]].concat(),
+            Refuse("zeros follow its last member"),
+        ),
         blob("Z7 called gzip, but zstd", zstd::encode_all(&tar[..], 3).unwrap(), Harmless(&["a *"])),
         blob("Z8 twice compressed", gzip(&gzip(&tar)), Refuse("tar archive")),
         Fixture {
