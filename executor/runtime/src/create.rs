@@ -474,7 +474,13 @@ pub(crate) fn receive(socket: &OwnedFd, limit: Duration) -> Result<OwnedFd, Erro
 /// that others can write to.
 pub(crate) fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
     use std::io::Write;
-    let failed = |error: &std::io::Error| file_error("writing the pid file", path, error);
+    const OPERATION: &str = "writing the pid file";
+    let failed = |error: &std::io::Error| file_error(OPERATION, path, error);
+    // The new file takes the name of what is there: /dev/null and /dev/stdout would be gone from the host.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let problem = "something is there that is not a regular file".to_owned();
+        return Err(Error::StateFile { operation: OPERATION, path: path.to_owned(), problem });
+    }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{pid}"));
     let mut file = std::fs::OpenOptions::new()

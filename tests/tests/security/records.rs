@@ -1,6 +1,6 @@
 //! ST, HK and CO: the state folder, hooks and consoles, once more.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
@@ -87,19 +87,30 @@ fn st_07_files_for_pids_and_logs_are_not_written_through_links() {
         let bundle = sleeper(files, "outputs", |_| {});
         let path = bundle.path().to_str().unwrap();
         let place = files.join("place");
-        for shape in ["link", "dangling link", "fifo", "folder", "absent folder"] {
+        let device = files.join("device");
+        succeed(Command::new("mknod").arg(&device).args(["c", "1", "3"])).unwrap();
+        for shape in
+            ["link", "dangling link", "fifo", "folder", "absent folder", "device", "link to a device"]
+        {
             match shape {
                 "link" => symlink(canary.path().join("secret"), &place).unwrap(),
                 "dangling link" => symlink(canary.path().join("new"), &place).unwrap(),
                 "fifo" => drop(succeed(Command::new("mkfifo").arg(&place)).unwrap()),
                 "folder" => std::fs::create_dir(&place).unwrap(),
+                "link to a device" => symlink(&device, &place).unwrap(),
                 _ => {}
             }
-            let file = if shape == "absent folder" { place.join("pid") } else { place.clone() };
+            let file = match shape {
+                "absent folder" => place.join("pid"),
+                "device" => device.clone(),
+                _ => place.clone(),
+            };
             let created = runtime
                 .call(&["create", "--pid-file", file.to_str().unwrap(), "--bundle", path, "c"])
                 .unwrap();
             canary.assert_intact(shape);
+            assert!(device.metadata().unwrap().file_type().is_char_device(), "{shape}");
+            assert!(shape != "link to a device" || place.is_symlink(), "{shape}");
             if created.status == Some(0) {
                 let pid = std::fs::read_to_string(&file).unwrap();
                 assert_eq!(pid, runtime.state("c").unwrap()["pid"].to_string(), "{shape}");
