@@ -21,6 +21,8 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::caller::NetnsFate;
 use crate::error::{Kind, Verb};
 use crate::name::{ContainerId, IfName, NetworkName};
@@ -185,8 +187,8 @@ impl Request<'_> {
 
     /// The whole configuration as a type of the plugin's own.
     ///
-    /// What the type does not name is passed over, or collected where it has a field with `#[serde(flatten)]`. Numbers
-    /// longer than 64 bits survive in [`Request::config`] only.
+    /// What the type does not name is passed over, or collected where it has a field with `#[serde(flatten)]`. A key whose
+    /// value is `null` counts as absent, at every depth. Numbers longer than 64 bits survive in [`Request::config`] only.
     ///
     /// ```
     /// #[derive(serde::Deserialize)]
@@ -201,7 +203,7 @@ impl Request<'_> {
     /// }
     /// ```
     pub fn settings<T: serde::de::DeserializeOwned>(&self) -> Result<T, PluginError> {
-        serde_json::from_str(&self.config.to_text())
+        decode(&self.config.to_text())
             .map_err(|error| PluginError::new(Code::DECODE, format!("the configuration: {error}")))
     }
 
@@ -237,16 +239,17 @@ impl Request<'_> {
         })?
     }
 
-    /// A value of the configuration; an unreadable one is a decode error that names the key.
+    /// A value of the configuration; an unreadable one is a decode error that names the key. `null` counts as absent, in
+    /// it too.
     pub fn get<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, PluginError> {
         let raw = self.config.raw(key).map_or("null", serde_json::value::RawValue::get);
-        serde_json::from_str(raw).map_err(|error| PluginError::new(Code::DECODE, format!("{key}: {error}")))
+        decode(raw).map_err(|error| PluginError::new(Code::DECODE, format!("{key}: {error}")))
     }
 
     /// An argument of the capability `key`, if the caller gave it.
     pub fn capability<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, PluginError> {
         let arguments: Object = self.get("runtimeConfig")?.unwrap_or_default();
-        let value = arguments.raw(key).map(|raw| serde_json::from_str(raw.get())).transpose();
+        let value = arguments.raw(key).map(|raw| decode(raw.get())).transpose();
         value.map_err(|error| PluginError::new(Code::DECODE, format!("runtimeConfig.{key}: {error}")))
     }
 
@@ -363,4 +366,37 @@ pub trait Plugin: Sync {
 
     /// Whether ADD could be served now.
     fn status(&self, request: &Request<'_>) -> Result<(), PluginError>;
+}
+
+/// Reads as the reference plugins do, for whom a key whose value is `null` is not there.
+fn decode<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+    if text.contains("null") {
+        return serde_json::from_str(&without_null(serde_json::from_str(text)?).to_string());
+    }
+    serde_json::from_str(text)
+}
+
+fn without_null(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let said = members.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(said.map(|(key, value)| (key, without_null(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(without_null).collect()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn null_counts_as_absent_at_every_depth() {
+        let read: Value = decode(r#"{"a":null,"b":{"c":null,"d":[{"e":null,"f":"null"}]}}"#).unwrap();
+        assert_eq!(read, json!({"b": {"d": [{"f": "null"}]}}));
+        assert_eq!(decode::<Option<u8>>("null").unwrap(), None);
+    }
 }

@@ -89,8 +89,7 @@ impl Plugin for Bandwidth {
 
 /// The limits of the configuration, or those that the caller asks for.
 fn limits(request: &Request<'_>) -> Result<Limits, PluginError> {
-    let configured: Limits = serde_json::from_str(&request.config.to_text())
-        .map_err(|error| PluginError::new(Code::DECODE, format!("bandwidth: {error}")))?;
+    let configured: Limits = request.settings()?;
     let limits = request.capability("bandwidth")?.unwrap_or(configured);
     let pairs = [
         ("ingress", limits.ingress_rate, limits.ingress_burst),

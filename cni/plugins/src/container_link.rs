@@ -65,8 +65,7 @@ struct Config {
 
 impl ContainerLink {
     fn config(&self, request: &Request<'_>) -> Result<Config, PluginError> {
-        serde_json::from_str(&request.config.to_text())
-            .map_err(|error| PluginError::new(Code::DECODE, format!("{}: {error}", self.kind)))
+        request.settings()
     }
 
     /// The result of the plugins before, if this one may lie on what they made.

@@ -92,8 +92,7 @@ fn interface<'a>(request: &'a Request<'_>) -> Inside<'a> {
 }
 
 fn find(host: &mut Socket, request: &Request<'_>) -> Result<Link, PluginError> {
-    let config: Config = serde_json::from_str(&request.config.to_text())
-        .map_err(|error| PluginError::new(Code::DECODE, format!("host-device: {error}")))?;
+    let config: Config = request.settings()?;
     let pci: Option<String> = request.capability("deviceID")?;
     let pci = pci.filter(|id| !id.is_empty()).unwrap_or(config.pci_bus_id);
     let missing = |what: &str| PluginError::config(format!("host-device: the host has no link {what}"));

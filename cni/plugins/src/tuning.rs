@@ -52,8 +52,7 @@ struct Backup {
 
 impl Config {
     fn of(request: &Request<'_>) -> Result<Self, PluginError> {
-        let mut config: Self = serde_json::from_str(&request.config.to_text())
-            .map_err(|error| PluginError::new(Code::DECODE, format!("tuning: {error}")))?;
+        let mut config: Self = request.settings()?;
         let sysctl: Option<BTreeMap<String, String>> = arguments(request, "sysctl")?;
         config.sysctl.extend(sysctl.unwrap_or_default());
         config.promisc = arguments(request, "promisc")?.or(config.promisc);

@@ -75,9 +75,15 @@ fn a_bridge_with_addresses_comes_and_goes_by_links() {
     assert!(install(&[folder.path().to_str().unwrap()]).status.success());
     let (bridge, netns) = (folder.path().join("bridge"), folder.path().join("netns"));
     let leases = folder.path().join("leases");
+    // Programs that write configurations may say null for what they leave out.
     let mut config = json!({
         "cniVersion": "1.0.0", "name": "linked", "type": "bridge", "bridge": "br-linked", "isGateway": true,
-        "ipam": { "type": "host-local", "dataDir": &leases, "ranges": [[{ "subnet": "10.44.0.0/29" }]] },
+        "mtu": null, "hairpinMode": null, "args": null, "capabilities": null, "runtimeConfig": null, "prevResult": null,
+        "dns": { "nameservers": null, "search": null },
+        "ipam": {
+            "type": "host-local", "dataDir": &leases, "routes": null, "resolvConf": null,
+            "ranges": [[{ "subnet": "10.44.0.0/29", "gateway": null, "rangeStart": null }]],
+        },
     });
     with_new_netns(|| {
         create_pinned_netns(&netns).unwrap();

@@ -178,8 +178,10 @@ fn x5_a_plugin_starts_with_default_signals_three_descriptors_and_the_hosts_names
     assert!(careless.as_raw_fd() > 2);
     bed.plugin(
         "a",
+        // Read by the shell itself: while it waits for a child it blocks signals.
         &format!(
-            "[ $CNI_COMMAND = ADD ] && {{ grep -E 'SigBlk|SigIgn' /proc/$$/status; pwd; ls /proc/$$/fd | grep -v '^10$'; readlink /proc/$$/ns/net; }} > {d}/seen"
+            "[ $CNI_COMMAND = ADD ] && {{ while read -r key value; do case $key in SigBlk:|SigIgn:) echo $key $value; esac; done \
+             </proc/$$/status; pwd; ls /proc/$$/fd | grep -v '^10$'; readlink /proc/$$/ns/net; }} > {d}/seen"
         ),
     );
     bed.caller.attach(&network(r#"{"type":"a"}"#), &plain("one")).unwrap();

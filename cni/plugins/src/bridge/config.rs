@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use cofferdam_cni::{AddResult, Code, PluginError, Request};
+use cofferdam_cni::{AddResult, PluginError, Request};
 use cofferdam_linux::netlink::{Address, BridgePort, PortVlans};
 use serde::Deserialize;
 
@@ -80,8 +80,7 @@ fn is_vlan(id: u16) -> bool {
 
 impl Config {
     pub(super) fn of(request: &Request<'_>) -> Result<Self, PluginError> {
-        let config: Self = serde_json::from_str(&request.config.to_text())
-            .map_err(|error| PluginError::new(Code::DECODE, format!("bridge: {error}")))?;
+        let config: Self = request.settings()?;
         let wrong = |what: String| Err(PluginError::config(format!("bridge: {what}")));
         if config.hairpin_mode && config.promisc_mode {
             return wrong("hairpinMode and promiscMode exclude each other".into());
