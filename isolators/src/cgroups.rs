@@ -202,8 +202,13 @@ fn without_home(
             ),
         )),
         None => {
-            builder
-                .warn("/linux/resources: this user may make no cgroup: nothing is limited, nor can be later");
+            let text = "/linux/resources: this user may make no cgroup: nothing is limited, nor can be later";
+            // Every container of such a user is told this, and most ask for nothing.
+            if translation.writes.is_empty() {
+                builder.remark(text);
+            } else {
+                builder.warn(text);
+            }
             Ok(())
         }
     }
