@@ -56,7 +56,7 @@ pub(crate) fn usage(layout: &Layout) -> Result<Usage, Error> {
             sizes.insert(path, bytes);
         }
     }
-    for folder in ["tmp", "trash"] {
+    for folder in ["tmp", "trash", "partial"] {
         usage.loose_bytes += disk_bytes(&layout.at(folder));
     }
     let snapshots = snapshot::records(layout)?;

@@ -180,6 +180,7 @@ fn a14_a_small_blob_that_comes_slowly_goes_on_too_and_what_is_left_of_it_is_prun
         child.wait().unwrap();
         store.gc().unwrap();
         assert_eq!(partials(root).len(), 1, "somebody may come back for it");
+        assert!(store.usage().unwrap().loose_bytes >= size as u64 / 2, "it is told of");
         store
     };
     stalled(test.store.root());

@@ -53,7 +53,8 @@ pub(crate) async fn exists(
     let answer = exchange.get(&request).await?;
     match answer.status() {
         StatusCode::OK => Ok(true),
-        StatusCode::NOT_FOUND => Ok(false),
+        // Who does not answer the question is sent the blob, and knows then.
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Ok(false),
         _ => Err(refusal(exchange, reference, answer).await),
     }
 }

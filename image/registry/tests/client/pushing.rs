@@ -59,6 +59,9 @@ fn a23_a_push_that_fails_says_why() {
     registry.fault("/uploads/", 1, FaultKind::Status(403, vec![], denied.into()));
     let error = client.push_blob(&name, &source(b"x", None)).unwrap_err();
     assert!(matches!(&error, Error::Denied { reason, .. } if reason.contains("read only")), "{error}");
+    // A registry that does not answer whether it has a blob is sent it.
+    registry.fault("/blobs/sha256:", 1, FaultKind::Status(405, vec![], String::new()));
+    assert_eq!(client.push_blob(&name, &source(b"unasked", None)).unwrap(), Pushed::Sent);
     // Transient refusals are tried again, with the body from its beginning.
     registry.fault("session", 2, FaultKind::Status(503, vec![], String::new()));
     assert_eq!(client.push_blob(&name, &source(&bytes(600_000), None)).unwrap(), Pushed::Sent);
