@@ -15,13 +15,13 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::CONTENT_RANGE;
 use hyper::{Method, StatusCode};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::body;
+use crate::body::Body;
 use crate::client::{ask, explain_blob};
 use crate::endpoint::Need;
 use crate::error::Error;
@@ -312,7 +312,7 @@ impl Part {
             _ => self.check_range(&answer).map(|()| 0)?,
         };
         let origin = answer.peer.origin.clone();
-        let mut incoming = answer.response.into_body();
+        let mut incoming = Body::of(answer.response);
         let mut pace = Pace::default();
         let mut skip = usize::try_from(skip).unwrap_or(usize::MAX);
         while let Some(mut piece) = self.receive(&origin, &mut incoming, &mut pace).await? {
@@ -336,11 +336,11 @@ impl Part {
     async fn receive(
         &self,
         origin: &Origin,
-        incoming: &mut Incoming,
+        incoming: &mut Body,
         pace: &mut Pace,
     ) -> Result<Option<Bytes>, Error> {
         let start = Instant::now();
-        let piece = body::next(&self.exchange.transport, origin, incoming).await?;
+        let piece = incoming.next(&self.exchange.transport, origin).await?;
         let limit = self.exchange.options().timeouts.stall;
         match &piece {
             Some(piece) if pace.has_stalled(start.elapsed(), piece.len() as u64, limit) => {

@@ -4,6 +4,7 @@ use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::{Bytes, Incoming};
 
+use crate::encoding::Decoding;
 use crate::error::Error;
 use crate::transport::{Origin, Transport, transfer};
 
@@ -15,9 +16,9 @@ pub(crate) async fn collect(
     what: &str,
     limit_bytes: u64,
 ) -> Result<Bytes, Error> {
-    let mut body = response.into_body();
+    let mut body = Body::of(response);
     let mut bytes = Vec::new();
-    while let Some(piece) = next(transport, origin, &mut body).await? {
+    while let Some(piece) = body.next(transport, origin).await? {
         if (bytes.len() + piece.len()) as u64 > limit_bytes {
             return Err(Error::TooLarge { what: what.to_owned(), limit_bytes });
         }
@@ -26,8 +27,44 @@ pub(crate) async fn collect(
     Ok(bytes.into())
 }
 
-/// The next piece of a body; `None` at its end.
-pub(crate) async fn next(
+/// A body on its way, without the encoding that somebody put on it.
+pub(crate) struct Body {
+    incoming: Incoming,
+    decoding: Decoding,
+}
+
+impl Body {
+    /// An encoding that is unknown stays: only what an error says comes so far with one.
+    pub(crate) fn of(response: Response<Incoming>) -> Body {
+        let decoding = Decoding::of(response.headers()).unwrap_or_default();
+        Body { incoming: response.into_body(), decoding }
+    }
+
+    /// The next bytes; `None` at the end.
+    pub(crate) async fn next(
+        &mut self,
+        transport: &Transport,
+        origin: &Origin,
+    ) -> Result<Option<Bytes>, Error> {
+        loop {
+            let decoded = self.decoding.next().map_err(|error| Error::Protocol {
+                host: origin.authority(),
+                what: "Content-Encoding",
+                reason: format!("the body is not in it: {error}"),
+            })?;
+            if decoded.is_some() {
+                return Ok(decoded);
+            }
+            match receive(transport, origin, &mut self.incoming).await? {
+                Some(piece) => self.decoding.feed(piece),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// The next piece of a body as it is sent; `None` at its end.
+async fn receive(
     transport: &Transport,
     origin: &Origin,
     body: &mut Incoming,

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, LOCATION, RANGE,
-    RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+    USER_AGENT,
 };
 use hyper::{HeaderMap, Method, Response, StatusCode, Uri};
 use tokio::sync::watch;
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::auth::{Access, AuthState, Scope};
 use crate::body;
 use crate::client::{ClientOptions, PlainHttp};
+use crate::encoding::Decoding;
 use crate::endpoint::{self, Endpoint, Need, Scheme};
 use crate::error::Error;
 use crate::payload::Payload;
@@ -453,20 +454,19 @@ fn outgoing(
     Outgoing { method: ask.method.clone(), path: path.to_owned(), headers, payload: ask.payload.clone() }
 }
 
-/// Encoded content would have another digest, and decoding it would be a second way to send a bomb.
+/// Nobody asked for an encoding. One that is known is taken off as the body is read; ranges are of the encoded bytes, which
+/// nobody has digests of.
 fn refuse_encoded(answer: &Answer) -> Result<(), Error> {
-    match answer.response.headers().get(CONTENT_ENCODING) {
-        Some(value)
-            if !value.as_bytes().eq_ignore_ascii_case(b"identity") && answer.status().is_success() =>
-        {
-            Err(Error::Protocol {
-                host: answer.origin().authority(),
-                what: "Content-Encoding",
-                reason: "identity was asked for".to_owned(),
-            })
-        }
-        _ => Ok(()),
+    let decoding = Decoding::of(answer.response.headers());
+    let is_whole = answer.status() != StatusCode::PARTIAL_CONTENT;
+    if !answer.status().is_success() || decoding.is_some_and(|known| is_whole || known.is_identity()) {
+        return Ok(());
     }
+    Err(Error::Protocol {
+        host: answer.origin().authority(),
+        what: "Content-Encoding",
+        reason: "identity was asked for".to_owned(),
+    })
 }
 
 /// Where a Location header leads, if it may be followed.

@@ -18,6 +18,7 @@ mod challenge;
 mod client;
 mod credentials;
 mod digest;
+mod encoding;
 mod endpoint;
 mod error;
 mod exchange;

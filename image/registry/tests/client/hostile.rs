@@ -252,3 +252,26 @@ fn a2_a3_entries_without_a_platform_are_looked_into_until_one_suits() {
     // The last one is left to whoever reads its configuration anyway.
     assert_eq!(said.unwrap(), Digest::of(br#"{"os":"linux","architecture":"s390x"}"#));
 }
+
+#[test]
+fn n10_what_is_encoded_though_nobody_asked_is_decoded_before_it_is_compared() {
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let registry = FakeRegistry::start();
+    let (reference, blob, bytes) = image(&registry);
+    let (_, manifest) = registry.state.lock().unwrap().manifests["a/b:v1"].clone();
+    registry.add_manifest("a/b", "v1", OCI_MANIFEST, &gzip(&manifest));
+    registry.add_blob_as(blob.digest.clone(), &gzip(&bytes));
+    let encoded = FaultKind::Headers(vec![("Content-Encoding".to_owned(), "gzip".to_owned())]);
+    registry.fault("/v2/", usize::MAX, encoded);
+    let resolved = anonymous().resolve(&reference, &platform()).unwrap();
+    assert_eq!(resolved.bytes, manifest);
+    assert_eq!(read(&anonymous(), &reference, &blob).unwrap(), bytes);
+    // A bomb ends where the blob should.
+    registry.add_blob_as(blob.digest.clone(), &gzip(&vec![0; 64 << 20]));
+    let error = read(&anonymous(), &reference, &blob).unwrap_err();
+    assert!(matches!(error, Error::SizeMismatch { .. }), "{error}");
+}
