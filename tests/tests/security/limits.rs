@@ -291,3 +291,35 @@ fn sc_07_the_runtime_itself_is_not_filtered() {
         run.wait().unwrap();
     });
 }
+
+/// CF-07: whoever creates a container with hardly a descriptor left is told so, and nothing stays.
+#[test]
+fn cf_07_a_create_that_runs_out_of_descriptors_leaves_nothing() {
+    /// More than a create has open at any time.
+    const ENOUGH: usize = 56;
+    attack(|runtime, files| {
+        let bundle = bundle(files, "few", "true", |_| {});
+        let step = cofferdam_tests::pace::rounds(1, 7);
+        for limit in (3..=ENOUGH).step_by(step as usize) {
+            // A cgroup of its own for each: one that was left would serve the next.
+            let cgroup = format!("/cofferdam-few-{}-{limit}", std::process::id());
+            reconfigure(&bundle, |config| config["linux"]["cgroupsPath"] = cgroup.into());
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"]).arg(runtime.program());
+            shell
+                .arg("--root")
+                .arg(runtime.root())
+                .args(["create", "--bundle"])
+                .arg(bundle.path())
+                .arg("few");
+            let created = outcome(&mut shell).unwrap();
+            assert!(
+                created.status == Some(0) || created.stderr.contains("too many open files"),
+                "{limit}: {created:?}"
+            );
+            assert!(created.status == Some(0) || limit < ENOUGH, "{created:?}");
+            runtime.succeed(&["delete", "--force", "few"]).unwrap();
+            cofferdam_tests::process::reap();
+        }
+    });
+}

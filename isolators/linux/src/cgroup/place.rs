@@ -115,12 +115,13 @@ impl Site<'_> {
                     Err(errno) => return Err(Error::call("mkdir", self.path(depth + 1), errno)),
                 };
             }
-            let directory = enter(parent.as_fd(), name)
-                .map_err(|errno| Error::call("openat2", self.path(depth + 1), errno))?;
-            if make && self.controllers.iter().any(|controller| controller == "cpuset") {
-                inherit_cpuset(parent.as_fd(), directory.as_fd())
-                    .map_err(|errno| Error::call("inherit cpuset", self.path(depth + 1), errno))?;
-            }
+            let directory = self.prepare(parent.as_fd(), name, make).map_err(|(operation, errno)| {
+                if made {
+                    // Nobody else knows of it yet.
+                    let _ = unlinkat(&parent, name, AtFlags::REMOVEDIR);
+                }
+                Error::call(operation, self.path(depth + 1), errno)
+            })?;
             if depth == last {
                 let path = self.path(depth + 1);
                 let (controllers, unified, name) = (self.controllers.clone(), self.unified, name.clone());
@@ -129,6 +130,20 @@ impl Site<'_> {
             parent = directory;
         }
         Err(Error::call("open", self.mount_point, Errno::INVAL))
+    }
+
+    /// Opens a cgroup of the path; one that may be new is made fit for processes.
+    fn prepare(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: &CStr,
+        make: bool,
+    ) -> Result<OwnedFd, (&'static str, Errno)> {
+        let directory = enter(parent, name).map_err(|errno| ("openat2", errno))?;
+        if make && self.controllers.iter().any(|controller| controller == "cpuset") {
+            inherit_cpuset(parent, directory.as_fd()).map_err(|errno| ("inherit cpuset", errno))?;
+        }
+        Ok(directory)
     }
 }
 
