@@ -157,7 +157,7 @@ pub fn is_usable(checks: &[Check]) -> bool {
 
 /// A small file of the kernel's without its line end; nothing if it cannot be read.
 fn kernel_text(path: impl AsRef<Path>) -> Option<String> {
-    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+    std::fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
 #[cfg(test)]

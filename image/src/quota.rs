@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cofferdam_linux::quota;
+use cofferdam_linux::text::read_text;
 use rustix::io::Errno;
 
 use crate::error::Error;
@@ -73,7 +74,7 @@ fn first_of([project, btrfs, disk]: &[QuotaCheck; 3]) -> Result<Way, String> {
 }
 
 fn project(folder: &Path) -> Result<String, String> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = read_text("/proc/self/mountinfo").unwrap_or_default();
     let kind = file_system(folder, &mounts).ok_or("its mount is not listed")?;
     let place = File::open(folder).map_err(|error| error.to_string())?;
     Err(match quota::has_projects(place.as_fd()) {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cofferdam_isolators::namespaces::{Membership, Source};
+use cofferdam_linux::text::read_text;
 use cofferdam_plan::{ContainerId, Namespace, Op, Plan};
 
 use crate::create::Create;
@@ -186,7 +187,7 @@ fn descriptor(pid: i32, number: i32) -> Option<String> {
     }
     let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
     let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
-    let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
+    let mounts = read_text(&format!("/proc/{pid}/mountinfo")).ok()?;
     if mounts.lines().any(|line| line.split(' ').next() == Some(mount)) {
         return Some(text);
     }

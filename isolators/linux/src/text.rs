@@ -11,8 +11,11 @@ const PAGE_BYTES: usize = 4096;
 /// Reads a whole file. As [`std::fs::read_to_string`], which asks such a file for its size, is told zero, and goes on in small
 /// steps: for each the kernel writes its text anew, or walks its lists from the start.
 ///
+/// Bytes that are no text are replaced: names of processes and of mount points are whoever's who gave them, and a whole
+/// list must not be lost for one of them.
+///
 /// # Errors
-/// The kernel's answer; `InvalidData` for what is not UTF-8.
+/// The kernel's answer.
 pub fn read_text(path: &str) -> io::Result<String> {
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut bytes = Vec::with_capacity(PAGE_BYTES);
@@ -24,7 +27,7 @@ pub fn read_text(path: &str) -> io::Result<String> {
             Err(errno) => return Err(errno.into()),
         }
     }
-    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    Ok(String::from_utf8(bytes).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned()))
 }
 
 #[cfg(test)]
@@ -37,6 +40,12 @@ mod tests {
             let (ours, std) = (read_text(path).unwrap(), std::fs::read_to_string(path).unwrap());
             assert_eq!(ours.lines().count(), std.lines().count(), "{path}");
         }
+        let name = std::thread::Builder::new().spawn(|| {
+            rustix::thread::set_name(c"caf\xe9").unwrap();
+            read_text("/proc/thread-self/stat").unwrap()
+        });
+        let stat = name.unwrap().join().unwrap();
+        assert!(stat.contains("(caf\u{fffd}) R"), "a name that is no text: {stat}");
         assert_eq!(read_text("/proc/nothing").unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }
