@@ -92,6 +92,9 @@ impl Maker {
     }
 }
 
+/// Attributes up to this size, in bytes, fit into what every file system keeps of a file; a full disk is one for them too.
+const SMALL_XATTR_BYTES: usize = 2048;
+
 /// Everything, whatever the file has now.
 pub(crate) fn apply(file: &impl AsFd, name: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
     // Owner, then attributes (chown drops file capabilities), then mode (chown drops set-user-id), then time.
@@ -108,8 +111,15 @@ fn set_owner(file: &impl AsFd, name: &[u8], attributes: &Attributes) -> Result<(
 
 fn set_xattrs(file: &impl AsFd, name: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
     for (key, value) in &attributes.xattrs {
-        ignore_unsupported(rustix::fs::fsetxattr(file, key.as_slice(), value, XattrFlags::empty()))
-            .map_err(LayerError::entry_io(name, "set an attribute"))?;
+        let result = rustix::fs::fsetxattr(file, key.as_slice(), value, XattrFlags::empty());
+        // No prune makes room for it: ext4 keeps a block of attributes a file.
+        if result == Err(Errno::NOSPC) && value.len() > SMALL_XATTR_BYTES {
+            let key = String::from_utf8_lossy(key);
+            let rule =
+                format!("the store's file system has no room for attribute {key} of {} bytes", value.len());
+            return Err(LayerError::entry(name, rule));
+        }
+        ignore_unsupported(result).map_err(LayerError::entry_io(name, "set an attribute"))?;
     }
     Ok(())
 }

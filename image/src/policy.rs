@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cofferdam_registry::{Client, ImageRef, Resolved};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::cosign::{self, Identity, PublicKey};
 use crate::error::Error;
@@ -56,6 +57,9 @@ impl Admission {
 pub struct Policy {
     rules: Option<Arc<Rules>>,
 }
+
+/// The requirements that are understood.
+const TYPES: [&str; 3] = ["insecureAcceptAnything", "reject", "sigstoreSigned"];
 
 #[derive(Debug)]
 struct Rules {
@@ -113,7 +117,8 @@ impl Policy {
 
     /// Reads a policy; `path` is for messages, and relative paths of keys start beside it.
     pub fn parse(text: &[u8], path: &Path) -> Result<Policy, Error> {
-        let file: File = serde_json::from_slice(text).map_err(|error| invalid(path, error.to_string()))?;
+        let file: File = serde_json::from_slice(text)
+            .map_err(|error| invalid(path, unsupported(text).unwrap_or_else(|| error.to_string())))?;
         if file.default.is_empty() {
             return Err(invalid(path, "its default has no requirement".to_owned()));
         }
@@ -184,6 +189,20 @@ impl Rules {
     }
 }
 
+/// A requirement of a type that is not understood, if there is one: it tells more than the fields that belong to it.
+fn unsupported(text: &[u8]) -> Option<String> {
+    let file: Value = serde_json::from_slice(text).ok()?;
+    let transports = file["transports"].as_object();
+    let scopes =
+        transports.into_iter().flat_map(Map::values).filter_map(Value::as_object).flat_map(Map::values);
+    let mut written = scopes.chain([&file["default"]]).filter_map(Value::as_array).flatten();
+    written.find_map(|one| one["type"].as_str().filter(|kind| !TYPES.contains(kind))).map(not_supported)
+}
+
+fn not_supported(kind: &str) -> String {
+    format!("requirement {kind:?} is not supported")
+}
+
 fn scope_name(scope: &str) -> String {
     match scope {
         "default" => "the default".to_owned(),
@@ -199,7 +218,7 @@ fn requirement(written: Written, path: &Path) -> Result<Requirement, Error> {
         "sigstoreSigned" => {
             Ok(Requirement::Signed { keys: keys(&written, path)?, identity: identity(&written, path)? })
         }
-        other => Err(invalid(path, format!("requirement {other:?} is not supported"))),
+        other => Err(invalid(path, not_supported(other))),
     }
 }
 
@@ -273,6 +292,10 @@ mod tests {
             ("{}", "missing field"),
             (r#"{"default":[]}"#, "no requirement"),
             (r#"{"default":[{"type":"signedBy"}]}"#, "not supported"),
+            (
+                r#"{"default":[{"type":"reject"}],"transports":{"docker":{"x":[{"type":"signedBy","keyType":"GPGKeys"}]}}}"#,
+                "requirement \"signedBy\" is not supported",
+            ),
             (r#"{"default":[{"type":"reject","x":1}]}"#, "unknown field"),
             (r#"{"default":[{"type":"sigstoreSigned"}]}"#, "needs keyPath"),
             (r#"{"default":[{"type":"sigstoreSigned","keyPath":"/nowhere"}]}"#, "/nowhere"),

@@ -295,7 +295,12 @@ impl Part {
             digest: self.descriptor.digest.clone(),
             hosts: known.iter().map(|(host, _)| host.clone()).collect(),
         };
-        for (_, url) in known.iter().filter(|(host, _)| allowed.contains(host)) {
+        // A host with its port is that one alone.
+        let is_allowed = |host: &String, url: &str| {
+            let place = url.split('/').nth(2).unwrap_or_default();
+            allowed.iter().any(|allowed| allowed == host || allowed == place)
+        };
+        for (_, url) in known.iter().filter(|(host, url)| is_allowed(host, url)) {
             match self.exchange.get_foreign(request, url).await {
                 Ok(answer) if matches!(answer.status().as_u16(), 200 | 206) => return Ok(answer),
                 Ok(answer) => last = self.exchange.refusal(answer).await,

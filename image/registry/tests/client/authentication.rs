@@ -176,6 +176,8 @@ fn a18_n1_foreign_layers_come_from_allowed_hosts_alone_and_without_credentials()
     assert!(attacker.seen("").is_empty(), "nothing was asked of a host that is not allowed");
 
     assert_eq!(open(&["127.0.0.1"]).unwrap(), layer);
+    assert_eq!(open(&[&attacker.address.to_string()]).unwrap(), layer);
+    assert!(matches!(open(&["127.0.0.1:1"]), Err(Error::Foreign { .. })), "another port is another host");
     for auth in [Auth::Basic("u".into(), "hunter2".into()), Auth::Bearer { user: None, post: None, uses: 9 }]
     {
         attacker.set_auth(auth);
