@@ -1,6 +1,9 @@
 //! Probing the host: the one place that turns the machine into [`HostFeatures`].
 
+use std::io::ErrorKind;
+
 use cofferdam_linux::cgroup::Layout;
+use cofferdam_linux::text::read_text;
 use cofferdam_plan::{CgroupLayout, HostFeatures, OverlayApi, Standing, V1Hierarchy};
 
 /// First kernel whose overlayfs takes layers by descriptor.
@@ -39,8 +42,10 @@ pub fn host_that_spares(cgroups: &Layout, spares: Option<bool>) -> HostFeatures 
         online_cpus: read("/sys/devices/system/cpu/online").trim().to_owned(),
         online_nodes: read("/sys/devices/system/node/online").trim().to_owned(),
         resctrl: None,
-        apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
-        selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
+        // What cannot be found out is taken to be there: a label that is asked for is then applied or refused, never left out.
+        apparmor: read_text("/sys/module/apparmor/parameters/enabled")
+            .map_or_else(|error| error.kind() != ErrorKind::NotFound, |text| text.starts_with('Y')),
+        selinux: std::path::Path::new("/sys/fs/selinux/enforce").try_exists().unwrap_or(true),
     }
 }
 
@@ -65,7 +70,7 @@ fn overlay(kernel: (u32, u32)) -> OverlayApi {
 }
 
 fn read(path: &str) -> String {
-    cofferdam_linux::text::read_text(path).unwrap_or_default()
+    read_text(path).unwrap_or_default()
 }
 
 /// The first word after a line's label.
