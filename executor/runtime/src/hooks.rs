@@ -235,27 +235,31 @@ fn attend(
 ) -> Result<(), String> {
     let (told, telling) = std::sync::mpsc::channel::<()>();
     // A hook need not read its state; one that is larger than a pipe must not hold us up.
-    std::thread::spawn(move || {
+    let tell = move || {
         let _ = std::fs::File::from(input).write_all(&state);
         drop(told);
-    });
+    };
     let (sender, receiver) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    let listen = move || {
         let (mut text, mut complaints) = (Vec::new(), std::fs::File::from(complaints));
         let _ = Read::by_ref(&mut complaints).take(STDERR_MAX_BYTES).read_to_end(&mut text);
         let _ = std::io::copy(&mut complaints, &mut std::io::sink());
         drop(complaints); // who hears the answer may count descriptors
         let _ = sender.send(String::from_utf8_lossy(&text).trim().to_owned());
-    });
-    let ended = match process {
+    };
+    let thread = std::thread::Builder::new;
+    let attended = thread().spawn(tell).and_then(|_| thread().spawn(listen));
+    let ended = || match process {
         None => readable(&child.pidfd, timeout).map(|ended| ended.then_some(0)),
         Some(process) => either_readable(&child.pidfd, process, timeout),
     };
-    let problem = match ended {
-        Ok(Some(0)) => None,
-        Ok(Some(_)) => Some("the container's process ended, so it was killed".to_owned()),
-        Ok(None) => Some(format!("did not end within {} s and was killed", timeout.as_secs())),
-        Err(errno) => Some(in_words(errno)),
+    let problem = match attended.map(|_| ended()) {
+        Ok(Ok(Some(0))) => None,
+        Ok(Ok(Some(_))) => Some("the container's process ended, so it was killed".to_owned()),
+        Ok(Ok(None)) => Some(format!("did not end within {} s and was killed", timeout.as_secs())),
+        Ok(Err(errno)) => Some(in_words(errno)),
+        // The host, or our cgroup, has as many processes as it may have.
+        Err(error) => Some(format!("no thread could be started to attend to it, so it was killed: {error}")),
     };
     if problem.is_some() {
         if let Some(group) = Pid::from_raw(child.pid) {

@@ -323,3 +323,57 @@ fn cf_07_a_create_that_runs_out_of_descriptors_leaves_nothing() {
         }
     });
 }
+
+/// A call of the runtime in which some of its own system calls fail, as strace's `-e` says.
+fn call_with(runtime: &Runtime, faults: &[&str], arguments: &[&str]) -> cofferdam_tests::oci::Outcome {
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-qq", "-o", "/dev/null", "-e", "signal=none"]).args(faults);
+    strace.arg(runtime.program()).arg("--root").arg(runtime.root()).args(arguments);
+    outcome(&mut strace).unwrap()
+}
+
+/// CF-13: a hook needs threads that attend to it. Where there can be none it is ended, and delete goes on.
+#[test]
+fn cf_13_a_delete_without_a_thread_for_its_hook_deletes() {
+    if !cofferdam_tests::needs::programs(&["strace"]) {
+        return;
+    }
+    attack(|runtime, files| {
+        let bundle = sleeper(files, "hooked", |config| {
+            config["hooks"] = json!({ "poststop": [{ "path": "/bin/sleep", "args": ["sleep", "1000"] }] });
+        });
+        for threads in ["2", "3"] {
+            start(runtime, "c", &bundle);
+            let fault = format!("inject=clone3:error=EAGAIN:when={threads}");
+            let deleted = call_with(runtime, &["-e", &fault], &["delete", "--force", "c"]);
+            assert_eq!(deleted.status, Some(0), "{deleted:?}");
+            assert!(deleted.stderr.contains("no thread could be started"), "{deleted:?}");
+            assert_ne!(runtime.call(&["state", "c"]).unwrap().status, Some(0));
+            cofferdam_tests::process::reap();
+        }
+    });
+}
+
+/// LS-01: a module that cannot be asked about is taken to be there, so that its labels are applied or refused.
+#[test]
+fn ls_01_a_security_module_that_cannot_be_asked_about_is_taken_to_be_there() {
+    if !cofferdam_tests::needs::programs(&["strace"]) {
+        return;
+    }
+    attack(|runtime, files| {
+        let bundle = bundle(files, "labelled", "true", |config| {
+            config["process"]["apparmorProfile"] = json!("profile");
+            config["process"]["selinuxLabel"] = json!("u:r:t:s0");
+        });
+        let plan = ["plan", "--bundle", bundle.path().to_str().unwrap()];
+        for (path, label) in [
+            ("/sys/module/apparmor/parameters/enabled", "exec profile"),
+            ("/sys/fs/selinux/enforce", "u:r:t:s0"),
+        ] {
+            let calls = "inject=open,openat,statx,newfstatat:error=ENOMEM";
+            let planned = call_with(runtime, &["-P", path, "-e", calls], &plan);
+            let steps = planned.stdout.lines().filter(|line| line.contains("label") && line.contains(label));
+            assert_eq!(steps.count(), 1, "{path}: {planned:?}");
+        }
+    });
+}

@@ -30,7 +30,10 @@ pub(crate) fn run(call: &Call<'_>) -> Result<i32, Failed> {
     if let Some(listening) = listening {
         let process = created.pidfd.try_clone().map_err(Failed::new)?;
         // Here the service is this very process, and the manager knows it.
-        std::thread::spawn(move || listening.pass_on(&process, None));
+        let thread = std::thread::Builder::new().spawn(move || listening.pass_on(&process, None));
+        if let Err(error) = thread {
+            call.warn(&[format!("nobody is told when the program is ready, for want of a thread: {error}")]);
+        }
     }
     let status = Foreground { process: &created.pidfd, terminal: created.console }.wait();
     if !call.said.has("keep") {
