@@ -31,6 +31,8 @@ fn containerd_runs_execs_pauses_kills_and_deletes() {
         let steps = [
             run(&["--rm"], "out", &["echo", "out"]).says("out\n"),
             run(&["--rm"], "seven", &["sh", "-c", "exit 7"]).ends(7),
+            // Its descriptor for this only reads.
+            run(&["--rm", "--null-io"], "quiet", &["echo", "out"]),
             run(&["--rm"], "absent", &["absent"]).ends(1).says("executable file not found in $PATH"),
             run(&["--rm", "--read-only", "--privileged", "--net-host"], "more", &["true"]),
             run(
