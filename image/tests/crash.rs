@@ -85,8 +85,11 @@ fn stopped_in_a_layer(root: &Path, image: &str) -> Child {
     for _ in 0..20 {
         let mut child = puller(root, image).spawn().unwrap();
         let is_unpacking = || {
-            let found = |name: &String| root.join("tmp").join(name).join("layer-0/recipe").exists();
-            names_in(root, "tmp").iter().any(found)
+            names_in(root, "tmp").iter().any(|workspace| {
+                let workspace = format!("tmp/{workspace}");
+                let has_recipe = |stage: &String| root.join(&workspace).join(stage).join("recipe").exists();
+                names_in(root, &workspace).iter().any(has_recipe)
+            })
         };
         while !is_unpacking() && child.try_wait().unwrap().is_none() {
             std::thread::yield_now();

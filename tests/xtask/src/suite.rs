@@ -42,12 +42,7 @@ pub(crate) fn crates(workspace: &Workspace) -> Result<Tally> {
     if has_nextest(workspace) {
         return nextest(workspace, &format!("not package({HOST_SUITES})"));
     }
-    libtest(workspace.cargo("test --workspace --lib --bins --tests --no-fail-fast").args([
-        "--exclude",
-        HOST_SUITES,
-        "--",
-        "--show-output",
-    ]))
+    one_by_one(workspace, &["--workspace", "--exclude", HOST_SUITES])
 }
 
 /// The host suites, one test at a time.
@@ -55,9 +50,7 @@ pub(crate) fn host(workspace: &Workspace) -> Result<Tally> {
     if has_nextest(workspace) {
         return nextest(workspace, &format!("package({HOST_SUITES})"));
     }
-    let mut run = workspace.cargo("test --lib --bins --tests --no-fail-fast");
-    run.args(["--package", HOST_SUITES, "--", "--show-output", "--test-threads=1"]);
-    libtest(run.env(PROGRAMS_VARIABLE, workspace.programs()))
+    one_by_one(workspace, &["--package", HOST_SUITES])
 }
 
 /// Documentation tests, which nextest does not run.
@@ -79,6 +72,13 @@ fn nextest(workspace: &Workspace, filter: &str) -> Result<Tally> {
     let succeeded = command::succeeds(run.arg(filter))?;
     let tally = if report.exists() { read_report(&report)? } else { Tally::default() };
     Ok(with_exit(tally, succeeded))
+}
+
+/// With cargo's own runner. Nextest gives each test a process, and many look at what their process holds.
+fn one_by_one(workspace: &Workspace, which: &[&str]) -> Result<Tally> {
+    let mut run = workspace.cargo("test --lib --bins --tests --no-fail-fast");
+    run.args(which).args(["--", "--show-output", "--test-threads=1"]);
+    libtest(run.env(PROGRAMS_VARIABLE, workspace.programs()))
 }
 
 /// Runs cargo's own test runner and counts from its summary lines and from the skips that tests print.
