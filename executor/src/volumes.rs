@@ -7,7 +7,7 @@ use crate::bundle::BoundVolume;
 use crate::disk::{Disk, TaskRecord, make_private};
 use crate::error::Error;
 use crate::request::Refusal;
-use crate::request::volume::{Volume, VolumeSource};
+use crate::request::volume::{NO_COPY, Volume, VolumeSource};
 
 /// Resolves the request's volumes, and the image's where the request has none of the place. Named and anonymous ones are
 /// made if they are missing.
@@ -52,6 +52,12 @@ fn bind_one(disk: &Disk, record: &TaskRecord, number: usize, volume: Volume) -> 
     let is_ours = !matches!(volume.source, VolumeSource::Host(_));
     if record.ids.is_some() && is_ours && !options.iter().any(|option| option == "idmap") {
         options.push("idmap".to_owned());
+    }
+    // As with docker and podman, one of ours that is empty begins with what the image has in its place.
+    let asked = options.len();
+    options.retain(|option| option != NO_COPY);
+    if is_ours && options.len() == asked {
+        options.push("copyup".to_owned());
     }
     Ok(BoundVolume { source, target: volume.target, access: volume.access, options })
 }

@@ -29,6 +29,8 @@ pub struct MountOptions {
     pub idmap: Option<Bind>,
     /// Fill a new tmpfs with what it covers.
     pub copy_up: bool,
+    /// Fill a bound directory with what it covers, where it is empty.
+    pub fill_empty: bool,
     /// Options of the file system: `key` or `key=value`.
     pub data: Vec<String>,
     /// Words that mean nothing any more, for a warning.
@@ -93,6 +95,8 @@ const VERBS: &[(&str, Verb)] = &[
     ("idmap", |options| options.idmap = options.idmap.or(Some(Bind::One))),
     ("ridmap", |options| options.idmap = Some(Bind::Tree)),
     ("tmpcopyup", |options| options.copy_up = true),
+    // Of our own: a volume begins with what the image has in its place.
+    ("copyup", |options| options.fill_empty = true),
     // crun's.
     ("copy-symlink", |options| options.copy_symlink = true),
     ("src-nofollow", |options| options.source_no_follow = true),

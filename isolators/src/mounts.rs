@@ -116,6 +116,9 @@ fn plan_one(
     if options.copy_up && (bound.is_some() || kind != "tmpfs") {
         return Err(Refusal::invalid(format!("{pointer}/options"), "tmpcopyup is for a mount of type tmpfs"));
     }
+    if options.fill_empty && bound.is_none() {
+        return Err(Refusal::invalid(format!("{pointer}/options"), "copyup is for a bind mount"));
+    }
     if options.remount && bound.is_none() {
         let attributes = options.attributes;
         builder.step(Stage::Enter, pointer, Op::SetAttributesAt { root: context.root, at, attributes });
@@ -211,6 +214,9 @@ fn plan_bind(
     let attributes =
         MountAttributes { propagation: Some(propagation), recursive: whole, ..MountAttributes::default() };
     builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
+    if options.fill_empty {
+        builder.step(Stage::Enter, pointer, Op::FillEmpty { tree, root: context.root, at: at.clone() });
+    }
     // What is said of the mount takes back what is not; what is said of the tree holds beside it.
     for attributes in [options.attributes, options.recursive] {
         if !attributes.is_empty() {

@@ -10,10 +10,13 @@ use super::{Refusal, size};
 const KERNEL_PLACES: [&str; 2] = ["/proc", "/sys"];
 
 /// Options a volume may have. `nodev` and `nosuid` are always on.
-const VOLUME_OPTIONS: [&str; 13] = [
+const VOLUME_OPTIONS: [&str; 14] = [
     "ro", "rw", "noexec", "exec", "nodev", "nosuid", "private", "rprivate", "slave", "rslave", "shared",
-    "rshared", "idmap",
+    "rshared", "idmap", NO_COPY,
 ];
+
+/// The option of a volume of ours that stays empty where the image has something.
+pub(crate) const NO_COPY: &str = "nocopy";
 
 /// Whether a task may write to a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +63,8 @@ pub struct Tmpfs {
 }
 
 impl Volume {
-    /// Reads `/host:/task`, `/host:/task:ro,noexec`, `name:/task`, `/task`.
+    /// Reads `/host:/task`, `/host:/task:ro,noexec`, `name:/task`, `/task`. A volume of ours (`name:/task`, `/task`) that is
+    /// empty begins with what the task's root has there, unless its options say `nocopy`.
     pub fn parse(text: &str) -> Result<Volume, Refusal> {
         let refuse = |problem: &str| Refusal::new("volume", text, problem);
         let parts: Vec<&str> = text.split(':').collect();
@@ -81,14 +85,19 @@ impl Volume {
         if let Some(unknown) = options.iter().find(|option| !VOLUME_OPTIONS.contains(option)) {
             return Err(refuse(&format!("there is no option {unknown:?}")));
         }
+        if matches!(source, VolumeSource::Host(_)) && options.contains(&NO_COPY) {
+            return Err(refuse(
+                "\"nocopy\" is for volumes of ours: nothing is ever copied to the host's directories",
+            ));
+        }
         let access = if options.contains(&"ro") { Access::ReadOnly } else { Access::ReadWrite };
         let options = options.into_iter().filter(|option| !matches!(*option, "ro" | "rw"));
         Ok(Volume { source, target, access, options: options.map(str::to_owned).collect() })
     }
 
-    /// A volume that an image asks for. `None` if it asks for a place that is the kernel's.
+    /// A volume that an image asks for. `None` if it asks for a place that is the kernel's, or for all devices.
     pub fn of_image(target: &str) -> Option<Volume> {
-        let target = parse_target(target).ok()?;
+        let target = parse_target(target).ok().filter(|target| target != Path::new("/dev"))?;
         Some(Volume {
             source: VolumeSource::Anonymous,
             target,

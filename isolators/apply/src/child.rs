@@ -203,6 +203,7 @@ impl<'a> Half<'a> {
             | Op::MapTree { .. }
             | Op::SetUnlocked { .. }
             | Op::CopyUp { .. }
+            | Op::FillEmpty { .. }
             | Op::Place { .. }
             | Op::AttachRoot { .. }
             | Op::NewFilesystem { .. }

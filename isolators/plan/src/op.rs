@@ -152,6 +152,9 @@ pub enum Op {
     /// Copy what lies at a path of the rootfs into a detached tree, mode and owner of the directory too. Skips what is
     /// missing.
     CopyUp { tree: Slot, root: Slot, at: ContainerPath },
+    /// Copy what the rootfs itself has at a path into a directory that is empty, mode and owner of the directory too. Skips
+    /// what is missing, and what is mounted over the rootfs. `openat2(RESOLVE_IN_ROOT | RESOLVE_NO_XDEV)`
+    FillEmpty { tree: Slot, root: Slot, at: ContainerPath },
     /// Attach a tree inside the rootfs. `openat2(RESOLVE_IN_ROOT)`, `move_mount`
     Place { tree: Slot, root: Slot, at: ContainerPath, create: Create },
     /// Change the attributes of whatever is mounted at a path.

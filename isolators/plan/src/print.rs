@@ -175,6 +175,7 @@ impl Plan {
             SetUnlocked { tree, attributes } => format!("set-unlocked {} [{attributes}]", n(tree)),
             AttachRoot { tree, onto } => format!("attach-root {} onto {}", n(tree), n(onto)),
             CopyUp { tree, root, at } => format!("copy-up {} <- {}:{at}", n(tree), n(root)),
+            FillEmpty { tree, root, at } => format!("fill-empty {} <- {}:{at}", n(tree), n(root)),
             Place { tree, root, at, create } => {
                 format!("place {} in {} at {at} create={create:?}", n(tree), n(root))
             }

@@ -5,11 +5,11 @@ use std::process::{Command, Stdio};
 
 use cofferdam_executor::Digest;
 use cofferdam_tests::images::Images;
-use cofferdam_tests::needs;
 use cofferdam_tests::world::World;
-use serde_json::json;
+use cofferdam_tests::{needs, pace};
+use serde_json::{Value, json};
 
-use crate::host::{settle, settled_world, succeed};
+use crate::host::{call, settle, settled_world, succeed};
 
 /// What the step of the build does, by the programs that Debian's smallest system has.
 const STEP: &str = r#"set -e
@@ -103,6 +103,63 @@ fn a44_images_of_499_and_700_layers_run_and_show_every_layer() {
     settle(&watch);
 }
 
+/// CVE-2022-23648 is the other way: a link in the volume's place led to the host, and its files were copied.
+#[test]
+fn fs_10_fs_11_t16_volumes_begin_with_what_the_image_itself_has_in_their_place() {
+    if !Path::new("/bin/busybox").exists() {
+        println!("skipped: needs the program /bin/busybox");
+        return;
+    }
+    let Some(world) = settled_world() else { return };
+    let host = world.files().join("host");
+    std::fs::create_dir(&host).unwrap();
+    std::fs::write(host.join("secret"), "of the host").unwrap();
+    let mut layer = Vec::new();
+    add(&mut layer, "bin/busybox", 0o755, &std::fs::read("/bin/busybox").unwrap());
+    put(&mut layer, "vol/", (b'5', ""), 0o1777, b"");
+    add(&mut layer, "vol/file", 0o640, b"words\n");
+    add(&mut layer, "vol/sub/deep", 0o644, b"deep\n");
+    add(&mut layer, "other/deeper", 0o644, b"deeper\n");
+    put(&mut layer, "link", (b'2', host.to_str().unwrap()), 0o777, b"");
+    put(&mut layer, "inside", (b'2', "/other"), 0o777, b"");
+    let volumes = json!({ "Volumes": { "/vol": {}, "/link": {}, "/inside": {} } });
+    let image = succeed(&world, &["import", &docker_archive(&world, "volumes", &volumes, vec![layer])]);
+    let watch = world.watch();
+    let sh = |options: &[&str], script: &str| {
+        let words =
+            [&["run", "--rm", "--network", "none"], options, &[&image, "/bin/busybox", "sh", "-c", script]];
+        succeed(&world, &words.concat())
+    };
+    let seen =
+        sh(&[], "stat -c '%A %u' /vol /vol/file; cat /vol/file /vol/sub/deep /inside/deeper; ls -A /link/");
+    assert_eq!(seen.lines().collect::<Vec<_>>(), ["drwxrwxrwt 0", "-rw-r----- 0", "words", "deep", "deeper"]);
+    // Once: what a task has left in a volume is what the next one finds.
+    let named = ["-v", "kept:/vol"];
+    assert_eq!(sh(&named, "cat /vol/file; rm /vol/file; echo other >/vol/own"), "words");
+    assert_eq!(sh(&named, "ls /vol"), "own\nsub");
+    assert_eq!(
+        sh(&["-v", "read:/vol:ro"], "cat /vol/file; touch /vol/x || echo read-only").lines().count(),
+        2
+    );
+    assert_eq!(sh(&["-v", "empty:/vol:nocopy"], "ls -A /vol"), "");
+    let bound = format!("{}:/vol", host.display());
+    assert_eq!(sh(&["-v", &bound], "ls -A /vol"), "secret", "what is the host's stays as it is");
+    let places = ["/proc/self/attr", "/dev", "/proc", "/sys/fs/cgroup", "/", "/../../etc"];
+    for place in places.into_iter().take(pace::rounds(6, 2) as usize) {
+        let mut layer = Vec::new();
+        add(&mut layer, "bin/busybox", 0o755, b"never executed");
+        let config = json!({ "Volumes": { place: {} } });
+        let image = succeed(&world, &["import", &docker_archive(&world, "refused", &config, vec![layer])]);
+        let refused = call(&world, &["run", "--rm", "--network", "none", &image, "/bin/busybox"]);
+        assert!(refused.code == Some(125) && refused.stderr.contains("volume"), "{place}: {refused:?}");
+        succeed(&world, &["rmi", "-f", &image]);
+    }
+    for name in ["kept", "read", "empty"] {
+        std::fs::remove_dir_all(world.root().join("volumes").join(name)).unwrap();
+    }
+    settle(&watch);
+}
+
 /// Whether a layer deletes what the one below it brought.
 fn deletes(layer: usize) -> bool {
     layer.is_multiple_of(3)
@@ -110,7 +167,7 @@ fn deletes(layer: usize) -> bool {
 
 /// A docker archive of so many layers: a shell at the bottom, then a file of its own in each, and one that all overwrite.
 fn many_layers(world: &World, count: usize) -> String {
-    let mut entries = Vec::new();
+    let mut layers = Vec::new();
     for layer in 0..count {
         let mut tar = Vec::new();
         if layer == 0 {
@@ -122,13 +179,22 @@ fn many_layers(world: &World, count: usize) -> String {
         if deletes(layer) && layer > 0 {
             add(&mut tar, &format!("layers/.wh.{}", layer - 1), 0o644, b"");
         }
-        tar.extend([0; 1024]);
-        entries.push((format!("{layer}.tar"), tar));
+        layers.push(tar);
     }
+    docker_archive(world, &count.to_string(), &json!({}), layers)
+}
+
+/// The path of a docker archive of these layers.
+fn docker_archive(world: &World, name: &str, config: &Value, layers: Vec<Vec<u8>>) -> String {
+    let ended = |(number, mut tar): (usize, Vec<u8>)| {
+        tar.extend([0; 1024]);
+        (format!("{number}.tar"), tar)
+    };
+    let entries: Vec<(String, Vec<u8>)> = layers.into_iter().enumerate().map(ended).collect();
     let layers: Vec<&str> = entries.iter().map(|(name, _)| name.as_str()).collect();
     let diff_ids: Vec<String> = entries.iter().map(|(_, tar)| Digest::of(tar).to_string()).collect();
     let config = json!({
-        "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": diff_ids }, "config": config,
     });
     let manifest = json!([{ "Config": "config.json", "RepoTags": null, "Layers": layers }]).to_string();
     let mut archive = Vec::new();
@@ -138,17 +204,24 @@ fn many_layers(world: &World, count: usize) -> String {
         add(&mut archive, name, 0o644, tar);
     }
     archive.extend([0; 1024]);
-    let path = world.files().join(format!("{count}.tar"));
+    let path = world.files().join(format!("{name}.tar"));
     std::fs::write(&path, archive).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
-/// An entry in the oldest format of tar that has an owner's number.
+/// A file.
 fn add(tar: &mut Vec<u8>, name: &str, mode: u32, contents: &[u8]) {
+    put(tar, name, (b'0', ""), mode, contents);
+}
+
+/// An entry in the oldest format of tar that has an owner's number: its name, its kind and where it leads, its mode, its bytes.
+fn put(tar: &mut Vec<u8>, name: &str, (kind, target): (u8, &str), mode: u32, contents: &[u8]) {
     let mut header = [0_u8; 512];
     let fields = [
         (0, name.to_owned()),
-        (100, format!("{mode:07o}\0{:07o}\0{:07o}\0{:011o}\0{:011o}\0        0", 0, 0, contents.len(), 0)),
+        (100, format!("{mode:07o}\0{:07o}\0{:07o}\0{:011o}\0{:011o}\0        ", 0, 0, contents.len(), 0)),
+        (156, char::from(kind).to_string()),
+        (157, target.to_owned()),
         (257, "ustar\x0000".to_owned()),
     ];
     for (at, field) in fields {

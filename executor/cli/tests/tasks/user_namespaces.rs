@@ -211,12 +211,22 @@ fn volumes_keep_the_ids_that_tasks_see_and_networks_belong_to_the_task() {
             assert_eq!(read.stdout.trim_end(), "words", "{userns}: {read:?}");
         }
         place.succeed(&["rm", "--force", "first"]);
+        // One that is empty begins with what the image has, which is the task's.
+        for userns in ["auto", "host"] {
+            let words =
+                ["run", "--rm", "--network", "none", "--userns", userns, "--user", "5:5", "-v", "etc:/etc"];
+            let read = place.call(&[&words[..], &["demo", "cat", "/etc/passwd"]].concat());
+            assert!(read.stdout.starts_with("root:"), "{userns}: {read:?}");
+        }
+        assert_eq!(place.root().join("volumes/etc/passwd").metadata().unwrap().uid(), 0);
         // Its own loopback and parameters are its to set, the host's network is not.
         let parameter = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
         assert_eq!(place.run(&["--network", "none"], &["cat", parameter]).stdout.trim_end(), "0");
         let host = place.run(&["--network", "host"], &["cat", "/sys/class/net/lo/mtu"]);
         assert_eq!(host.code, Some(0), "{host:?}");
-        std::fs::remove_dir_all(place.root().join("volumes/data")).unwrap();
+        for name in ["data", "etc"] {
+            std::fs::remove_dir_all(place.root().join("volumes").join(name)).unwrap();
+        }
         settle(&watch);
     }
 }

@@ -1,4 +1,4 @@
-//! Copying a directory of the rootfs into a new file system, `tmpcopyup`. Everything here is *child-safe*: entries are
+//! Copying a directory of the rootfs into a new file system, `tmpcopyup`, or into a volume. Everything here is *child-safe*: entries are
 //! read into buffers on the stack, and the depth is bounded.
 
 use std::ffi::CStr;
@@ -23,6 +23,21 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Copies what is in `from` to `to`, which becomes as `from` is: mode, owner, times.
 pub(super) fn directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     level(from, to, DEPTH_MAX)
+}
+
+/// Whether a directory has nothing in it.
+pub(super) fn is_empty(directory: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let readable =
+        openat(directory, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut room = [MaybeUninit::uninit(); ENTRIES_BYTES];
+    let mut entries = RawDir::new(readable, &mut room);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn level(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> Result<(), Errno> {

@@ -66,7 +66,19 @@ pub(super) fn run(table: &mut Table, op: &Op) -> Result<(), Errno> {
             set_attributes(target.as_fd(), attributes)
         }
         Op::AttachRoot { tree, onto } => attach(table.get(*tree)?, table.get(*onto)?),
-        Op::CopyUp { tree, root, at } => copy_up(table.get(*tree)?, table.get(*root)?, at),
+        Op::CopyUp { tree, root, at } => {
+            copy_up(table.get(*tree)?, table.get(*root)?, at, ResolveFlags::empty())
+        }
+        Op::FillEmpty { tree, root, at } => {
+            let tree = table.get(*tree)?;
+            if kind_of(tree)? != FileType::Directory || !super::copy::is_empty(tree)? {
+                return Ok(());
+            }
+            match copy_up(tree, table.get(*root)?, at, ResolveFlags::NO_XDEV) {
+                Err(Errno::XDEV) => Ok(()),
+                result => result,
+            }
+        }
         Op::Place { tree, root, at, create } => place(table.get(*tree)?, table.get(*root)?, at, *create),
         Op::MakeReadOnly { root, at } => make_read_only(table.get(*root)?, at),
         Op::Pivot { root } => pivot(table.get(*root)?),
@@ -253,10 +265,15 @@ pub(super) fn read_link<'b>(
     CStr::from_bytes_until_nul(buffer).map_err(|_| Errno::INVAL)
 }
 
-/// What the rootfs has where a new file system is going to be: it goes on in there.
-fn copy_up(tree: BorrowedFd<'_>, root: BorrowedFd<'_>, at: &ContainerPath) -> Result<(), Errno> {
+/// What the rootfs has where another file system is going to be: it goes on in there.
+fn copy_up(
+    tree: BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
+    at: &ContainerPath,
+    resolve: ResolveFlags,
+) -> Result<(), Errno> {
     let readable = OFlags::RDONLY | OFlags::DIRECTORY;
-    match Rootfs::new(root).open(at.as_c_str(), readable, ResolveFlags::empty()) {
+    match Rootfs::new(root).open(at.as_c_str(), readable, resolve) {
         Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno),
         Ok(directory) => {
