@@ -54,11 +54,10 @@ fn bind_one(disk: &Disk, record: &TaskRecord, number: usize, volume: Volume) -> 
         options.push("idmap".to_owned());
     }
     // As with docker and podman, one of ours that is empty begins with what the image has in its place.
-    let asked = options.len();
-    options.retain(|option| option != NO_COPY);
-    if is_ours && options.len() == asked {
+    if is_ours && !options.iter().any(|option| option == NO_COPY) {
         options.push("copyup".to_owned());
     }
+    options.retain(|option| option != NO_COPY);
     Ok(BoundVolume { source, target: volume.target, access: volume.access, options })
 }
 
