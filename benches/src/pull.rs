@@ -4,6 +4,7 @@ mod counts;
 mod disk;
 mod floor;
 mod images;
+mod memory;
 mod plot;
 mod pullers;
 mod server;
@@ -142,6 +143,7 @@ fn measure(options: &Options, made: Made, rates: Rates, server: &Server, scratch
     for round in 0..options.rounds {
         for (puller, costs) in &mut costs {
             let folder = folder_of(*puller, &round.to_string())?;
+            memory::touch();
             let cost = puller.pull(&image, &folder)?;
             let (wall, cpu) = (cost.wall.as_secs_f64(), cost.cpu.as_secs_f64());
             println!("  {:15} {wall:7.3} s, {cpu:6.2} s of processors", puller.name());
@@ -199,7 +201,7 @@ fn table(all: &[Measured]) -> String {
         notes += &format!("- the floor's rates, {note}: {}\n", measured.rates.describe());
     }
     format!(
-        "{table}\n{notes}- of the possible speed: the best, since two processors of a shared host are at times two halves of one\n\
+        "{table}\n{notes}- of the possible speed: the best, since others use this machine's host too\n\
          - from an in-process registry on loopback, on the same processors (registry s); calls: everything that strace \
          counts of a pull, by the number of files\n"
     )

@@ -303,8 +303,9 @@ fn cf_07_a_create_that_runs_out_of_descriptors_leaves_nothing() {
         let bundle = bundle(files, "few", "true", |_| {});
         let step = pace::rounds(1, 7);
         for limit in (3..=ENOUGH).step_by(step as usize) {
-            // A cgroup of its own for each: one that was left would serve the next.
-            let cgroup = format!("/cofferdam-few-{}-{limit}", std::process::id());
+            // A cgroup of its own for each: one that was left would serve the next. Its name is none that a suite beside this one
+            // takes for its own and removes while it is empty: clone3 says "no such file" then.
+            let cgroup = format!("/few-{}-{limit}", std::process::id());
             reconfigure(&bundle, |config| config["linux"]["cgroupsPath"] = cgroup.into());
             let mut shell = std::process::Command::new("sh");
             shell.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"]).arg(runtime.program());
@@ -315,9 +316,11 @@ fn cf_07_a_create_that_runs_out_of_descriptors_leaves_nothing() {
                 .arg(bundle.path())
                 .arg("few");
             let created = outcome(&mut shell).unwrap();
-            // Which step fails, and of what, is the host's: another reason may be faster.
-            assert!(created.status == Some(0) || created.stderr.contains("error: "), "{limit}: {created:?}");
-            assert!(!created.stderr.contains("panicked"), "{limit}: {created:?}");
+            assert!(
+                created.status == Some(0) || created.stderr.contains("too many open files"),
+                "{limit}: {created:?}"
+            );
+            assert!(created.status == Some(0) || limit < ENOUGH, "{created:?}");
             runtime.succeed(&["delete", "--force", "few"]).unwrap();
             cofferdam_tests::process::reap();
         }
