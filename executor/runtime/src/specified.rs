@@ -1,6 +1,8 @@
 //! Where runtime-spec 1.3 allows what the types of `oci-spec` refuse: the one place that knows (ADR 5). What is corrected
 //! here keeps its meaning, or had none.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 /// Names of the specification and what `oci-spec` 0.10 calls them. config.md, "scheduler".
@@ -59,7 +61,8 @@ fn correct_process(process: &mut Value, warnings: &mut Vec<String>) {
             let Some(set) = set.as_array_mut() else { continue };
             let unknown: Vec<Value> = set.extract_if(.., |name| !is_known(name)).collect();
             if !unknown.is_empty() {
-                let names: Vec<&str> = unknown.iter().map(|name| name.as_str().unwrap_or("?")).collect();
+                let names: BTreeSet<&str> = unknown.iter().map(|name| name.as_str().unwrap_or("?")).collect();
+                let names: Vec<&str> = names.into_iter().collect();
                 // In runc's words, which are looked for.
                 warnings.push(format!(
                     "/process/capabilities/{kind}: ignoring unknown or unavailable capabilities: [{}]",
@@ -126,9 +129,10 @@ mod tests {
     #[test]
     fn an_unknown_capability_is_warned_of() {
         let mut warnings = Vec::new();
-        let mut process = json!({ "capabilities": { "bounding": ["CAP_KILL", "CAP_OF_TOMORROW", 7] } });
+        let mut process =
+            json!({ "capabilities": { "bounding": ["CAP_KILL", "CAP_OF_TOMORROW", 7, "CAP_OF_TOMORROW"] } });
         assert!(correct(&mut process, &mut warnings));
-        let expected = "/process/capabilities/bounding: ignoring unknown or unavailable capabilities: [CAP_OF_TOMORROW ?]";
+        let expected = "/process/capabilities/bounding: ignoring unknown or unavailable capabilities: [? CAP_OF_TOMORROW]";
         assert_eq!(warnings, [expected]);
     }
 
