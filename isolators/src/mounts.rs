@@ -375,7 +375,9 @@ pub fn plan_masks(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
         return Ok(());
     }
     let root = context.root;
-    for (pointer, at) in listed(read_only, "readonlyPaths")? {
+    for (index, path) in unique(read_only) {
+        let pointer = format!("/linux/readonlyPaths/{index}");
+        let at = ContainerPath::new(path, &pointer)?;
         if at.as_bytes() == b"/" {
             continue; // a mount on top of the root would be beside the container's way: see `rootfs::plan_pivot`
         }
@@ -405,7 +407,9 @@ pub fn plan_masks(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
         "/linux/maskedPaths",
         Op::OpenDevice { path: null, kind: CHARACTER, major: 1, minor: 3, into: file },
     );
-    for (pointer, at) in listed(masked, "maskedPaths")? {
+    for (index, path) in unique(masked) {
+        let pointer = format!("/linux/maskedPaths/{index}");
+        let at = ContainerPath::new(path, &pointer)?;
         if at.as_bytes() == b"/" {
             return Err(Refusal::invalid(pointer, "the root itself cannot be masked"));
         }
@@ -414,16 +418,7 @@ pub fn plan_masks(context: &Context<'_>, builder: &mut Builder) -> Result<(), Re
     Ok(())
 }
 
-/// The paths of one of the lists of `linux`, and where each stands; a repeated one once. "The values MUST be absolute paths."
-pub(crate) fn listed(paths: &[String], list: &str) -> Result<Vec<(String, ContainerPath)>, Refusal> {
-    let unique = paths.iter().enumerate().filter(|(index, path)| !paths[..*index].contains(path));
-    let listed = |(index, path): (usize, &String)| {
-        let pointer = format!("/linux/{list}/{index}");
-        if !path.starts_with('/') {
-            return Err(Refusal::invalid(pointer, format!("{path:?} is not an absolute path")));
-        }
-        let at = ContainerPath::new(path, &pointer)?;
-        Ok((pointer, at))
-    };
-    unique.map(listed).collect()
+/// The entries of a list with their index, a repeated one once.
+fn unique(paths: &[String]) -> impl Iterator<Item = (usize, &String)> {
+    paths.iter().enumerate().filter(|(index, path)| !paths[..*index].contains(path))
 }

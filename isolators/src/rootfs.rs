@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use cofferdam_plan::{
-    Builder, HostPath, MountAttributes, Namespace, Op, Propagation, Refusal, Slot, Stage, Standing,
+    Builder, ContainerPath, HostPath, MountAttributes, Namespace, Op, Propagation, Refusal, Slot, Stage,
+    Standing,
 };
 
 use crate::compile::Context;
@@ -150,6 +151,11 @@ fn read_only(context: &Context<'_>) -> Result<Option<String>, Refusal> {
         return Ok(Some("/root/readonly".to_owned()));
     }
     let paths = context.linux().and_then(|linux| linux.readonly_paths().as_deref()).unwrap_or_default();
-    let mut listed = mounts::listed(paths, "readonlyPaths")?.into_iter();
-    Ok(listed.find(|(_, at)| at.as_bytes() == b"/").map(|(pointer, _)| pointer))
+    for (index, path) in paths.iter().enumerate() {
+        let pointer = format!("/linux/readonlyPaths/{index}");
+        if ContainerPath::new(path, &pointer)?.as_bytes() == b"/" {
+            return Ok(Some(pointer));
+        }
+    }
+    Ok(None)
 }

@@ -44,12 +44,6 @@ fn cases() -> Vec<Case> {
         case("the root is not masked, which would mask nothing", "config-linux.md, Masked Paths")
             .set("/linux/maskedPaths", json!(["/bin/.."]))
             .refused("/linux/maskedPaths/0"),
-        case("a path to mask is absolute", "config-linux.md, Masked Paths")
-            .set("/linux/maskedPaths", json!(["/absent", "../bin"]))
-            .refused("/linux/maskedPaths/1"),
-        case("a path to make read-only is absolute", "config-linux.md, Readonly Paths")
-            .set("/linux/readonlyPaths", json!(["bin"]))
-            .refused("/linux/readonlyPaths/0"),
         case("the masks of a default configuration", "config-linux.md, Masked Paths and Readonly Paths")
             .probe("head -c 1 /proc/kcore | wc -c; wc -c < /proc/keys; echo 1 > /proc/sysrq-trigger; echo $?")
             .prints("0\n0\n1"),
