@@ -18,12 +18,12 @@ use crate::entry::Attributes;
 use crate::error::{Error, LayerError};
 use crate::extract::{apply, split};
 use crate::identity::{ChainId, DiffId};
-use crate::layer::{Fence, LayerRecord};
+use crate::layer::{self, Fence, LayerRecord};
 use crate::layout::{self, Layout, make_private};
 use crate::lock::{Lock, Mode as LockMode};
 use crate::path::EntryPath;
 use crate::record::{self, Durable};
-use crate::stack::{Agreement, Found, Stack};
+use crate::stack::{self, Agreement, Found, Stack};
 use crate::workspace::Workspace;
 
 /// `fixup.json`.
@@ -85,10 +85,19 @@ pub(crate) fn ensure(
     Ok(Some(relative))
 }
 
-/// The root's attributes in the mounted stack; a snapshot's upper directory gets them.
+/// The root's attributes in the mounted stack; a snapshot's upper directory gets them. Only the layer that tells them is opened:
+/// opening one may be mounting it.
 pub(crate) fn root_attributes(layout: &Layout, layers: &[LayerRecord]) -> Result<Attributes, LayerError> {
-    let found = Stack::open(layout, layers)?.directory(b"")?;
-    Ok(found.map_or_else(Attributes::implied, |(attributes, _)| attributes))
+    let root = EntryPath::new(Vec::new());
+    match stack::visible(layers).rev().find(|record| !record.implied.contains(&root)) {
+        Some(record) => {
+            let tree = layer::open_tree(layout, record)?;
+            let opened =
+                open_beneath(&tree, b"", OFlags::RDONLY).map_err(LayerError::entry_io(b"", "open"))?;
+            stack::read_attributes(&opened, b"")
+        }
+        None => Ok(Attributes::implied()),
+    }
 }
 
 fn find_repairs(stack: &Stack) -> Result<Repairs, Blame> {
