@@ -306,7 +306,7 @@ fn cf_07_a_create_that_runs_out_of_descriptors_leaves_nothing() {
             // A cgroup of its own for each: one that was left would serve the next. Its name is none that a suite beside this one
             // takes for its own and removes while it is empty: clone3 says "no such file" then.
             let cgroup = format!("/few-{}-{limit}", std::process::id());
-            reconfigure(&bundle, |config| config["linux"]["cgroupsPath"] = cgroup.into());
+            reconfigure(&bundle, |config| config["linux"]["cgroupsPath"] = cgroup.as_str().into());
             let mut shell = std::process::Command::new("sh");
             shell.args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"]).arg(runtime.program());
             shell
@@ -323,6 +323,13 @@ fn cf_07_a_create_that_runs_out_of_descriptors_leaves_nothing() {
             assert!(created.status == Some(0) || limit < ENOUGH, "{created:?}");
             runtime.succeed(&["delete", "--force", "few"]).unwrap();
             cofferdam_tests::process::reap();
+            // The census knows cgroups by the name that this one must not have.
+            let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
+            let left: Vec<_> = hierarchies
+                .flat_map(|path| [path.join(&cgroup[1..]), path])
+                .filter(|path| path.ends_with(&cgroup[1..]) && path.exists())
+                .collect();
+            assert!(left.is_empty(), "{limit}: {left:?}");
         }
     });
 }
