@@ -5,7 +5,7 @@
 //! hierarchies, which takes as long as the mounts do: there the parent makes and limits them while the child, which is still
 //! ours, builds its mounts. Before its cgroup namespace the child waits for them and moves itself into each, since moving
 //! somebody else makes the kernel wait for all processors. A container without that namespace that is shown its cgroup gets
-//! copies of the directories, so there they are made first as well.
+//! copies of the directories: where the parent has to make those, the cgroups are made first as well.
 
 use cofferdam_plan::{
     Barrier, Builder, CgroupLayout, ContainerId, Hierarchies, HostFeatures, HostPath, IdMapping, Namespace,
@@ -120,7 +120,7 @@ pub fn plan(context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal>
     };
     let (path, delegated) = (home.path.clone(), home.delegated);
     let shown = context.spec().mounts().iter().flatten().any(mounts::is_cgroup);
-    let bound = shown && !context.membership.has(Namespace::Cgroup);
+    let bound = shown && !context.membership.has(Namespace::Cgroup) && !context.copies_mounts();
     let made = if bound { Stage::Host } else { home.stage() };
     let split = made == Stage::Attach && home.is_cloned_into();
     if split {

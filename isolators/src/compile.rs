@@ -61,6 +61,12 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Whether the child can copy the host's mounts itself: it has them all, in a mount namespace of its own where no user
+    /// namespace locks them.
+    pub fn copies_mounts(&self) -> bool {
+        self.membership.makes(Namespace::Mount) && !self.membership.has(Namespace::User)
+    }
+
     /// Where the host's mounts are opened and copied: an ordinary user may do that only in a user namespace of his own.
     pub fn opening(&self) -> Stage {
         if self.host.standing == Standing::User { Stage::Reach } else { Stage::Host }

@@ -245,7 +245,7 @@ fn plan_bind(
 /// that another mount namespace or the ids of a user namespace hide, owners that are mapped, and those that must stay
 /// peers of the host's own mount, which the child's copy has ceased to be.
 fn clone_stage(context: &Context<'_>, mount: &Mount, options: &MountOptions) -> Stage {
-    let hidden = !context.membership.makes(Namespace::Mount) || context.membership.has(Namespace::User);
+    let hidden = !context.copies_mounts();
     let shared = Some(Propagation::Shared);
     let peer = options.propagation.map(|(propagation, _)| propagation) == shared
         && rootfs::propagation(context).ok().flatten() == shared;

@@ -122,7 +122,9 @@ fn hierarchy(
         }
     };
     let clone = Op::CloneTree { source, recursive: false, no_follow: true, into: tree };
-    builder.step(context.opening(), pointer, clone);
+    // Where the child can, after it has waited for the directory: see `cgroups::plan`.
+    let stage = if context.copies_mounts() { Stage::Enter } else { context.opening() };
+    builder.step(stage, pointer, clone);
     let attributes = MountAttributes { propagation: Some(Propagation::Private), ..attributes };
     builder.step(Stage::Enter, pointer, Op::SetAttributes { tree, attributes });
     Ok(())
