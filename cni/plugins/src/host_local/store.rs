@@ -19,6 +19,8 @@ use rustix::io::Errno;
 
 /// Where the files by attachment are, beside the networks' directories. No network's name begins with a dot.
 const OWNERS: &str = ".owners";
+/// What a file is called while it is written.
+const UNFINISHED: &str = ".new";
 /// So many addresses are looked at one by one; then the directory is listed.
 const LOOKS: usize = 64;
 
@@ -204,12 +206,19 @@ impl Store {
         }
         found.into_iter().try_for_each(|address| remove(&self.path(address)))?;
         remove(&self.owner_path(request))?;
+        self.remove_unfinished()?;
         let _ = fs::remove_dir(&self.owners); // unless others have addresses; a network that is removed leaves nothing
         Ok(())
     }
 
+    /// Removes what somebody was writing when he was killed: nobody writes now, since the lock is ours.
+    fn remove_unfinished(&self) -> Result<(), PluginError> {
+        [&self.directory, &self.owners].into_iter().try_for_each(|folder| remove(&folder.join(UNFINISHED)))
+    }
+
     /// Releases every lease that is unwanted, and what is left of attachments without one.
     pub(super) fn release_where(&self, unwanted: impl Fn(&Lease) -> bool) -> Result<(), PluginError> {
+        self.remove_unfinished()?;
         for (address, _) in self.leases()?.iter().filter(|(_, lease)| unwanted(lease)) {
             remove(&self.path(*address))?;
         }
@@ -229,7 +238,7 @@ fn make_directory(path: &Path) -> Result<(), PluginError> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), PluginError> {
-    let temporary = path.with_file_name(".new");
+    let temporary = path.with_file_name(UNFINISHED);
     let write = || {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;

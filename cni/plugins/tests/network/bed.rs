@@ -153,6 +153,9 @@ impl Bed {
         assert_eq!(self.veths(), Vec::<String>::new());
         assert_eq!(self.nft_marks(), Vec::<String>::new());
         assert_eq!(self.leased(network), Vec::<IpAddr>::new());
+        for folder in [self.leases().join(network), self.leases().join(".owners").join(network)] {
+            assert!(!folder.join(".new").exists(), "half a lease is left in {}", folder.display());
+        }
         assert!(self.caller(Prefer::Auto).records().unwrap().0.is_empty());
     }
 
