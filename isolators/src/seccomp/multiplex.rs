@@ -4,58 +4,93 @@
 //! *not* hold there is a condition on the call's own arguments: they lie in memory, out of a filter's sight. As in
 //! libseccomp, the operation number replaces the condition on the first argument.
 
+use super::syscalls::Numbers;
+
 /// A call that others are reached through, and the operation number to look for in its first argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Door {
-    pub(super) call: &'static str,
-    pub(super) operation: u64,
+    call: Through,
+    operation: u8,
 }
 
-/// The door to the call `name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Through {
+    Socketcall,
+    Ipc,
+}
+
+impl Door {
+    /// The numbers of the call that others are reached through.
+    #[must_use]
+    pub(super) fn numbers(self) -> Option<Numbers> {
+        Numbers::of(match self.call {
+            Through::Socketcall => "socketcall",
+            Through::Ipc => "ipc",
+        })
+    }
+
+    #[must_use]
+    pub(super) fn operation(self) -> u64 {
+        self.operation.into()
+    }
+}
+
+/// The door to the call `name`. For the compiler, which notes it beside every name.
 #[must_use]
-pub(super) fn door(name: &str) -> Option<Door> {
-    let place = DOORS.binary_search_by(|(call, _, _)| (*call).cmp(name)).ok()?;
-    let (_, call, operation) = DOORS[place];
-    Some(Door { call, operation })
+pub(super) const fn door(name: &str) -> Option<Door> {
+    let mut place = 0;
+    while place < DOORS.len() {
+        let (other, call, operation) = DOORS[place];
+        if is_same(name.as_bytes(), other.as_bytes()) {
+            return Some(Door { call, operation });
+        }
+        place += 1;
+    }
+    None
 }
 
-const SOCKETCALL: &str = "socketcall";
-const IPC: &str = "ipc";
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
+}
 
 /// Operation numbers of linux/net.h and linux/ipc.h, sorted by call.
-const DOORS: &[(&str, &str, u64)] = &[
-    ("accept", SOCKETCALL, 5),
-    ("accept4", SOCKETCALL, 18),
-    ("bind", SOCKETCALL, 2),
-    ("connect", SOCKETCALL, 3),
-    ("getpeername", SOCKETCALL, 7),
-    ("getsockname", SOCKETCALL, 6),
-    ("getsockopt", SOCKETCALL, 15),
-    ("listen", SOCKETCALL, 4),
-    ("msgctl", IPC, 14),
-    ("msgget", IPC, 13),
-    ("msgrcv", IPC, 12),
-    ("msgsnd", IPC, 11),
-    ("recv", SOCKETCALL, 10),
-    ("recvfrom", SOCKETCALL, 12),
-    ("recvmmsg", SOCKETCALL, 19),
-    ("recvmsg", SOCKETCALL, 17),
-    ("semctl", IPC, 3),
-    ("semget", IPC, 2),
-    ("semop", IPC, 1),
-    ("semtimedop", IPC, 4),
-    ("send", SOCKETCALL, 9),
-    ("sendmmsg", SOCKETCALL, 20),
-    ("sendmsg", SOCKETCALL, 16),
-    ("sendto", SOCKETCALL, 11),
-    ("setsockopt", SOCKETCALL, 14),
-    ("shmat", IPC, 21),
-    ("shmctl", IPC, 24),
-    ("shmdt", IPC, 22),
-    ("shmget", IPC, 23),
-    ("shutdown", SOCKETCALL, 13),
-    ("socket", SOCKETCALL, 1),
-    ("socketpair", SOCKETCALL, 8),
+const DOORS: &[(&str, Through, u8)] = &[
+    ("accept", Through::Socketcall, 5),
+    ("accept4", Through::Socketcall, 18),
+    ("bind", Through::Socketcall, 2),
+    ("connect", Through::Socketcall, 3),
+    ("getpeername", Through::Socketcall, 7),
+    ("getsockname", Through::Socketcall, 6),
+    ("getsockopt", Through::Socketcall, 15),
+    ("listen", Through::Socketcall, 4),
+    ("msgctl", Through::Ipc, 14),
+    ("msgget", Through::Ipc, 13),
+    ("msgrcv", Through::Ipc, 12),
+    ("msgsnd", Through::Ipc, 11),
+    ("recv", Through::Socketcall, 10),
+    ("recvfrom", Through::Socketcall, 12),
+    ("recvmmsg", Through::Socketcall, 19),
+    ("recvmsg", Through::Socketcall, 17),
+    ("semctl", Through::Ipc, 3),
+    ("semget", Through::Ipc, 2),
+    ("semop", Through::Ipc, 1),
+    ("semtimedop", Through::Ipc, 4),
+    ("send", Through::Socketcall, 9),
+    ("sendmmsg", Through::Socketcall, 20),
+    ("sendmsg", Through::Socketcall, 16),
+    ("sendto", Through::Socketcall, 11),
+    ("setsockopt", Through::Socketcall, 14),
+    ("shmat", Through::Ipc, 21),
+    ("shmctl", Through::Ipc, 24),
+    ("shmdt", Through::Ipc, 22),
+    ("shmget", Through::Ipc, 23),
+    ("shutdown", Through::Socketcall, 13),
+    ("socket", Through::Socketcall, 1),
+    ("socketpair", Through::Socketcall, 8),
 ];
 
 #[cfg(test)]
@@ -65,8 +100,8 @@ mod tests {
     #[test]
     fn the_table_is_sorted() {
         assert!(DOORS.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert_eq!(door("socket"), Some(Door { call: "socketcall", operation: 1 }));
-        assert_eq!(door("shmctl"), Some(Door { call: "ipc", operation: 24 }));
+        assert_eq!(door("socket"), Some(Door { call: Through::Socketcall, operation: 1 }));
+        assert_eq!(door("shmctl"), Some(Door { call: Through::Ipc, operation: 24 }));
         assert_eq!(door("read"), None);
     }
 }

@@ -34,16 +34,23 @@ const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
 /// A half-open run of call numbers, up to the next run's start, with one decision.
-struct Run {
+struct Run<'a> {
     start: u32,
-    answer: Answer,
+    answer: Answer<'a>,
 }
 
 /// A decision, with what its comparisons need to know about the ABI.
 #[derive(PartialEq)]
-enum Answer {
+enum Answer<'a> {
     Always(Action),
-    Alternatives(Vec<Alternative>, Words),
+    Alternatives(&'a [Alternative], Words),
+}
+
+/// Begins a run, unless the one before it has the same answer and goes on.
+fn begin<'a>(runs: &mut Vec<Run<'a>>, start: u32, answer: Answer<'a>) {
+    if runs.last().is_none_or(|before| before.answer != answer) {
+        runs.push(Run { start, answer });
+    }
 }
 
 /// Puts the program together: native architecture first, then the others, then the kill for every foreign one.
@@ -76,7 +83,7 @@ pub(super) fn assemble(
 }
 
 /// The whole number space of one architecture word as runs, merged and in order.
-fn runs(tables: &[Table], word: u32, default: Action, enosys_for_newer: bool) -> Vec<Run> {
+fn runs(tables: &[Table], word: u32, default: Action, enosys_for_newer: bool) -> Vec<Run<'_>> {
     let mut runs = Vec::new();
     let mine: Vec<&Table> = tables.iter().filter(|table| table.architecture.audit_word() == word).collect();
     let x86_64_word = word == Architecture::X86_64.audit_word();
@@ -84,35 +91,34 @@ fn runs(tables: &[Table], word: u32, default: Action, enosys_for_newer: bool) ->
     let has_x86_64 = mine.iter().any(|table| table.architecture == Architecture::X86_64);
 
     if x86_64_word && !has_x86_64 {
-        runs.push(Run { start: 0, answer: Answer::Always(Action::KILL_PROCESS) });
+        begin(&mut runs, 0, Answer::Always(Action::KILL_PROCESS));
     }
     for table in mine {
         table_runs(&mut runs, table, default, enosys_for_newer);
     }
     if x86_64_word && !has_x32 {
-        runs.push(Run { start: X32_SYSCALL_BIT, answer: Answer::Always(Action::KILL_PROCESS) });
+        begin(&mut runs, X32_SYSCALL_BIT, Answer::Always(Action::KILL_PROCESS));
         // A tracer that skips a call sets its number to -1, and the filter runs again on that: not an x32 call.
-        runs.push(Run { start: u32::MAX, answer: Answer::Always(default) });
+        begin(&mut runs, u32::MAX, Answer::Always(default));
     }
-    runs.dedup_by(|next, previous| next.answer == previous.answer);
     runs
 }
 
-fn table_runs(runs: &mut Vec<Run>, table: &Table, default: Action, enosys_for_newer: bool) {
+fn table_runs<'a>(runs: &mut Vec<Run<'a>>, table: &'a Table, default: Action, enosys_for_newer: bool) {
     let newest = table.newest.filter(|_| enosys_for_newer);
     let unmentioned = |number: u32| {
         let newer = newest.is_some_and(|newest| number > newest);
         Answer::Always(if newer { Action::ENOSYS } else { default })
     };
     let mut next = Some(table.architecture.number_base());
-    let gap = |runs: &mut Vec<Run>, from: u32, to: Option<u32>| {
+    let gap = |runs: &mut Vec<Run<'a>>, from: u32, to: Option<u32>| {
         if to.is_some_and(|to| to <= from) {
             return;
         }
-        runs.push(Run { start: from, answer: unmentioned(from) });
+        begin(runs, from, unmentioned(from));
         // Within a gap the answer changes once, behind the newest number the profile knows.
         if let Some(newest) = newest.filter(|newest| *newest >= from && to.is_none_or(|to| *newest < to)) {
-            runs.push(Run { start: newest + 1, answer: unmentioned(newest + 1) });
+            begin(runs, newest + 1, unmentioned(newest + 1));
         }
     };
     for (number, decision) in &table.decisions {
@@ -121,9 +127,9 @@ fn table_runs(runs: &mut Vec<Run>, table: &Table, default: Action, enosys_for_ne
         }
         let answer = match decision {
             Decision::Always(action) => Answer::Always(*action),
-            Decision::Alternatives(list) => Answer::Alternatives(list.clone(), Words::of(table.architecture)),
+            Decision::Alternatives(list) => Answer::Alternatives(list, Words::of(table.architecture)),
         };
-        runs.push(Run { start: *number, answer });
+        begin(runs, *number, answer);
         next = number.checked_add(1);
     }
     if let Some(from) = next {
@@ -132,7 +138,7 @@ fn table_runs(runs: &mut Vec<Run>, table: &Table, default: Action, enosys_for_ne
 }
 
 /// A balanced search over `runs`; the accumulator holds the call number.
-fn tree(program: &mut Vec<Instruction>, runs: &[Run], default: Action) -> Result<(), Error> {
+fn tree(program: &mut Vec<Instruction>, runs: &[Run<'_>], default: Action) -> Result<(), Error> {
     match runs {
         [] => return leaf(program, &Answer::Always(default), default),
         [only] => return leaf(program, &only.answer, default),
@@ -155,7 +161,7 @@ fn tree(program: &mut Vec<Instruction>, runs: &[Run], default: Action) -> Result
     tree(program, high, default)
 }
 
-fn leaf(program: &mut Vec<Instruction>, answer: &Answer, default: Action) -> Result<(), Error> {
+fn leaf(program: &mut Vec<Instruction>, answer: &Answer<'_>, default: Action) -> Result<(), Error> {
     match answer {
         Answer::Always(action) => program.push(statement(RETURN, action.0)),
         Answer::Alternatives(list, words) => {

@@ -9,14 +9,14 @@
 //!   higher argument index is asked first, then equality before bounds, then the tighter bound.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
 
 use super::Error;
 use super::action::{self, Action};
 use super::architecture::Architecture;
-use super::multiplex::{self, Door};
+use super::multiplex::Door;
 use super::syscalls::Numbers;
 
 /// How many arguments a system call has.
@@ -54,7 +54,7 @@ pub(super) enum Decision {
     /// The same whatever the arguments are.
     Always(Action),
     /// The first alternative that holds; the default action if none does.
-    Alternatives(Vec<Alternative>),
+    Alternatives(Box<[Alternative]>),
 }
 
 /// A rule, read once for all architectures.
@@ -72,8 +72,6 @@ pub(super) struct Rule<'a> {
 struct Call<'a> {
     name: &'a str,
     numbers: Numbers,
-    /// Where some ABIs also reach it.
-    door: Option<(Door, Numbers)>,
 }
 
 impl<'a> Rule<'a> {
@@ -87,14 +85,14 @@ impl<'a> Rule<'a> {
         let action = action::parse(rule.action(), rule.errno_ret(), &errno_pointer)?;
         let alternatives = conditions(rule.args().as_deref().unwrap_or_default(), index)?;
         let mut calls = Vec::with_capacity(rule.names().len());
-        let mut row = 0;
+        let mut last = None;
         for name in rule.names() {
-            let Some(numbers) = Numbers::next(name, &mut row) else {
+            let Some(numbers) = Numbers::next(name, last) else {
                 unknown.insert(name);
                 continue;
             };
-            let door = multiplex::door(name).and_then(|door| Some((door, Numbers::of(door.call)?)));
-            calls.push(Call { name, numbers, door });
+            last = Some(numbers);
+            calls.push(Call { name, numbers });
         }
         Ok(Self { index, action, alternatives, calls })
     }
@@ -104,11 +102,12 @@ fn pointer(index: usize) -> String {
     format!("/linux/seccomp/syscalls/{index}")
 }
 
-/// The decisions for one architecture, by call number as a filter sees it.
+/// The decisions for one architecture.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) architecture: Architecture,
-    pub(super) decisions: BTreeMap<u32, Decision>,
+    /// By call number as a filter sees it, in order.
+    pub(super) decisions: Vec<(u32, Decision)>,
     /// The highest call number the profile mentions, whether a decision came of it or not.
     pub(super) newest: Option<u32>,
 }
@@ -120,67 +119,77 @@ impl Table {
         rules: &[Rule<'_>],
         default: Action,
     ) -> Result<Self, Error> {
-        let mut table = Self { architecture, decisions: BTreeMap::new(), newest: None };
+        let mut newest = None;
+        let mut said = Vec::with_capacity(rules.iter().map(|rule| rule.calls.len()).sum());
         for rule in rules {
             for call in &rule.calls {
                 let number = call.numbers.on(architecture);
-                table.mention(number);
-                if rule.action != default {
-                    table.add(rule, call, number)?;
+                newest = newest.max(number.filter(|number| is_ordinary(architecture, *number)));
+                if rule.action == default {
+                    continue;
+                }
+                let place = said.len();
+                said.extend(number.map(|number| Said { number, place, rule, call, door: None }));
+                let door = call.numbers.door().filter(|_| architecture.multiplexes());
+                let number = door.and_then(Door::numbers).and_then(|numbers| numbers.on(architecture));
+                let place = said.len();
+                said.extend(number.map(|number| Said { number, place, rule, call, door }));
+            }
+        }
+        said.sort_unstable_by_key(|said| (said.number, said.place));
+        let decided = |of_one: &[Said<'_>]| Ok((of_one[0].number, decide(of_one)?));
+        let decisions = said.chunk_by(|one, other| one.number == other.number).map(decided);
+        Ok(Self { architecture, decisions: decisions.collect::<Result<_, _>>()?, newest })
+    }
+}
+
+/// ARM's private calls lie far above the table and say nothing about a kernel's age.
+fn is_ordinary(architecture: Architecture, number: u32) -> bool {
+    const ARM_PRIVATE: u32 = 0x000f_0000;
+    architecture != Architecture::Arm || number < ARM_PRIVATE
+}
+
+/// What a rule says of a number: because it names the call, or one that is reached through it.
+struct Said<'a> {
+    number: u32,
+    /// In the profile's order, which counts among what is said of one number.
+    place: usize,
+    rule: &'a Rule<'a>,
+    call: &'a Call<'a>,
+    door: Option<Door>,
+}
+
+impl Said<'_> {
+    /// The conditions of an alternative, behind the door if there is one.
+    fn behind_door(&self, conditions: &[Condition]) -> Vec<Condition> {
+        let Some(door) = self.door else { return conditions.to_vec() };
+        let first = Condition { argument: 0, comparison: Comparison::Equal(door.operation()) };
+        let rest = conditions.iter().copied().filter(|condition| condition.argument != 0);
+        std::iter::once(first).chain(rest).collect()
+    }
+}
+
+/// What becomes of all that is said of one number.
+fn decide(all: &[Said<'_>]) -> Result<Decision, Error> {
+    let mut list: Vec<Alternative> = Vec::new();
+    for said in all {
+        let action = said.rule.action;
+        for conditions in &said.rule.alternatives {
+            let conditions = said.behind_door(conditions);
+            if conditions.is_empty() {
+                return Ok(Decision::Always(action));
+            }
+            match list.binary_search_by(|known| precedence(&known.conditions, &conditions)) {
+                Err(place) => list.insert(place, Alternative { conditions, action }),
+                Ok(place) if list[place].action == action => {}
+                Ok(_) => {
+                    let (pointer, syscall) = (pointer(said.rule.index), said.call.name.to_owned());
+                    return Err(Error::Contradiction { pointer, syscall });
                 }
             }
         }
-        Ok(table)
     }
-
-    /// Remembers the highest number. ARM's private calls lie far above the table and say nothing about a kernel's age.
-    fn mention(&mut self, number: Option<u32>) {
-        const ARM_PRIVATE: u32 = 0x000f_0000;
-        let ordinary = number.filter(|n| self.architecture != Architecture::Arm || *n < ARM_PRIVATE);
-        self.newest = self.newest.max(ordinary);
-    }
-
-    fn add(&mut self, rule: &Rule<'_>, call: &Call<'_>, number: Option<u32>) -> Result<(), Error> {
-        if let Some(number) = number {
-            for conditions in &rule.alternatives {
-                self.decide(number, conditions.clone(), rule, call.name)?;
-            }
-        }
-        let Some((door, numbers)) = call.door.filter(|_| self.architecture.multiplexes()) else {
-            return Ok(());
-        };
-        let Some(number) = numbers.on(self.architecture) else { return Ok(()) };
-        for conditions in &rule.alternatives {
-            let first = Condition { argument: 0, comparison: Comparison::Equal(door.operation) };
-            let rest = conditions.iter().copied().filter(|condition| condition.argument != 0);
-            self.decide(number, std::iter::once(first).chain(rest).collect(), rule, call.name)?;
-        }
-        Ok(())
-    }
-
-    fn decide(
-        &mut self,
-        number: u32,
-        conditions: Vec<Condition>,
-        rule: &Rule<'_>,
-        name: &str,
-    ) -> Result<(), Error> {
-        let entry = self.decisions.entry(number).or_insert_with(|| Decision::Alternatives(Vec::new()));
-        let Decision::Alternatives(list) = entry else { return Ok(()) };
-        let action = rule.action;
-        if conditions.is_empty() {
-            *entry = Decision::Always(action);
-            return Ok(());
-        }
-        match list.binary_search_by(|known| precedence(&known.conditions, &conditions)) {
-            Err(place) => list.insert(place, Alternative { conditions, action }),
-            Ok(place) if list[place].action == action => {}
-            Ok(_) => {
-                return Err(Error::Contradiction { pointer: pointer(rule.index), syscall: name.to_owned() });
-            }
-        }
-        Ok(())
-    }
+    Ok(Decision::Alternatives(list.into()))
 }
 
 /// The alternatives that a rule's arguments stand for; one without conditions where it has none.

@@ -4,38 +4,108 @@
 //! architecture has no such call; numbers of x32 without their marker bit. Complete up to Linux 7.0. The tests compare it
 //! with `libc`'s constants and, where gcc and libseccomp are installed, with libseccomp's resolver.
 
+use std::cmp::Ordering;
+
 use super::architecture::Architecture;
+use super::multiplex::{self, Door};
+
+/// The calls of the table: its rows, without a single address in them. Of a program that lies elsewhere at each start, every
+/// page with an address is written to, and so copied, before it begins.
+const ROWS: usize = SYSCALLS.len();
+
+static NUMBERS: [[i32; 9]; ROWS] = {
+    let mut numbers = [[0; 9]; ROWS];
+    let mut row = 0;
+    while row < ROWS {
+        numbers[row] = SYSCALLS[row].1;
+        row += 1;
+    }
+    numbers
+};
+
+static DOORS: [Option<Door>; ROWS] = {
+    let mut doors = [None; ROWS];
+    let mut row = 0;
+    while row < ROWS {
+        doors[row] = multiplex::door(SYSCALLS[row].0);
+        row += 1;
+    }
+    doors
+};
+
+/// Where each name begins in [`NAMES`], and where the last one ends.
+static STARTS: [u16; ROWS + 1] = {
+    let mut starts = [0; ROWS + 1];
+    let mut row = 0;
+    while row < ROWS {
+        starts[row + 1] = starts[row] + SYSCALLS[row].0.len() as u16;
+        row += 1;
+    }
+    starts
+};
+
+/// All names, one behind the other.
+static NAMES: [u8; STARTS[ROWS] as usize] = {
+    let mut names = [0; STARTS[ROWS] as usize];
+    let (mut row, mut end) = (0, 0);
+    while row < ROWS {
+        let name = SYSCALLS[row].0.as_bytes();
+        let mut at = 0;
+        while at < name.len() {
+            names[end] = name[at];
+            (at, end) = (at + 1, end + 1);
+        }
+        row += 1;
+    }
+    names
+};
 
 /// A call's numbers on every architecture.
-#[derive(Clone, Copy, Debug)]
-pub struct Numbers(&'static [i32; 9]);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    row: usize,
+}
 
 impl Numbers {
     /// The numbers of call `name`; `None` if no architecture has a call of this name.
     #[must_use]
     pub fn of(name: &str) -> Option<Self> {
-        let row = SYSCALLS.binary_search_by(|(candidate, _)| (*candidate).cmp(name)).ok()?;
-        Some(Self(&SYSCALLS[row].1))
+        let (mut low, mut high) = (0, ROWS);
+        while low < high {
+            let row = low.midpoint(high);
+            match bytes(row).cmp(name.as_bytes()) {
+                Ordering::Less => low = row + 1,
+                Ordering::Equal => return Some(Self { row }),
+                Ordering::Greater => high = row,
+            }
+        }
+        None
     }
 
-    /// As [`Numbers::of`], for names that most often come in the order of the table, as in a sorted list: the rows after `row`,
-    /// where the last name was found, are looked at first.
-    pub(super) fn next(name: &str, row: &mut usize) -> Option<Self> {
+    /// As [`Numbers::of`], for names that most often come in the order of the table, as in a sorted list: the rows after
+    /// `last` are looked at first.
+    pub(super) fn next(name: &str, last: Option<Self>) -> Option<Self> {
         const AHEAD: usize = 4;
-        let near = SYSCALLS.get(*row + 1..)?.iter().take(AHEAD).position(|(candidate, _)| *candidate == name);
-        *row = match near {
-            Some(ahead) => *row + 1 + ahead,
-            None => SYSCALLS.binary_search_by(|(candidate, _)| (*candidate).cmp(name)).ok()?,
-        };
-        Some(Self(&SYSCALLS[*row].1))
+        let row = last.map_or(0, |last| last.row + 1);
+        let mut near = row..ROWS.min(row + AHEAD);
+        near.find(|row| bytes(*row) == name.as_bytes()).map(|row| Self { row }).or_else(|| Self::of(name))
     }
 
     /// The number on `architecture` as a filter sees it (x32 numbers carry their marker bit).
     #[must_use]
     pub fn on(self, architecture: Architecture) -> Option<u32> {
-        let bare = u32::try_from(self.0[architecture as usize]).ok()?;
+        let bare = u32::try_from(NUMBERS[self.row][architecture as usize]).ok()?;
         Some(bare | architecture.number_base())
     }
+
+    /// Where some ABIs also reach it.
+    pub(super) fn door(self) -> Option<Door> {
+        DOORS[self.row]
+    }
+}
+
+fn bytes(row: usize) -> &'static [u8] {
+    &NAMES[usize::from(STARTS[row])..usize::from(STARTS[row + 1])]
 }
 
 /// The number of call `name` on `architecture` as a filter sees it.
@@ -47,20 +117,18 @@ pub fn number(name: &str, architecture: Architecture) -> Option<u32> {
 /// The name of call `number` (as a filter sees it) on `architecture`.
 #[must_use]
 pub fn name(number: u32, architecture: Architecture) -> Option<&'static str> {
-    let bare = number.checked_sub(architecture.number_base())?;
-    SYSCALLS
-        .iter()
-        .find(|(_, numbers)| u32::try_from(numbers[architecture as usize]) == Ok(bare))
-        .map(|(name, _)| *name)
+    let row = (0..ROWS).find(|row| Numbers { row: *row }.on(architecture) == Some(number))?;
+    std::str::from_utf8(bytes(row)).ok()
 }
 
 /// All call names, sorted.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    SYSCALLS.iter().map(|(name, _)| *name)
+    (0..ROWS).filter_map(|row| std::str::from_utf8(bytes(row)).ok())
 }
 
+/// Facts, read by the compiler alone.
 #[rustfmt::skip]
-static SYSCALLS: &[(&str, [i32; 9])] = &[
+const SYSCALLS: &[(&str, [i32; 9])] = &[
     // name, [x86_64, x86, x32, aarch64, arm, riscv64, loongarch64, ppc64le, s390x]
     ("_llseek", [-1, 140, -1, -1, 140, -1, -1, 140, -1]),
     ("_newselect", [-1, 142, -1, -1, 142, -1, -1, 142, -1]),
