@@ -99,6 +99,7 @@ impl Global {
         let options = Options {
             cgroup_manager: self.cgroup_manager,
             spare_cgroups: self.rootless,
+            ends_soon: true,
             ..Options::default()
         };
         Ok(Runtime::open(&root, options)?)

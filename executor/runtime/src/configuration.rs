@@ -4,62 +4,68 @@
 use std::sync::OnceLock;
 
 use oci_spec::runtime::Spec;
+use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::error::Error;
 
-/// The configuration: its text, or what was read from it, or both.
+/// The configuration: its text, or what it says, or both. Each is made of the other once.
 #[derive(Debug, Clone)]
 pub struct Configuration {
-    text: Option<Box<RawValue>>,
-    spec: OnceLock<Spec>,
+    text: OnceLock<Box<RawValue>>,
+    /// Boxed: it is large, and the record that holds it is handed from one to the next.
+    spec: OnceLock<Box<Spec>>,
 }
 
 impl Configuration {
     /// What it says.
     pub(crate) fn get(&self) -> Result<&Spec, Error> {
-        if let (None, Some(text)) = (self.spec.get(), &self.text) {
-            let spec = serde_json::from_str(text.get()).map_err(|error| {
+        if let (None, Some(text)) = (self.spec.get(), self.text.get()) {
+            let spec: Spec = serde_json::from_str(text.get()).map_err(|error| {
                 Error::Conflict(format!("the configuration in the container's state: {error}"))
             })?;
-            return Ok(self.spec.get_or_init(|| spec));
+            return Ok(self.spec.get_or_init(|| spec.into()));
         }
-        Ok(self.spec.get_or_init(Spec::default))
+        Ok(self.spec.get_or_init(Box::default))
     }
 
     /// What it says, to be changed.
     pub(crate) fn change(&mut self) -> Result<&mut Spec, Error> {
         self.get()?;
-        self.text = None;
-        self.spec.get_mut().ok_or_else(|| Error::Conflict("the container has no configuration".into()))
+        self.text.take();
+        self.spec
+            .get_mut()
+            .map(Box::as_mut)
+            .ok_or_else(|| Error::Conflict("the container has no configuration".into()))
     }
 
     /// What it says, for good.
     pub(crate) fn take(self) -> Result<Spec, Error> {
         self.get()?;
-        Ok(self.spec.into_inner().unwrap_or_default())
+        Ok(*self.spec.into_inner().unwrap_or_default())
     }
 }
 
 impl From<Spec> for Configuration {
     fn from(spec: Spec) -> Self {
-        Self { text: None, spec: spec.into() }
+        Self { text: OnceLock::new(), spec: OnceLock::from(Box::new(spec)) }
     }
 }
 
 impl Serialize for Configuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.text {
-            Some(text) => text.serialize(serializer),
-            None => self.spec.get().serialize(serializer),
+        if self.text.get().is_none() {
+            let text = serde_json::value::to_raw_value(&self.spec.get()).map_err(S::Error::custom)?;
+            let _ = self.text.set(text);
         }
+        self.text.get().serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Configuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self { text: Some(Box::deserialize(deserializer)?), spec: OnceLock::new() })
+        Ok(Self { text: OnceLock::from(Box::deserialize(deserializer)?), spec: OnceLock::new() })
     }
 }
 

@@ -234,6 +234,7 @@ impl Runtime {
             cgroups: &self.cgroups,
             fault,
             patience: limits.child,
+            ends_soon: self.options.ends_soon,
         };
         let applied = apply(plan, inputs);
         let failed = attendant.failed.take();
@@ -258,6 +259,9 @@ impl Runtime {
             self.abandon(directory, &record, &applied.child);
             self.after_hook(&record, error);
         })?;
+        if self.options.ends_soon {
+            std::mem::forget(record);
+        }
         Ok(Made { applied, console })
     }
 

@@ -159,6 +159,7 @@ impl Runtime {
             cgroups: &self.cgroups,
             fault: None,
             patience: limits.child,
+            ends_soon: self.options.ends_soon,
         };
         let applied = apply(&plan, inputs).map_err(|failure| Error::from_failure(&plan, failure))?;
         Ok(Joined { child: applied.child, console, warnings: plan.warnings, remarks: plan.remarks })

@@ -23,6 +23,9 @@ pub struct Options {
     pub spare_cgroups: Option<bool>,
     /// How long it waits.
     pub limits: Limits,
+    /// Whether this process ends soon after an operation, as a command does: then what would be freed at the end of `create`,
+    /// page by page while the container has the same memory, is left to the end of the process.
+    pub ends_soon: bool,
 }
 
 /// An OCI runtime over one state root. Cheap to clone; many processes may use one root at a time.

@@ -19,7 +19,8 @@ use crate::error::Error;
 use crate::exec::Lent;
 
 /// Version of the state file. A reader accepts this one and the one before.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
+const STATE_VERSION_BEFORE: u32 = STATE_VERSION - 1;
 
 /// Largest state file that is read, in bytes.
 const STATE_MAX_BYTES: u64 = 32 << 20;
@@ -31,6 +32,9 @@ const PROCESS_NOTE: &str = "process";
 /// What a state file begins with; the checksum follows, in hexadecimal digits.
 const CHECKSUM: &str = "{\"checksum\":\"";
 const CHECKSUM_DIGITS: usize = 16;
+
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
 /// The status of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,10 +202,13 @@ impl Record {
             .open(&path)
             .map_err(|error| not_found(&error, &path, id))?;
         let broken = |problem: String| Error::StateFile { operation: "reading", path: path.clone(), problem };
-        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        let metadata = file.metadata().map_err(|error| file_error("reading", &path, &error))?;
+        if !metadata.is_file() {
             return Err(broken("not a regular file".into()));
         }
-        let mut text = String::new();
+        // One byte more than there is, so that one read finds the end as well.
+        let length = usize::try_from(metadata.len().min(STATE_MAX_BYTES)).unwrap_or(0);
+        let mut text = String::with_capacity(length + 1);
         file.take(STATE_MAX_BYTES)
             .read_to_string(&mut text)
             .map_err(|error| file_error("reading", &path, &error))?;
@@ -211,7 +218,7 @@ impl Record {
             return Err(broken(format!("it is the state of {:?}", record.id)));
         }
         match record.version {
-            STATE_VERSION => Ok(record),
+            STATE_VERSION | STATE_VERSION_BEFORE => Ok(record),
             other => Err(broken(format!("version {other}, this program knows {STATE_VERSION}"))),
         }
     }
@@ -324,14 +331,24 @@ fn sealed(record: &str) -> String {
 fn verified(text: &str) -> Option<String> {
     let (digits, rest) = text.strip_prefix(CHECKSUM)?.split_at_checked(CHECKSUM_DIGITS)?;
     let body = rest.strip_prefix("\",")?;
-    (digits == format!("{:016x}", checksum(body.as_bytes()))).then(|| format!("{{{body}"))
+    let sums = [checksum, checksum_before].into_iter();
+    let is_right = sums.map(|sum| sum(body.as_bytes())).any(|sum| digits == format!("{sum:016x}"));
+    is_right.then(|| format!("{{{body}"))
 }
 
-/// FNV-1a, 64 bits: against accidents, not against root, who can compute it as well.
+/// FNV-1a, 64 bits, of eight bytes at a time and of the length: against accidents, not against root, who can compute it as
+/// well. A change within any eight bytes changes the sum.
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let words = words.iter().chain([&last]).map(|word| u64::from_le_bytes(*word));
+    words.chain([bytes.len() as u64]).fold(FNV_BASIS, |sum, word| (sum ^ word).wrapping_mul(FNV_PRIME))
+}
+
+/// As records of version 1 have it: of one byte at a time.
+fn checksum_before(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(FNV_BASIS, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
 }
 
 /// Notes the first process a second time, right after the clone, when the state file does not have it yet: whatever becomes
@@ -428,6 +445,14 @@ mod tests {
         for (from, to) in [("4711", "4712"), ("version", "Version"), (",", ", "), ("checksum", "sum")] {
             assert_eq!(verified(&text.replacen(from, to, 1)), None, "{from} became {to}");
         }
+    }
+
+    #[test]
+    fn a_state_file_of_the_version_before_is_believed() {
+        let body = r#""version":1,"pid":4711}"#;
+        let text = format!("{CHECKSUM}{:016x}\",{body}", checksum_before(body.as_bytes()));
+        assert_eq!(verified(&text), Some(format!("{{{body}")));
+        assert_eq!(verified(&text.replace("4711", "4712")), None);
     }
 
     #[test]

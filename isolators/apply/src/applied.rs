@@ -80,6 +80,9 @@ pub struct Inputs<'a> {
     pub fault: Option<Fault>,
     /// How long the child may be silent before it is taken to hang, and killed.
     pub patience: Duration,
+    /// Whether this process ends soon. Then it does not free what it prepared for the child: while the child has the same
+    /// memory, each page of it would be copied first.
+    pub ends_soon: bool,
 }
 
 /// How far the child has come.
@@ -176,7 +179,10 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
             }
         }
     }
-    drop(state.half.take()); // still there when the clone was never reached
+    match state.half.take() {
+        Some(half) if inputs.ends_soon && state.child.is_some() => std::mem::forget(half),
+        half => drop(half),
+    }
     if failed.is_none() {
         let told = run.attendant.about_to_wait().map_err(|words| (usize::MAX, (Errno::IO, Some(words))));
         failed = told.and_then(|()| outcome(plan, &run, &report)).err();
@@ -322,7 +328,8 @@ impl Parent<'_> {
         let child = child.map_err(plain);
         // With it goes our copy of the child's end of the channel: from here on, its closing means the child's. So with
         // the table: whoever reads to the end of what the child sends must not wait for us.
-        drop(half);
+        half.close();
+        self.half = Some(half);
         run.table.clear();
         if let Some(own) = own_cpus {
             restore_affinity(&own).map_err(plain)?;

@@ -145,6 +145,11 @@ impl<'a> Half<'a> {
         }
     }
 
+    /// Closes what belongs to the child alone. For the parent, after the clone.
+    pub(crate) fn close(&mut self) {
+        self.channel = None;
+    }
+
     /// Runs in the child, over its copy of the parent's table. Returns only when a step has failed.
     pub(crate) fn run(&mut self, table: &mut Table, parent_end: RawFd) -> i32 {
         // Our copy of the parent's end: while it is open, the parent's death would go unnoticed.
