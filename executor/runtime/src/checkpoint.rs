@@ -68,7 +68,7 @@ impl Runtime {
         criu::find()?;
         let goes_on = checkpoint.leave_running || checkpoint.pre_dump;
         let (locked, record) = self.lock(id)?;
-        match record.status(&locked.directory, &self.cgroups) {
+        match record.status(&locked.directory) {
             Status::Running | Status::Paused => {}
             status => return Err(Error::Conflict(format!("cannot checkpoint a container that is {status}"))),
         }
@@ -113,8 +113,9 @@ impl Runtime {
     /// The directory by which CRIU freezes the container.
     fn freezer(&self, record: &Record) -> Result<Option<String>, Error> {
         let Some(path) = &record.cgroup else { return Ok(None) };
-        let Some(cgroup) = crate::resources::existing(&self.cgroups, path)? else { return Ok(None) };
-        let found = cgroup.paths().find(|(controller, _)| *controller == "freezer" || self.cgroups.is_v2());
+        let layout = record.layout();
+        let Some(cgroup) = crate::resources::existing(&layout, path)? else { return Ok(None) };
+        let found = cgroup.paths().find(|(controller, _)| *controller == "freezer" || layout.is_v2());
         Ok(found.map(|(_, path)| path.display().to_string()))
     }
 }

@@ -231,7 +231,7 @@ impl Runtime {
         let inputs = Inputs {
             descriptors,
             attendant: &mut attendant,
-            cgroups: &self.cgroups,
+            cgroups: self.cgroups()?,
             fault,
             patience: limits.child,
             ends_soon: self.options.ends_soon,
@@ -302,6 +302,7 @@ impl Runtime {
             _ => None,
         });
         let late = plan.steps.iter().enumerate().filter(|(_, step)| step.stage > Stage::Gate);
+        let cgroups = self.cgroups()?;
         Ok(Record {
             version: STATE_VERSION,
             id: id.to_string(),
@@ -317,7 +318,7 @@ impl Runtime {
             start_time: 0,
             boot_id: boot_id().to_owned(),
             namespaces: Vec::new(),
-            cgroup_paths: cgroup.iter().flat_map(|path| self.cgroups.directories(path)).collect(),
+            cgroup_paths: cgroup.iter().flat_map(|path| cgroups.directories(path)).collect(),
             cgroup,
             unit,
             folders: plan.steps.iter().filter_map(folder).collect(),

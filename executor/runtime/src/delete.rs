@@ -41,7 +41,7 @@ impl Runtime {
             Err(error) if force => return self.delete_unreadable(id, locked, error),
             Err(error) => return Err(error),
         };
-        match record.status(&locked.directory, &self.cgroups) {
+        match record.status(&locked.directory) {
             Status::Stopped | Status::Created => {}
             _ if force => {}
             status => {
@@ -65,7 +65,7 @@ impl Runtime {
     /// Whether nothing of a container runs any more; its cgroup is gone then too. What is not clear stays as it is.
     fn is_left_alone(&self, directory: &Path, record: &Record) -> bool {
         let process = record.process().or_else(|| noted_process(directory));
-        let idle = |path: &str| Cgroup::remove_idle_in(&self.cgroups, path).unwrap_or(false);
+        let idle = |path: &str| Cgroup::remove_idle_in(&record.layout(), path).unwrap_or(false);
         process.is_none() && record.cgroup.as_deref().is_none_or(idle)
     }
 
@@ -110,7 +110,9 @@ impl Runtime {
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
         let path = noted_cgroup(directory);
-        let cgroup = path.as_deref().map(|path| self.own_cgroup(id.as_str(), path, process.is_some()));
+        let cgroup = path
+            .as_deref()
+            .map(|path| self.own_cgroup(self.cgroups()?, id.as_str(), path, process.is_some()));
         if let Some(cgroup) = cgroup.transpose()?.flatten() {
             cgroup.kill()?;
             cgroup.remove()?;

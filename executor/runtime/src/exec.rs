@@ -109,7 +109,7 @@ impl Runtime {
     fn lock_running(&self, id: &ContainerId, ignore_paused: bool) -> Result<(Locked, Record), Error> {
         loop {
             let (locked, record) = self.lock(id)?;
-            let problem = match record.status(&locked.directory, &self.cgroups) {
+            let problem = match record.status(&locked.directory) {
                 Status::Running | Status::Created => return Ok((locked, record)),
                 Status::Paused if ignore_paused => {
                     drop(locked);
@@ -156,7 +156,7 @@ impl Runtime {
         let inputs = Inputs {
             descriptors: filled,
             attendant: &mut (),
-            cgroups: &self.cgroups,
+            cgroups: &record.layout(),
             fault: None,
             patience: limits.child,
             ends_soon: self.options.ends_soon,

@@ -18,7 +18,7 @@ impl Runtime {
     pub fn kill(&self, id: &ContainerId, signal: i32, all: bool) -> Result<(), Error> {
         let (locked, record) = self.lock(id)?;
         if all && let Some(path) = &record.cgroup {
-            let cgroup = self.own_cgroup(&record.id, path, record.process().is_some())?;
+            let cgroup = self.own_cgroup(&record.layout(), &record.id, path, record.process().is_some())?;
             return cgroup.map_or(Ok(()), |cgroup| crate::resources::signal_all(&cgroup, signal));
         }
         if signal == Signal::KILL.as_raw()
@@ -26,7 +26,7 @@ impl Runtime {
         {
             return Ok(cgroup.kill()?);
         }
-        let status = record.status(&locked.directory, &self.cgroups);
+        let status = record.status(&locked.directory);
         let process = record.process().filter(|_| status != Status::Stopped);
         if all && process.is_none() {
             return Ok(());
@@ -38,7 +38,7 @@ impl Runtime {
         }?;
         if status == Status::Paused && signal == Signal::KILL.as_raw() {
             // A frozen process acts on no signal, not even this one, on cgroup v1.
-            crate::resources::thaw(&self.cgroups, &record)?;
+            crate::resources::thaw(&record)?;
         }
         Ok(())
     }
@@ -52,7 +52,7 @@ impl Runtime {
         if Membership::of(record.spec.get()?)?.makes(Namespace::Pid) {
             return Ok(None);
         }
-        let cgroup = self.own_cgroup(&record.id, path, record.process().is_some())?;
+        let cgroup = self.own_cgroup(&record.layout(), &record.id, path, record.process().is_some())?;
         let Some(cgroup) = cgroup else { return Ok(None) };
         Ok((!cgroup.processes()?.is_empty()).then_some(cgroup))
     }
@@ -70,7 +70,7 @@ pub(crate) fn kill_all(
         let _ = pidfd_send_signal(process, Signal::KILL);
     }
     let cgroup = match &record.cgroup {
-        Some(path) => runtime.own_cgroup(&record.id, path, process.is_some())?,
+        Some(path) => runtime.own_cgroup(&record.layout(), &record.id, path, process.is_some())?,
         None => None,
     };
     if let Some(cgroup) = &cgroup {

@@ -11,7 +11,7 @@ impl Runtime {
     pub fn state(&self, id: &ContainerId) -> Result<State, Error> {
         let directory = self.directory(id);
         let record = Record::load(&directory, id.as_str())?;
-        record.state(record.status(&directory, &self.cgroups))
+        record.state(record.status(&directory))
     }
 
     /// The state of every container of this root, by id. What cannot be read is left out.

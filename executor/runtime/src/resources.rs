@@ -23,8 +23,8 @@ pub(crate) fn existing(cgroups: &Layout, path: &str) -> Result<Option<Cgroup>, E
     }
 }
 
-pub(crate) fn thaw(cgroups: &Layout, record: &Record) -> Result<(), Error> {
-    let cgroup = record.cgroup.as_deref().map(|path| existing(cgroups, path)).transpose()?.flatten();
+pub(crate) fn thaw(record: &Record) -> Result<(), Error> {
+    let cgroup = record.cgroup.as_deref().map(|path| existing(&record.layout(), path)).transpose()?.flatten();
     cgroup.map_or(Ok(()), |cgroup| cgroup.thaw().map_err(failed))
 }
 
@@ -56,15 +56,21 @@ impl Runtime {
         let path = record.cgroup.as_deref();
         cgroup.claim(directory, |other| {
             let holder = holder(other, path);
-            holder.is_none_or(|record| record.status(other, &self.cgroups) == Status::Stopped)
+            holder.is_none_or(|record| record.status(other) == Status::Stopped)
         })
     }
 
     /// The cgroup of a container, where there is one and it is still this container's. An empty one may be taken over by
     /// another container; when the first process is gone (`alive` is false) and somebody is in it, its last owner and the
     /// other containers are asked. What a stopped container leaves in its own cgroup without a pid namespace is rare.
-    pub(crate) fn own_cgroup(&self, id: &str, path: &str, alive: bool) -> Result<Option<Cgroup>, Error> {
-        let Some(cgroup) = existing(&self.cgroups, path)? else { return Ok(None) };
+    pub(crate) fn own_cgroup(
+        &self,
+        cgroups: &Layout,
+        id: &str,
+        path: &str,
+        alive: bool,
+    ) -> Result<Option<Cgroup>, Error> {
+        let Some(cgroup) = existing(cgroups, path)? else { return Ok(None) };
         if alive || cgroup.processes().map_err(failed)?.is_empty() {
             return Ok(Some(cgroup));
         }
@@ -91,7 +97,7 @@ impl Runtime {
     pub fn pids(&self, id: &ContainerId) -> Result<Vec<i32>, Error> {
         let wanted = [Status::Created, Status::Running, Status::Paused];
         let record = Record::load(&self.directory(id), id.as_str())?;
-        match record.status(&self.directory(id), &self.cgroups) {
+        match record.status(&self.directory(id)) {
             Status::Stopped => return Ok(Vec::new()),
             status if record.cgroup.is_none() && wanted.contains(&status) => {
                 return Ok(pid_namespace_members(&record));
@@ -110,7 +116,7 @@ impl Runtime {
     /// A container's cgroup, for whoever watches it.
     pub fn cgroup(&self, id: &ContainerId) -> Result<Cgroup, Error> {
         let record = Record::load(&self.directory(id), id.as_str())?;
-        open(&self.cgroups, &record, "watch")
+        open(&record, "watch")
     }
 
     fn with_cgroup<T>(
@@ -121,11 +127,11 @@ impl Runtime {
         act: impl FnOnce(&Cgroup) -> Result<T, CgroupError>,
     ) -> Result<T, Error> {
         let (locked, record) = self.lock(id)?;
-        let status = record.status(&locked.directory, &self.cgroups);
+        let status = record.status(&locked.directory);
         if !wanted.contains(&status) {
             return Err(Error::Conflict(format!("cannot {verb} a container that is {status}")));
         }
-        act(&open(&self.cgroups, &record, verb)?).map_err(failed)
+        act(&open(&record, verb)?).map_err(failed)
     }
 }
 
@@ -144,8 +150,8 @@ fn pid_namespace_members(record: &Record) -> Vec<i32> {
     pids
 }
 
-fn open(cgroups: &Layout, record: &Record, verb: &str) -> Result<Cgroup, Error> {
+fn open(record: &Record, verb: &str) -> Result<Cgroup, Error> {
     let path = record.cgroup.as_deref();
     let path = path.ok_or_else(|| Error::Conflict(format!("cannot {verb} a container without a cgroup")))?;
-    Cgroup::open_in(cgroups, path).map_err(failed)
+    Cgroup::open_in(&record.layout(), path).map_err(failed)
 }

@@ -104,7 +104,7 @@ impl Runtime {
         for step in &plan.steps {
             match (&step.op, &cgroup) {
                 (Op::CreateCgroup { path, delegated, within }, _) => {
-                    let layout = if *delegated { &self.cgroups.delegated() } else { &self.cgroups };
+                    let layout = if *delegated { &self.cgroups()?.delegated() } else { self.cgroups()? };
                     let claim = |made: &Cgroup| self.claim(made, directory, record);
                     cofferdam_apply::create_cgroup(
                         &mut cgroup,

@@ -35,15 +35,15 @@ pub struct Runtime {
     pub(crate) options: Options,
     /// Learnt when it is asked for: most operations do not need it.
     host: Arc<OnceLock<Arc<HostFeatures>>>,
-    pub(crate) cgroups: Arc<Layout>,
+    /// Learnt when it is asked for: a container's record says where its cgroup lies.
+    cgroups: Arc<OnceLock<Layout>>,
 }
 
 impl Runtime {
     /// Opens a state root, made 0700 if it is missing. A root that others can write to, or that is a symbolic link, is
     /// refused.
     pub fn open(root: &Path, options: Options) -> Result<Self, Error> {
-        let cgroups = Layout::probe().map_err(Error::Cgroup)?;
-        Self::on(root, options, OnceLock::new(), cgroups)
+        Self::on(root, options, OnceLock::new(), OnceLock::new())
     }
 
     /// As [`Runtime::open`], with a host that was probed before.
@@ -53,14 +53,14 @@ impl Runtime {
         host: HostFeatures,
         cgroups: Layout,
     ) -> Result<Self, Error> {
-        Self::on(root, options, Arc::new(host).into(), cgroups)
+        Self::on(root, options, Arc::new(host).into(), cgroups.into())
     }
 
     fn on(
         root: &Path,
         options: Options,
         host: OnceLock<Arc<HostFeatures>>,
-        cgroups: Layout,
+        cgroups: OnceLock<Layout>,
     ) -> Result<Self, Error> {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -94,8 +94,21 @@ impl Runtime {
     }
 
     pub(crate) fn shared_host(&self) -> &Arc<HostFeatures> {
-        let probe = || cofferdam_apply::probe::host_that_spares(&self.cgroups, self.options.spare_cgroups);
-        self.host.get_or_init(|| Arc::new(probe()))
+        self.host.get_or_init(|| {
+            // Who needs cgroups asks for them, and is told why they are not known.
+            let none = Layout::default();
+            let cgroups = self.cgroups().unwrap_or(&none);
+            Arc::new(cofferdam_apply::probe::host_that_spares(cgroups, self.options.spare_cgroups))
+        })
+    }
+
+    /// Where this host keeps its control groups.
+    pub(crate) fn cgroups(&self) -> Result<&Layout, Error> {
+        if let Some(known) = self.cgroups.get() {
+            return Ok(known);
+        }
+        let probed = Layout::probe().map_err(Error::Cgroup)?;
+        Ok(self.cgroups.get_or_init(|| probed))
     }
 
     /// Whether stacked layers can be shown through id maps here (overlayfs by descriptor, Linux 6.13).

@@ -38,7 +38,7 @@ impl Runtime {
         if record.hooked && hooks::any(record.spec.get()?, HookPoint::StartContainer) {
             seal()?;
         }
-        match record.status(&locked.directory, &self.cgroups) {
+        match record.status(&locked.directory) {
             Status::Created => {}
             Status::Creating => {
                 return Err(Error::Conflict("cannot start a container that is being created".into()));

@@ -270,8 +270,13 @@ impl Record {
         })
     }
 
+    /// The hierarchies in which the cgroup was made.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout::of_directories(&self.cgroup_paths, self.cgroup.as_deref().unwrap_or_default())
+    }
+
     /// The status now.
-    pub(crate) fn status(&self, directory: &Path, cgroups: &Layout) -> Status {
+    pub(crate) fn status(&self, directory: &Path) -> Status {
         if self.pid == 0 && self.boot_id == boot_id() {
             return Status::Creating;
         }
@@ -279,7 +284,8 @@ impl Record {
             return Status::Stopped;
         }
         // First of all: a frozen process comes to no program, so a created container that was paused cannot be started.
-        if self.cgroup.as_deref().is_some_and(|path| Cgroup::is_frozen_in(cgroups, path).unwrap_or(false)) {
+        let is_frozen = |path| Cgroup::is_frozen_in(&self.layout(), path).unwrap_or(false);
+        if self.cgroup.as_deref().is_some_and(is_frozen) {
             return Status::Paused;
         }
         if gate(directory).exists() { Status::Created } else { Status::Running }

@@ -47,14 +47,14 @@ impl Runtime {
         fault: Option<Fault>,
     ) -> Result<Vec<String>, Error> {
         let (locked, mut record) = self.lock(id)?;
-        match record.status(&locked.directory, &self.cgroups) {
+        match record.status(&locked.directory) {
             Status::Created | Status::Running | Status::Paused => {}
             status => return Err(Error::Conflict(format!("cannot update a container that is {status}"))),
         }
         let path = record.cgroup.clone();
         let path =
             path.ok_or_else(|| Error::Conflict("cannot update a container without a cgroup".into()))?;
-        let cgroup = Cgroup::open_in(&self.cgroups, &path)?;
+        let cgroup = Cgroup::open_in(&record.layout(), &path)?;
         let memory_and_swap_bytes = figure(&cgroup, "memory", "memory.memsw.limit_in_bytes");
         let devices_list = cgroup.read("devices", "devices.list").ok();
         let schema = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
@@ -89,7 +89,7 @@ impl Runtime {
             _ => Ok(()),
         };
         tell(&update.properties.now)?;
-        let changed = change(&update.plan, &self.cgroups, fault).map_err(|failure| {
+        let changed = change(&update.plan, &record.layout(), fault).map_err(|failure| {
             let _ = tell(&update.properties.before);
             Error::Change(failure)
         })?;

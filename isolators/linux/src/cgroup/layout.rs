@@ -9,6 +9,7 @@
 //! Read from `/proc/self/mountinfo` and `/proc/self/cgroup` (cgroups(7), proc_pid_mountinfo(5)).
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -105,6 +106,38 @@ impl Layout {
         let unified =
             self.unified.iter().map(move |tree| (String::new(), at(&tree.mount_point, &tree.own_path)));
         v1.chain(unified)
+    }
+
+    /// The hierarchies that hold a cgroup, of what [`Layout::directories`] gave for its path when it was made: whatever
+    /// cgroup we are in now, the path leads to the same directories. Nothing is asked of the host.
+    #[must_use]
+    pub fn of_directories(directories: &BTreeMap<String, PathBuf>, path: &str) -> Self {
+        let path = Path::new(path.trim_matches('/'));
+        let above = |directory: &Path| -> Option<PathBuf> {
+            directory
+                .ends_with(path)
+                .then(|| directory.ancestors().nth(path.components().count()))?
+                .map(Into::into)
+        };
+        let own_path = || "/".to_owned();
+        let mut layout = Self::default();
+        for (controller, directory) in directories {
+            let Some(mount_point) = above(directory) else { continue };
+            if controller.is_empty() {
+                let controllers = Vec::new();
+                layout.unified = Some(Unified { mount_point, own_path: own_path(), controllers });
+                continue;
+            }
+            match layout.v1.iter_mut().find(|known| known.mount_point == mount_point) {
+                Some(known) => known.controllers.push(controller.clone()),
+                None => layout.v1.push(Hierarchy {
+                    controllers: vec![controller.clone()],
+                    mount_point,
+                    own_path: own_path(),
+                }),
+            }
+        }
+        layout
     }
 
     /// Reads the texts of the two files. Lines that make no sense are passed over.
@@ -285,8 +318,13 @@ mod tests {
             ("/a/b", ["cpu=/cg/cpu/a/b", "cpuacct=/cg/cpu/a/b", "=/cg/a/b"]),
             ("a", ["cpu=/cg/cpu/own/a", "cpuacct=/cg/cpu/own/a", "=/cg/a"]),
         ] {
-            let found = layout.directories(path).map(|(name, at)| format!("{name}={}", at.display()));
-            assert_eq!(found.collect::<Vec<_>>(), expected, "{path}");
+            let found = |layout: &Layout| -> Vec<_> {
+                layout.directories(path).map(|(name, at)| format!("{name}={}", at.display())).collect()
+            };
+            assert_eq!(found(&layout), expected, "{path}");
+            let noted = Layout::of_directories(&layout.directories(path).collect(), path);
+            assert_eq!(noted.v1.len(), 1, "one hierarchy with two controllers: {noted:?}");
+            assert_eq!(found(&noted), expected, "{path} noted");
         }
     }
 
