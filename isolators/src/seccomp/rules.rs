@@ -120,7 +120,13 @@ impl Table {
         default: Action,
     ) -> Result<Self, Error> {
         let mut newest = None;
-        let mut said = Vec::with_capacity(rules.iter().map(|rule| rule.calls.len()).sum());
+        let calls = rules.iter().map(|rule| rule.calls.len()).sum();
+        let (mut said, mut order) = (Vec::with_capacity(calls), Vec::with_capacity(calls));
+        let mut say = |number: u32, rule, call, door| {
+            // By number, and of what is said of one number as the profile has it.
+            order.push(u64::from(number) << 32 | said.len() as u64);
+            said.push(Said { rule, call, door });
+        };
         for rule in rules {
             for call in &rule.calls {
                 let number = call.numbers.on(architecture);
@@ -128,17 +134,23 @@ impl Table {
                 if rule.action == default {
                     continue;
                 }
-                let place = said.len();
-                said.extend(number.map(|number| Said { number, place, rule, call, door: None }));
+                if let Some(number) = number {
+                    say(number, rule, call, None);
+                }
                 let door = call.numbers.door().filter(|_| architecture.multiplexes());
                 let number = door.and_then(Door::numbers).and_then(|numbers| numbers.on(architecture));
-                let place = said.len();
-                said.extend(number.map(|number| Said { number, place, rule, call, door }));
+                if let Some(number) = number {
+                    say(number, rule, call, door);
+                }
             }
         }
-        said.sort_unstable_by_key(|said| (said.number, said.place));
-        let decided = |of_one: &[Said<'_>]| Ok((of_one[0].number, decide(of_one)?));
-        let decisions = said.chunk_by(|one, other| one.number == other.number).map(decided);
+        order.sort_unstable();
+        let number = |key: u64| (key >> 32) as u32;
+        let decided = |of_one: &[u64]| {
+            let all = of_one.iter().map(|key| &said[(key & u64::from(u32::MAX)) as usize]);
+            Ok((number(of_one[0]), decide(all)?))
+        };
+        let decisions = order.chunk_by(|one, other| number(*one) == number(*other)).map(decided);
         Ok(Self { architecture, decisions: decisions.collect::<Result<_, _>>()?, newest })
     }
 }
@@ -151,9 +163,6 @@ fn is_ordinary(architecture: Architecture, number: u32) -> bool {
 
 /// What a rule says of a number: because it names the call, or one that is reached through it.
 struct Said<'a> {
-    number: u32,
-    /// In the profile's order, which counts among what is said of one number.
-    place: usize,
     rule: &'a Rule<'a>,
     call: &'a Call<'a>,
     door: Option<Door>,
@@ -170,7 +179,7 @@ impl Said<'_> {
 }
 
 /// What becomes of all that is said of one number.
-fn decide(all: &[Said<'_>]) -> Result<Decision, Error> {
+fn decide<'a>(all: impl Iterator<Item = &'a Said<'a>>) -> Result<Decision, Error> {
     let mut list: Vec<Alternative> = Vec::new();
     for said in all {
         let action = said.rule.action;
