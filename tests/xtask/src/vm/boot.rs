@@ -17,8 +17,9 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -46,6 +47,12 @@ const CPU: &str = "max,erms=off,la57=off";
 /// attacks this machine's kernel, and namespaces that end wait for RCU's grace periods.
 const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 quiet random.trust_cpu=on cgroup_no_v1=all \
      norandmaps mitigations=off init_on_alloc=0 rcupdate.rcu_expedited=1";
+
+/// How long a machine may say nothing: somewhat longer than a test may take. Emulated machines stand still now and then.
+const SILENCE_MAX: Duration = Duration::from_secs(super::disk::TEST_LIMIT_S as u64 + 60);
+
+/// How often a machine that stands still is replaced by another.
+const BOOTS_MAX: usize = 3;
 
 /// How many of the slowest tests are named at the end.
 const SLOWEST: usize = 12;
@@ -84,11 +91,13 @@ pub(super) fn run_suites(machine: &Machine, work: Vec<Work>, deadline: Duration)
     for report in reports {
         total.add(report?);
     }
-    for work in lock(&queue).drain(..) {
+    let left: Vec<Work> = lock(&queue).drain(..).collect();
+    for work in &left {
         println!("not run: {} {}", work.suite, work.test);
         total.tally += Tally::FAILED;
     }
     total.print_times();
+    total.print_failures(left.len());
     Ok(total.tally)
 }
 
@@ -102,25 +111,50 @@ fn machines() -> usize {
     cores.min(fitting).clamp(1, MACHINES_MAX)
 }
 
-/// Runs one machine until there is no work left.
-fn serve(
+/// Runs one machine until there is no work left, and another in its place if it stands still.
+fn serve(machine: &Machine, number: usize, queue: &Mutex<VecDeque<Work>>, limit: Duration) -> Result<Report> {
+    let deadline = Instant::now() + limit;
+    let mut report = Report::default();
+    for _ in 0..BOOTS_MAX {
+        boot(machine, number, queue, deadline, &mut report)?;
+        if report.is_complete || Instant::now() >= deadline {
+            break;
+        }
+        lock(queue).extend(report.interrupted());
+    }
+    Ok(report.ended())
+}
+
+/// Boots a machine and gives it work, until it ends or says nothing for too long.
+fn boot(
     machine: &Machine,
     number: usize,
     queue: &Mutex<VecDeque<Work>>,
-    deadline: Duration,
-) -> Result<Report> {
+    deadline: Instant,
+    report: &mut Report,
+) -> Result<()> {
     let console = console(machine, number);
     let mut qemu = qemu(machine);
     qemu.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
     // `timeout` ends the machine from outside: whatever hangs in it, the gate goes on.
     let mut limited = command("timeout", "--kill-after 5");
-    limited.arg(deadline.as_secs().to_string()).arg(qemu.get_program()).args(qemu.get_args());
+    let left = deadline.saturating_duration_since(Instant::now());
+    limited.arg(left.as_secs().max(1).to_string()).arg(qemu.get_program()).args(qemu.get_args());
     let mut child = limited.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting qemu")?;
     let mut answers = child.stdin.take().context("qemu's input")?;
-    let mut report = Report::default();
     let (mut said, mut number_of_order) = (Vec::new(), 0);
-    for line in BufReader::new(child.stdout.take().context("qemu's output")?).split(b'\n') {
-        let line = String::from_utf8_lossy(&line.context("reading the machine's output")?).into_owned();
+    let lines = lines(child.stdout.take().context("qemu's output")?);
+    loop {
+        let line = match lines.recv_timeout(SILENCE_MAX) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                println!("[{number}] nothing was heard for {} s", SILENCE_MAX.as_secs());
+                // `timeout` passes it on.
+                command("kill", "").arg(child.id().to_string()).status().context("ending the machine")?;
+                break;
+            }
+        };
         let line = line.trim_end();
         let Some(mark) = line.strip_prefix("## ") else {
             said.push(line.to_owned());
@@ -147,7 +181,21 @@ fn serve(
         println!("machine {number} ended too early, during {:?}; its console:", report.current);
         print_console(&console);
     }
-    Ok(report.ended())
+    Ok(())
+}
+
+/// What a machine says, line by line, for whoever does not want to wait for ever.
+fn lines(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let lines = BufReader::new(output).split(b'\n').map_while(Result::ok);
+        for line in lines {
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
 }
 
 fn console(machine: &Machine, number: usize) -> PathBuf {
@@ -202,6 +250,8 @@ struct Report {
     times: Vec<(u32, String)>,
     /// What failed once.
     later: Vec<String>,
+    /// What failed for good, said once more at the end.
+    failures: Vec<String>,
 }
 
 impl Report {
@@ -213,7 +263,10 @@ impl Report {
             "failed" if !is_second_try => {
                 return self.current.take().map(|work| Work { is_second_try: true, ..work });
             }
-            "failed" => Tally::FAILED,
+            "failed" => {
+                self.failures.push(mark.to_owned());
+                Tally::FAILED
+            }
             "skipped" => Tally::SKIPPED,
             "done" => {
                 self.is_complete = true;
@@ -230,9 +283,21 @@ impl Report {
         None
     }
 
+    /// The machine stands still, or has gone, during a test: another may try it once more.
+    fn interrupted(&mut self) -> Option<Work> {
+        let work = self.current.take()?;
+        if work.is_second_try {
+            self.failures.push(format!("{} {}: no machine came to its end", work.suite, work.test));
+            self.tally += Tally::FAILED;
+            return None;
+        }
+        Some(Work { is_second_try: true, ..work })
+    }
+
     /// A machine that did not finish is a failure too.
     fn ended(mut self) -> Report {
         if !self.is_complete {
+            self.failures.push(format!("a machine ended too early, during {:?}", self.current));
             self.tally += Tally::FAILED;
         }
         self
@@ -242,6 +307,17 @@ impl Report {
         self.tally += other.tally;
         self.times.extend(other.times);
         self.later.extend(other.later);
+        self.failures.extend(other.failures);
+    }
+
+    /// Last of all, where whoever reads but the end of it sees it.
+    fn print_failures(&self, not_run: usize) {
+        for failure in &self.failures {
+            println!("  failed: {failure}");
+        }
+        if not_run > 0 {
+            println!("  failed: {not_run} tests were not run, for want of time or machines");
+        }
     }
 
     fn print_times(&mut self) {
@@ -290,5 +366,16 @@ mod tests {
         let (second, again) = report(&marks, true);
         assert_eq!(second.tally, Tally { passed: 1, failed: 1, skipped: 1 });
         assert_eq!((second.later, again), (vec!["a b".to_owned()], Vec::new()));
+        assert_eq!(second.failures, ["failed a b (40 s)"]);
+    }
+
+    #[test]
+    fn what_a_machine_stood_still_in_is_tried_once_more() {
+        let mut report = Report { current: Some(work(false)), ..Report::default() };
+        assert_eq!(report.interrupted(), Some(work(true)));
+        assert_eq!(report.interrupted(), None);
+        report.current = Some(work(true));
+        assert_eq!(report.interrupted(), None);
+        assert_eq!((report.tally.failed, report.failures.len()), (1, 1));
     }
 }

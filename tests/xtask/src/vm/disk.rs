@@ -20,7 +20,7 @@ const SHELL: &str = include_str!("shell.sh");
 const DISK_SIZE: &str = "4G";
 
 /// One test that takes longer than this in the machine has hung.
-const TEST_LIMIT_S: u32 = 600;
+pub(super) const TEST_LIMIT_S: u32 = 360;
 
 /// Programs of the host that suites use; each is copied with the libraries that it loads.
 const HOST_PROGRAMS: &[&str] = &[

@@ -11,7 +11,7 @@ now() {
 run() {
     . "/suites/$1/settings"
     cd "$folder" || cd /
-    timeout "$limit" "/suites/$1/test" --exact "$2" --nocapture > /run/output 2>&1 < /dev/null
+    timeout -k 10 "$limit" "/suites/$1/test" --exact "$2" --nocapture > /run/output 2>&1 < /dev/null
 }
 
 echo "## booted: Linux $(uname -r), cgroup v2: $(cat /sys/fs/cgroup/cgroup.controllers)"
