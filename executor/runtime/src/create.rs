@@ -249,7 +249,7 @@ impl Runtime {
                 write_pid(path, record.pid)?;
             }
             match applied.progress {
-                Progress::Created if start => self.start_locked(locked, &record)?,
+                Progress::Created if start => self.start_locked(locked, &record, &applied.child.pidfd)?,
                 Progress::Executed => hooks::run(self, &record, HookPoint::Poststart, Status::Running, None)?,
                 Progress::Created => {}
             }

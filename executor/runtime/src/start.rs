@@ -38,14 +38,14 @@ impl Runtime {
         if record.hooked && hooks::any(record.spec.get()?, HookPoint::StartContainer) {
             seal()?;
         }
-        match record.status(&locked.directory) {
+        let stopped = || Error::Conflict("cannot start a container that has stopped".into());
+        let (status, process) = record.look(&locked.directory);
+        match status {
             Status::Created => {}
             Status::Creating => {
                 return Err(Error::Conflict("cannot start a container that is being created".into()));
             }
-            Status::Stopped => {
-                return Err(Error::Conflict("cannot start a container that has stopped".into()));
-            }
+            Status::Stopped => return Err(stopped()),
             Status::Running => {
                 return Err(Error::Conflict("cannot start an already running container".into()));
             }
@@ -53,7 +53,7 @@ impl Runtime {
                 return Err(Error::Conflict("cannot start a container in the paused state".into()));
             }
         }
-        let result = self.start_locked(&locked, &record);
+        let result = self.start_locked(&locked, &record, &process.ok_or_else(stopped)?);
         match &result {
             // runtime-spec "Lifecycle" 8 and 9: after a failing hook it goes on at step 12, the container is destroyed. What
             // cannot be removed stays for `delete`.
@@ -65,11 +65,13 @@ impl Runtime {
         result
     }
 
-    pub(crate) fn start_locked(&self, locked: &Locked, record: &Record) -> Result<(), Error> {
-        let process = record
-            .process()
-            .ok_or_else(|| Error::Conflict("cannot start a container that has stopped".into()))?;
-        hooks::run(self, record, HookPoint::StartContainer, Status::Created, Some(&process))?;
+    pub(crate) fn start_locked(
+        &self,
+        locked: &Locked,
+        record: &Record,
+        process: &OwnedFd,
+    ) -> Result<(), Error> {
+        hooks::run(self, record, HookPoint::StartContainer, Status::Created, Some(process))?;
         let limit = self.options.limits.child;
         let timed_out = || Error::TimedOut {
             waited_for: format!("waiting for the container's process to execute {:?}", record.program),

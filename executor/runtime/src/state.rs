@@ -277,12 +277,19 @@ impl Record {
 
     /// The status now.
     pub(crate) fn status(&self, directory: &Path) -> Status {
+        self.look(directory).0
+    }
+
+    /// The status now, and a descriptor of the first process unless it is being created or has ended.
+    pub(crate) fn look(&self, directory: &Path) -> (Status, Option<OwnedFd>) {
         if self.pid == 0 && self.boot_id == boot_id() {
-            return Status::Creating;
+            return (Status::Creating, None);
         }
-        if self.process().is_none() {
-            return Status::Stopped;
-        }
+        let Some(process) = self.process() else { return (Status::Stopped, None) };
+        (self.status_alive(directory), Some(process))
+    }
+
+    fn status_alive(&self, directory: &Path) -> Status {
         // First of all: a frozen process comes to no program, so a created container that was paused cannot be started.
         let is_frozen = |path| Cgroup::is_frozen_in(&self.layout(), path).unwrap_or(false);
         if self.cgroup.as_deref().is_some_and(is_frozen) {
