@@ -1,7 +1,6 @@
 //! create: everything up to the gate. runtime-spec runtime.md, "Create".
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,8 +181,7 @@ impl Runtime {
         let (host, systemd) = self.with_systemd()?;
         let plan = self.plan_on(&create, &with_resctrl(host, &create.spec))?;
         let directory = self.directory(&create.id);
-        make_directory(&directory, &create.id)?;
-        let locked = Locked::open(&directory, create.id.as_str(), self.options.limits.lock)?;
+        let locked = Locked::make(&directory, &create.id, self.options.limits.lock)?;
         match self.create_in(&locked, &plan, create, systemd) {
             Ok(made) => Ok(Created {
                 pid: made.applied.child.pid,
@@ -358,13 +356,6 @@ pub(crate) fn with_resctrl(host: Arc<HostFeatures>, spec: &Spec) -> Arc<HostFeat
 fn absolute(bundle: &Path) -> Result<PathBuf, Error> {
     std::path::absolute(bundle)
         .map_err(|error| Error::Bundle { path: bundle.to_owned(), problem: error.to_string() })
-}
-
-pub(crate) fn make_directory(directory: &Path, id: &ContainerId) -> Result<(), Error> {
-    std::fs::DirBuilder::new().mode(0o700).create(directory).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Error::AlreadyExists { id: id.to_string() },
-        _ => file_error("making", directory, &error),
-    })
 }
 
 /// Runs the hooks of the create operation on behalf of the interpreter.

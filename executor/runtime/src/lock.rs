@@ -1,10 +1,11 @@
 //! The lock of a container: one operation at a time, across processes.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cofferdam_plan::ContainerId;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
@@ -22,6 +23,20 @@ pub(crate) struct Locked {
 }
 
 impl Locked {
+    /// Makes the directory of a container that is not there yet, and locks it. Between the two, `delete` may remove it, and
+    /// another may make it anew: a directory with something in it is that one's container.
+    pub(crate) fn make(directory: &Path, id: &ContainerId, limit: Duration) -> Result<Self, Error> {
+        let exists = || Error::AlreadyExists { id: id.to_string() };
+        std::fs::DirBuilder::new().mode(0o700).create(directory).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => exists(),
+            _ => file_error("making", directory, &error),
+        })?;
+        let locked = Self::open(directory, id.as_str(), limit)?;
+        let mut entries =
+            std::fs::read_dir(directory).map_err(|error| file_error("reading", directory, &error))?;
+        if entries.next().is_some() { Err(exists()) } else { Ok(locked) }
+    }
+
     /// Waits for the lock, at most `limit`.
     pub(crate) fn open(directory: &Path, id: &str, limit: Duration) -> Result<Self, Error> {
         let deadline = Instant::now() + limit;

@@ -10,7 +10,7 @@ use cofferdam_plan::{Namespace, Op, Plan};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::checkpoint::{DESCRIPTORS, FILE, NETWORK_KEY, NULL_MARK, PID_KEY, Shared, config_file, mounts};
-use crate::create::{Console, Create, make_directory, write_pid};
+use crate::create::{Console, Create, write_pid};
 use crate::criu::message::{Options, Request};
 use crate::criu::{self, Session};
 use crate::error::{Error, system};
@@ -64,8 +64,7 @@ impl Runtime {
             return Err(Error::Conflict(words.into()));
         }
         let directory = self.directory(&restore.create.id);
-        make_directory(&directory, &restore.create.id)?;
-        let locked = Locked::open(&directory, restore.create.id.as_str(), self.options.limits.lock)?;
+        let locked = Locked::make(&directory, &restore.create.id, self.options.limits.lock)?;
         let result = self.restore_in(&locked, &plan, restore);
         if result.is_err() {
             let _ = locked.remove();
