@@ -206,7 +206,7 @@ impl Record {
         if !metadata.is_file() {
             return Err(broken("not a regular file".into()));
         }
-        // One byte more than there is, so that one read finds the end as well.
+        // Room for all of it and its end: reads would begin with 32 bytes and double.
         let length = usize::try_from(metadata.len().min(STATE_MAX_BYTES)).unwrap_or(0);
         let mut text = String::with_capacity(length + 1);
         file.take(STATE_MAX_BYTES)

@@ -9,9 +9,10 @@ use std::cmp::Ordering;
 use super::architecture::Architecture;
 use super::multiplex::{self, Door};
 
-/// The calls of the table: its rows, without a single address in them. Of a program that lies elsewhere at each start, every
-/// page with an address is written to, and so copied, before it begins.
 const ROWS: usize = SYSCALLS.len();
+
+// The table as the program holds it, column by column and without a single address in it: of a program that lies elsewhere at
+// each start, every page with an address is written to, and so copied, before it begins.
 
 static NUMBERS: [[i32; 9]; ROWS] = {
     let mut numbers = [[0; 9]; ROWS];

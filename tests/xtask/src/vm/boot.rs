@@ -48,7 +48,8 @@ const CPU: &str = "max,erms=off,la57=off";
 const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 quiet random.trust_cpu=on cgroup_no_v1=all \
      norandmaps mitigations=off init_on_alloc=0 rcupdate.rcu_expedited=1";
 
-/// How long a machine may say nothing: somewhat longer than a test may take. Emulated machines stand still now and then.
+/// How long a machine may be without a result or a question for work: somewhat longer than a test may take. That it asks for the
+/// same test once more is neither: a machine whose line has lost something may do that for ever.
 const SILENCE_MAX: Duration = Duration::from_secs(super::disk::TEST_LIMIT_S as u64 + 60);
 
 /// How often a machine that stands still is replaced by another.
@@ -144,8 +145,9 @@ fn boot(
     let mut answers = child.stdin.take().context("qemu's input")?;
     let (mut said, mut number_of_order) = (Vec::new(), 0);
     let lines = lines(child.stdout.take().context("qemu's output")?);
+    let mut heard = Instant::now();
     loop {
-        let line = match lines.recv_timeout(SILENCE_MAX) {
+        let line = match lines.recv_timeout(SILENCE_MAX.saturating_sub(heard.elapsed())) {
             Ok(line) => line,
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
@@ -160,6 +162,9 @@ fn boot(
             said.push(line.to_owned());
             continue;
         };
+        if mark != "again" {
+            heard = Instant::now();
+        }
         if mark == "ready" || mark == "again" {
             if mark == "ready" {
                 report.current = lock(queue).pop_front();
