@@ -13,6 +13,9 @@ use crate::error::Error;
 /// Largest configuration that is read, in bytes.
 pub const CONFIG_MAX_BYTES: u64 = 16 << 20;
 
+/// What one with a profile takes, in bytes: room for it from the start, where reads would begin with 32 and double.
+const CONFIG_USUAL_BYTES: usize = 16 << 10;
+
 /// Reads `config.json` of a bundle. The error names the file, and the JSON path of what is wrong.
 pub fn load(bundle: &Path) -> Result<Spec, Error> {
     read_json(&bundle.join("config.json"))
@@ -27,7 +30,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
 pub fn read_json_warned<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<String>), Error> {
     let problem = |problem: String| Error::Bundle { path: path.to_owned(), problem };
     let file = std::fs::File::open(path).map_err(|error| problem(words(&error)))?;
-    let mut text = String::new();
+    let mut text = String::with_capacity(CONFIG_USUAL_BYTES);
     let size =
         file.take(CONFIG_MAX_BYTES + 1).read_to_string(&mut text).map_err(|error| problem(words(&error)))?;
     if size as u64 > CONFIG_MAX_BYTES {

@@ -41,7 +41,7 @@ pub trait Attendant {
         Ok(())
     }
 
-    /// Told once, right after the clone.
+    /// Told once: right after the clone, or when the child has been let go where that is late enough (see [`is_found`]).
     fn cloned(&mut self, _child: &Child) -> Result<(), String> {
         Ok(())
     }
@@ -242,10 +242,13 @@ impl Parent<'_> {
                 let flags = namespaces.iter().fold(0, |flags, namespace| flags | namespace.flag());
                 let (user, pid) = (*user_namespace, *pid_namespace);
                 let joined = Joined { first, user, pid, between: *between };
-                let child = self.clone(run, flags, &joined, *into_cgroup)?;
-                let told = run.attendant.cloned(&child);
-                self.child = Some(child);
-                told.map_err(|words| (Errno::IO, Some(words)))
+                self.child = Some(self.clone(run, flags, &joined, *into_cgroup)?);
+                if is_found(self.plan) { Ok(()) } else { self.tell(run) }
+            }
+            (Op::Release(_), _) if is_found(self.plan) => {
+                let child = self.child.as_ref().ok_or((Errno::CHILD, None))?;
+                attach::run(run, child, &step.op)?;
+                self.tell(run)
             }
             (_, Stage::Host) => host::run(run, &step.op),
             _ => {
@@ -253,6 +256,11 @@ impl Parent<'_> {
                 attach::run(run, child, &step.op)
             }
         }
+    }
+
+    fn tell(&self, run: &mut Run<'_>) -> host::Outcome {
+        let child = self.child.as_ref().ok_or((Errno::CHILD, None))?;
+        run.attendant.cloned(child).map_err(|words| (Errno::IO, Some(words)))
     }
 
     /// Takes the process that the child goes on as for the child, where it has entered its pid namespace last. What it was
@@ -353,6 +361,19 @@ fn cgroup_directory(run: &Run<'_>, wanted: bool) -> Result<Option<OwnedFd>, (Err
 
 fn waits(plan: &Plan) -> bool {
     plan.stage(Stage::Gate).next().is_some()
+}
+
+/// Whether a child whose parent is killed is found without having been noted: in its cgroup, into which it is moved before it
+/// is let go, and where it waits for start. Until then it ends with its parent. Noting it before that would keep the child
+/// waiting for the parent's other work, which takes longer than its own.
+fn is_found(plan: &Plan) -> bool {
+    let parent = || plan.steps.iter().filter(|step| step.stage.is_parent());
+    let released = parent().filter(|step| matches!(step.op, Op::Release(_))).count();
+    let asked = |op: &Op| matches!(op, Op::RunHooks { .. } | Op::StartUnit { .. });
+    waits(plan)
+        && released == 1
+        && parent().any(|step| step.op == Op::AttachCgroup)
+        && !parent().any(|step| asked(&step.op))
 }
 
 /// What is known of a child that has left no record.
