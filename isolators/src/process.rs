@@ -12,7 +12,8 @@
 //! exec
 //! ```
 //!
-//! A filter with a supervisor comes before the gate: whoever creates a container may be waiting for the supervisor to have the
+//! A filter that says nothing about what is done at the gate is loaded there, while nobody waits for this process. One with a
+//! supervisor comes before the gate: whoever creates a container may be waiting for the supervisor to have the
 //! descriptor before it calls `start`. Unless the filter stops what is done at the gate: then it is loaded after it.
 
 use cofferdam_plan::op::Handover;
@@ -179,6 +180,12 @@ fn loading(filter: Option<&seccomp::Filter>, late_ids: bool, builder: &Builder) 
     if waits(builder) && filter.is_some_and(early) { Stage::Confine } else { Stage::Exec }
 }
 
+/// Whether the filter may hold while the process waits: nobody has to be given anything, and what is done at the gate passes
+/// it unseen.
+fn holds_ahead(filter: &seccomp::Filter, builder: &Builder) -> bool {
+    waits(builder) && filter.notify.is_none() && GATE.iter().all(|call| filter.ignores(call))
+}
+
 /// Whether the process waits for `start`.
 fn waits(builder: &Builder) -> bool {
     builder.contains(|op| matches!(op, Op::WaitStart { .. }))
@@ -313,7 +320,8 @@ impl Confinement<'_> {
                 Some(Handover { socket, message })
             }
         };
-        let op = Op::LoadFilter { program: filter.program, flags: filter.flags, handover };
+        let ahead = holds_ahead(&filter, builder);
+        let op = Op::LoadFilter { program: filter.program, flags: filter.flags, handover, ahead };
         builder.step(loading, "/linux/seccomp", op);
         Ok(())
     }

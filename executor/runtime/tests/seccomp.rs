@@ -399,6 +399,55 @@ fn a_container_waits_for_start_without_its_supervisor() {
     }
 }
 
+/// A filter that says nothing about what is done at the gate holds there already, before anybody calls `start`; any other is
+/// loaded after it. Either way it holds in the program.
+#[test]
+fn a_filter_is_loaded_while_the_container_waits_for_start() {
+    let Some(place) = place() else { return };
+    let read = |index: u64| json!([{ "index": index, "value": 99, "op": "SCMP_CMP_EQ" }]);
+    for (name, no_new_privileges, action, args, mode) in [
+        ("getppid", true, "SCMP_ACT_ERRNO", None, 2),
+        ("getppid", false, "SCMP_ACT_ERRNO", None, 2),
+        ("capset", false, "SCMP_ACT_LOG", None, 2),
+        ("accept4", true, "SCMP_ACT_ERRNO", None, 0),
+        ("accept4", true, "SCMP_ACT_KILL_PROCESS", None, 0),
+        ("close", false, "SCMP_ACT_LOG", None, 0),
+        ("read", true, "SCMP_ACT_ERRNO", Some(read(0)), 0),
+    ] {
+        let mut seccomp =
+            profile(json!({ "names": ["getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77 }));
+        let mut rule = json!({ "names": [name], "action": action });
+        if let Some(args) = args {
+            rule["args"] = args;
+        }
+        if name != "getppid" {
+            seccomp["syscalls"].as_array_mut().unwrap().push(rule);
+        }
+        let mut create = place.create("ahead", &["/guest", "parent", "native"], &seccomp);
+        create.start = false;
+        create.spec.process_mut().as_mut().unwrap().set_no_new_privileges(Some(no_new_privileges));
+        let (stdio, output) = captured();
+        create.stdio = stdio;
+        let id = create.id.clone();
+        let created = place.runtime.create(create).unwrap();
+        let waiting = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", created.pid)).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).unwrap();
+            line.trim().parse::<u32>().unwrap()
+        };
+        // It is said to be created first.
+        let begin = Instant::now();
+        while mode != 0 && waiting() != mode && begin.elapsed() < NO_HANG {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(waiting(), mode, "{name} {action} {no_new_privileges}");
+        place.runtime.start(&id).unwrap();
+        assert_eq!(foreground::reap(created.pidfd.as_fd()).unwrap(), ALIVE, "{name} {action}");
+        assert_eq!(text(output), "errno 77\nalive\n", "{name} {action}");
+        place.runtime.delete(&id, true).unwrap();
+    }
+}
+
 /// Calls in which the child could never be answered are refused before there is one.
 #[test]
 fn sc_08_supervising_the_handover_itself_is_refused() {

@@ -82,6 +82,8 @@ pub(crate) struct Half<'a> {
     arguments: Vector,
     environment: Vector,
     filters: Vec<(usize, Vec<SockFilter>)>,
+    /// What came of the filter that was loaded ahead.
+    loaded: Option<Result<(), Errno>>,
     /// Which candidate of `FindProgram` it is, for `Exec`.
     program: Option<(usize, usize)>,
     /// The empty directory that masks directories is attached; later masks are copies of it.
@@ -136,6 +138,7 @@ impl<'a> Half<'a> {
             arguments,
             environment,
             filters,
+            loaded: None,
             program: None,
             mask_attached: false,
             knock: None,
@@ -258,24 +261,39 @@ impl<'a> Half<'a> {
                 self.program = Some((index, found));
                 Ok(())
             }
-            Op::LoadFilter { flags, handover, .. } => {
-                let filter = self.filters.iter().find(|(at, _)| *at == index).ok_or(Errno::INVAL)?;
-                match (cofferdam_linux::seccomp::load(&filter.1, *flags)?, handover) {
+            Op::LoadFilter { flags, handover, .. } => match self.loaded.take() {
+                Some(result) => result,
+                None => match (self.load(index, *flags)?, handover) {
                     (Some(notifications), Some(handover)) => self.hand_over(notifications, &handover.message),
                     _ => Ok(()),
-                }
-            }
+                },
+            },
             Op::EnterPidNamespace => cofferdam_linux::sibling::go_on(self.report.pid()),
             Op::WaitStart { .. } => {
                 let gate = self.knock.take().ok_or(Errno::BADF)?;
                 crate::channel::say_created(self.channel()?)?;
                 drop(self.channel.take());
+                self.load_ahead();
                 self.knock = Some(gate::wait(gate.as_fd(), &self.lent)?);
                 self.lent.iter_mut().for_each(|lent| drop(lent.take()));
                 Ok(())
             }
             Op::Exec { .. } => Err(self.exec(index)),
             _ => enter::run(table, op).unwrap_or_else(|| confine::run(op)),
+        }
+    }
+
+    fn load(&self, index: usize, flags: u32) -> Result<Option<OwnedFd>, Errno> {
+        let filter = self.filters.iter().find(|(at, _)| *at == index).ok_or(Errno::INVAL)?;
+        cofferdam_linux::seccomp::load(&filter.1, flags)
+    }
+
+    /// While the parent ends, and `start` is on its way: the kernel takes longer to translate a filter than either.
+    fn load_ahead(&mut self) {
+        for (index, step) in self.plan.steps.iter().enumerate() {
+            if let Op::LoadFilter { flags, ahead: true, .. } = step.op {
+                self.loaded = Some(self.load(index, flags).map(drop));
+            }
         }
     }
 

@@ -259,8 +259,9 @@ pub enum Op {
     CloseDescriptors { first: u32 },
     /// Put the signal dispositions and the mask back to their defaults. `rt_sigaction`, `rt_sigprocmask`
     ResetSignals,
-    /// `seccomp(SECCOMP_SET_MODE_FILTER)`
-    LoadFilter { program: Vec<Instruction>, flags: u32, handover: Option<Handover> },
+    /// `seccomp(SECCOMP_SET_MODE_FILTER)`; `ahead`, it is done at the gate, after the container was said to be created and
+    /// before `start` is waited for, and what came of it is told in its place.
+    LoadFilter { program: Vec<Instruction>, flags: u32, handover: Option<Handover>, ahead: bool },
 
     // ---- gate, exec
     /// Go on in a process of the pid namespace that was joined: nobody there could see the child until now, and all that

@@ -266,8 +266,9 @@ impl Plan {
             FindProgram { name, candidates } => format!("find-program {name} among {}", list(candidates)),
             CloseDescriptors { first } => format!("close-descriptors from {first}"),
             ResetSignals => "reset-signals".into(),
-            LoadFilter { program, flags, handover } => {
-                let mut line = format!("load-filter {} instructions flags={flags:#x}", program.len());
+            LoadFilter { program, flags, handover, ahead } => {
+                let ahead = flag(*ahead, " ahead");
+                let mut line = format!("load-filter {} instructions flags={flags:#x}{ahead}", program.len());
                 if let Some(handover) = handover {
                     let message =
                         handover.message.iter().map(Text::to_string).collect::<Vec<_>>().join("PID");

@@ -20,6 +20,16 @@ pub struct Call {
 /// The program's answer to `call` and how many instructions it took; `None` if the program is not one the kernel would load.
 #[must_use]
 pub fn simulate(program: &[Instruction], call: &Call) -> Option<(Action, usize)> {
+    run(program, |offset| word(call, offset))
+}
+
+/// The program's answer to a call where neither its arguments nor its place are looked at.
+pub(super) fn decided_by_number(program: &[Instruction], number: u32, architecture: u32) -> Option<Action> {
+    let call = Call { number, architecture, ..Call::default() };
+    run(program, |offset| word(&call, offset).filter(|_| offset < 8)).map(|(action, _)| action)
+}
+
+fn run(program: &[Instruction], word: impl Fn(u32) -> Option<u32>) -> Option<(Action, usize)> {
     let mut accumulator = 0;
     let mut at = 0;
     for steps in 1..=program.len() {
@@ -28,7 +38,7 @@ pub fn simulate(program: &[Instruction], call: &Call) -> Option<(Action, usize)>
         let k = instruction.k;
         let holds = match instruction.code {
             0x20 => {
-                accumulator = word(call, k)?;
+                accumulator = word(k)?;
                 continue;
             }
             0x54 => {

@@ -38,6 +38,29 @@ fn every_action_has_its_word() {
 }
 
 #[test]
+fn a_filter_says_nothing_about_a_call_that_it_allows_by_its_number_alone() {
+    let any = json!([{ "index": 0, "value": 7, "op": "SCMP_CMP_EQ" }]);
+    for (default, action, args, ignored) in [
+        ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", None, false),
+        ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG", None, false),
+        ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", Some(&any), false),
+        ("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", None, true),
+        ("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", Some(&any), false),
+        ("SCMP_ACT_LOG", "SCMP_ACT_ALLOW", None, true),
+    ] {
+        let mut rule = json!({ "names": ["read"], "action": action });
+        if let Some(args) = args {
+            rule["args"] = args.clone();
+        }
+        let profile = json!({ "defaultAction": default, "syscalls": [rule] });
+        let filter = compile(&serde_json::from_value(profile).unwrap()).unwrap();
+        assert_eq!(filter.ignores("read"), ignored, "{default} {action} {args:?}");
+        assert_eq!(filter.ignores("close"), default == "SCMP_ACT_ALLOW", "{default}");
+        assert!(!filter.ignores("no_such_call"));
+    }
+}
+
+#[test]
 fn only_the_native_abi_passes_where_no_architecture_is_listed() {
     let filter = try_compile(json!({"defaultAction": "SCMP_ACT_ALLOW"})).unwrap();
     for (architecture, number, expected) in [
