@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use cofferdam_linux::cgroup::{Cgroup, Layout};
 use cofferdam_linux::text::read_text;
 use cofferdam_plan::Namespace;
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -223,14 +223,20 @@ impl Record {
         }
     }
 
-    /// Writes the state: a temporary file, renamed. It belongs to one boot, so nothing is forced to disk.
+    /// Writes the state: a temporary file, which takes the place of the one before. It belongs to one boot, so nothing is forced
+    /// to disk; ext4 would do that to a file that is renamed over another, and `delete` would wait for it.
     pub(crate) fn store(&self, directory: &Path) -> Result<(), Error> {
         let (path, temporary) = (directory.join("state.json"), directory.join("state.json.new"));
         let text = serde_json::to_string(&Stored::of(self))
             .map_err(|error| file_error("writing", &path, &error.into()))?;
         std::fs::write(&temporary, sealed(&text))
             .map_err(|error| file_error("writing", &temporary, &error))?;
-        std::fs::rename(&temporary, &path).map_err(|error| file_error("renaming", &path, &error))
+        match renameat_with(CWD, &temporary, CWD, &path, RenameFlags::EXCHANGE) {
+            Ok(()) => std::fs::remove_file(&temporary),
+            // The first, or a file system that cannot exchange.
+            Err(_) => std::fs::rename(&temporary, &path),
+        }
+        .map_err(|error| file_error("renaming", &path, &error))
     }
 
     /// A descriptor of the container's first process, if it is still that process and not a zombie.
