@@ -93,6 +93,7 @@ pub const ISOLATORS: &[Isolator] = &[
     ("read-only mounts", mounts::plan_read_only),
     ("working directory", process::plan_directory),
     ("cgroup namespace", cgroups::plan_namespace),
+    ("noting", noting),
     ("hooks", hooks::plan),
     ("gate", gate),
     ("pivot", rootfs::plan_pivot),
@@ -158,6 +159,13 @@ fn version(context: &Context<'_>, _builder: &mut Builder) -> Result<(), Refusal>
 pub(crate) fn pass(builder: &mut Builder, why: &str, barrier: Barrier) {
     builder.step(Stage::Attach, why, Op::Release(barrier));
     builder.step(Stage::Enter, why, Op::Pass(barrier));
+}
+
+/// The parent notes the child while the child mounts what is left to mount, and the child goes no further before that: until
+/// then it ends with its parent. Hooks are told of a child that is noted.
+fn noting(_context: &Context<'_>, builder: &mut Builder) -> Result<(), Refusal> {
+    pass(builder, "every container", Barrier::Noted);
+    Ok(())
 }
 
 /// The gate of a container that waits for `start`; while host paths still mean something.

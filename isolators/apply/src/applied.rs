@@ -41,7 +41,7 @@ pub trait Attendant {
         Ok(())
     }
 
-    /// Told once: right after the clone, or when the child has been let go where that is late enough (see [`is_found`]).
+    /// Told once: right after the clone, or before a child that waits for it passes [`Barrier::Noted`].
     fn cloned(&mut self, _child: &Child) -> Result<(), String> {
         Ok(())
     }
@@ -243,19 +243,19 @@ impl Parent<'_> {
                 let (user, pid) = (*user_namespace, *pid_namespace);
                 let joined = Joined { first, user, pid, between: *between };
                 self.child = Some(self.clone(run, flags, &joined, *into_cgroup)?);
-                if is_found(self.plan) { Ok(()) } else { self.tell(run) }
+                if is_noted_later(self.plan) { Ok(()) } else { self.tell(run) }
             }
-            (Op::Release(_), _) if is_found(self.plan) => {
-                let child = self.child.as_ref().ok_or((Errno::CHILD, None))?;
-                attach::run(run, child, &step.op)?;
-                self.tell(run)
+            (Op::Release(Barrier::Noted), _) => {
+                self.tell(run)?;
+                self.attach(run, &step.op)
             }
             (_, Stage::Host) => host::run(run, &step.op),
-            _ => {
-                let child = self.child.as_ref().ok_or((Errno::CHILD, None))?;
-                attach::run(run, child, &step.op)
-            }
+            _ => self.attach(run, &step.op),
         }
+    }
+
+    fn attach(&self, run: &mut Run<'_>, op: &Op) -> host::Outcome {
+        attach::run(run, self.child.as_ref().ok_or((Errno::CHILD, None))?, op)
     }
 
     fn tell(&self, run: &mut Run<'_>) -> host::Outcome {
@@ -363,17 +363,9 @@ fn waits(plan: &Plan) -> bool {
     plan.stage(Stage::Gate).next().is_some()
 }
 
-/// Whether a child whose parent is killed is found without having been noted: in its cgroup, into which it is moved before it
-/// is let go, and where it waits for start. Until then it ends with its parent. Noting it before that would keep the child
-/// waiting for the parent's other work, which takes longer than its own.
-fn is_found(plan: &Plan) -> bool {
-    let parent = || plan.steps.iter().filter(|step| step.stage.is_parent());
-    let released = parent().filter(|step| matches!(step.op, Op::Release(_))).count();
-    let asked = |op: &Op| matches!(op, Op::RunHooks { .. } | Op::StartUnit { .. });
-    waits(plan)
-        && released == 1
-        && parent().any(|step| step.op == Op::AttachCgroup)
-        && !parent().any(|step| asked(&step.op))
+/// Whether the child waits to be noted: until then it ends with its parent, which has more to do for it first.
+fn is_noted_later(plan: &Plan) -> bool {
+    plan.find(|op| (*op == Op::Release(Barrier::Noted)).then_some(())).is_some()
 }
 
 /// What is known of a child that has left no record.

@@ -70,6 +70,8 @@ pub enum Barrier {
     Connected,
     /// The parent has attached the child to its cgroups.
     Attached,
+    /// Whoever started the plan has noted the child, which is found from here on although its parent should end.
+    Noted,
     /// The child has built the mount tree, not yet pivoted.
     Mounted,
     /// The parent has run the hooks that wait for the mount tree.
@@ -84,6 +86,7 @@ impl Barrier {
             Self::Allocated => b'r',
             Self::Connected => b'n',
             Self::Attached => b'a',
+            Self::Noted => b'i',
             Self::Mounted => b't',
             Self::Hooked => b'h',
         }
