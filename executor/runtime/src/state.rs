@@ -370,8 +370,8 @@ fn checksum_before(bytes: &[u8]) -> u64 {
     bytes.iter().fold(FNV_BASIS, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
 }
 
-/// Notes the first process a second time, right after the clone, when the state file does not have it yet: whatever becomes
-/// of the operation and of that file, the process is found and ended.
+/// Notes the first process a second time, when the state file does not have it yet and before it goes on to what its parent's
+/// death would not end: whatever becomes of the operation and of that file, the process is found and ended.
 pub(crate) fn note_process(directory: &Path, record: &Record) -> Result<(), Error> {
     let path = directory.join(PROCESS_NOTE);
     let note = format!("{} {} {}", record.pid, record.start_time, record.boot_id);

@@ -41,7 +41,8 @@ pub trait Attendant {
         Ok(())
     }
 
-    /// Told once: right after the clone, or before a child that waits for it passes [`Barrier::Noted`].
+    /// Told once: right after the clone, or when there is nothing better to do, before a child that waits for it passes
+    /// [`Barrier::Noted`].
     fn cloned(&mut self, _child: &Child) -> Result<(), String> {
         Ok(())
     }
@@ -160,8 +161,13 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
     };
     let fault = |index: usize| inputs.fault.filter(|fault| fault.step == index);
     let half = Half::prepare(plan, &report, child_end, inputs.fault);
-    let mut state =
-        Parent { plan, done: Vec::with_capacity(plan.steps.len()), child: None, half: Some(half) };
+    let mut state = Parent {
+        plan,
+        done: Vec::with_capacity(plan.steps.len()),
+        child: None,
+        told: false,
+        half: Some(half),
+    };
 
     let mut failed = None;
     for (index, step) in plan.steps.iter().enumerate().filter(|(_, step)| step.stage.is_parent()) {
@@ -232,6 +238,7 @@ struct Parent<'a> {
     plan: &'a Plan,
     done: Vec<usize>,
     child: Option<Child>,
+    told: bool,
     half: Option<Half<'a>>,
 }
 
@@ -245,7 +252,8 @@ impl Parent<'_> {
                 self.child = Some(self.clone(run, flags, &joined, *into_cgroup)?);
                 if is_noted_later(self.plan) { Ok(()) } else { self.tell(run) }
             }
-            (Op::Release(Barrier::Noted), _) => {
+            // systemd may take its time: whoever wants to end the child meanwhile finds it.
+            (Op::Release(Barrier::Noted) | Op::StartUnit { .. }, _) => {
                 self.tell(run)?;
                 self.attach(run, &step.op)
             }
@@ -258,7 +266,10 @@ impl Parent<'_> {
         attach::run(run, self.child.as_ref().ok_or((Errno::CHILD, None))?, op)
     }
 
-    fn tell(&self, run: &mut Run<'_>) -> host::Outcome {
+    fn tell(&mut self, run: &mut Run<'_>) -> host::Outcome {
+        if std::mem::replace(&mut self.told, true) {
+            return Ok(());
+        }
         let child = self.child.as_ref().ok_or((Errno::CHILD, None))?;
         run.attendant.cloned(child).map_err(|words| (Errno::IO, Some(words)))
     }
