@@ -448,6 +448,38 @@ fn a_filter_is_loaded_while_the_container_waits_for_start() {
     }
 }
 
+/// The moment that a container is said to be created it can be told to end, whatever it still does at the gate.
+#[test]
+fn a_container_ends_when_it_is_told_to_at_once() {
+    let Some(place) = place() else { return };
+    // Long, so that loading it takes longer than telling.
+    let rule = |value| {
+        json!({ "names": ["getppid"], "action": "SCMP_ACT_ERRNO",
+            "args": [{ "index": 0, "value": value, "op": "SCMP_CMP_EQ" }] })
+    };
+    let rules: Vec<_> = (0..900).map(rule).collect();
+    let seccomp = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules });
+    for round in 0..20 {
+        let mut create = place.create("told", &["/guest", "sleep"], &seccomp);
+        create.start = false;
+        let (stdio, _output) = captured();
+        create.stdio = stdio;
+        let id = create.id.clone();
+        let created = place.runtime.create(create).unwrap();
+        rustix::process::pidfd_send_signal(&created.pidfd, rustix::process::Signal::TERM).unwrap();
+        assert!(
+            cofferdam_linux::wait::readable(created.pidfd.as_fd(), NO_HANG).unwrap(),
+            "round {round}: it goes on"
+        );
+        assert_eq!(
+            foreground::reap(created.pidfd.as_fd()).unwrap(),
+            foreground::Ended::Exited(128 + 15),
+            "round {round}"
+        );
+        place.runtime.delete(&id, true).unwrap();
+    }
+}
+
 /// Calls in which the child could never be answered are refused before there is one.
 #[test]
 fn sc_08_supervising_the_handover_itself_is_refused() {
