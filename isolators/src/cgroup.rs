@@ -121,11 +121,17 @@ pub enum Occasion {
     /// It is: no limit is in force.
     Create,
     /// It has limits and processes.
-    Update {
-        /// `memory.memsw.limit_in_bytes` of version 1, where it is known: a raised pair must be written from above, a
-        /// lowered one from below.
-        memory_and_swap_bytes: Option<u64>,
-    },
+    Update(Current),
+}
+
+/// Figures in force, where they are known. The kernel holds pairs of them in order at every moment: a raised pair must be
+/// written from above, a lowered one from below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Current {
+    /// `memory.memsw.limit_in_bytes` of version 1.
+    pub memory_and_swap_bytes: Option<u64>,
+    /// `cpu.rt_period_us` of version 1.
+    pub realtime_period_us: Option<u64>,
 }
 
 /// The outcome.

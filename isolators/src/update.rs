@@ -12,7 +12,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxIntelRdt, LinuxResources};
 use serde_json::{Map, Value};
 
 use crate::cgroup::devices::{Defaults, DevicePolicy};
-use crate::cgroup::{self, Occasion, systemd};
+use crate::cgroup::{self, Current, Occasion, systemd};
 use crate::cgroups::translation_host;
 use crate::intel_rdt;
 pub use crate::intel_rdt::ClassChange;
@@ -26,8 +26,8 @@ pub struct Updating<'a> {
     pub resources: Option<&'a LinuxResources>,
     /// What is to be different.
     pub change: &'a LinuxResources,
-    /// `memory.memsw.limit_in_bytes` of version 1, where it is known.
-    pub memory_and_swap_bytes: Option<u64>,
+    /// What is in force.
+    pub current: Current,
     /// `devices.list` of version 1, where there is one.
     pub devices_list: Option<&'a str>,
     /// What is to become of its class of service.
@@ -77,7 +77,7 @@ pub fn compile_update(updating: &Updating<'_>, host: &HostFeatures) -> Result<Up
         "update",
         Op::OpenCgroup { path: updating.cgroup.to_owned(), below: Vec::new() },
     );
-    let occasion = Occasion::Update { memory_and_swap_bytes: updating.memory_and_swap_bytes };
+    let occasion = Occasion::Update(updating.current);
     let translation = cgroup::translate(&wanted, &translation_host(host, &host.cgroups), occasion)?;
     for ignored in translation.ignored {
         builder.warn(format!("{}: {}", ignored.pointer, ignored.reason));
@@ -177,9 +177,10 @@ fn said(value: Value) -> Option<Value> {
 }
 
 /// Figures that mean something together only.
-const TOGETHER: [(&str, &str, &str); 5] = [
+const TOGETHER: [(&str, &str, &str); 6] = [
     ("/cpu/quota", "cpu", "period"),
     ("/cpu/period", "cpu", "quota"),
+    ("/cpu/quota", "cpu", "burst"),
     ("/memory/limit", "memory", "swap"),
     ("/memory/swap", "memory", "limit"),
     ("/memory/limit", "memory", "checkBeforeUpdate"),
@@ -246,7 +247,7 @@ mod tests {
             cgroup: "/c",
             resources: Some(&configured),
             change: &change,
-            memory_and_swap_bytes: Some(1 << 30),
+            current: Current { memory_and_swap_bytes: Some(1 << 30), realtime_period_us: Some(1_000_000) },
             devices_list: list,
             class: None,
         };

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use cofferdam_isolators::cgroup::devices::{Defaults, DevicePolicy};
-use cofferdam_isolators::cgroup::{Controllers, Host, Occasion, Write, translate};
+use cofferdam_isolators::cgroup::{Controllers, Current, Host, Occasion, Write, translate};
 use cofferdam_linux::cgroup::{Cgroup, Layout};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
@@ -81,21 +81,62 @@ fn the_kernel_takes_what_is_written_and_gives_it_back() {
     }
 }
 
+/// Configurations of which each is an update of the one before: up, and down again. The kernel holds the figures of each in
+/// order at every moment. The controller is that of version 1 and 2; `None` is one that version 2 lacks.
+const UPDATES: [(&str, Option<&str>, [&str; 3]); 3] = [
+    (
+        "memory",
+        Some("memory"),
+        [
+            r#"{"memory": {"limit": 67108864, "swap": 134217728}}"#,
+            r#"{"memory": {"limit": 268435456, "swap": 536870912}}"#,
+            r#"{"memory": {"limit": 33554432, "swap": 33554432}}"#,
+        ],
+    ),
+    (
+        "cpu",
+        Some("cpu"),
+        [
+            r#"{"cpu": {"quota": 50000, "period": 100000, "burst": 40000}}"#,
+            r#"{"cpu": {"quota": 100000, "period": 200000, "burst": 90000}}"#,
+            r#"{"cpu": {"quota": 4000, "period": 10000, "burst": 3000}}"#,
+        ],
+    ),
+    (
+        "cpu",
+        None,
+        [
+            r#"{"cpu": {"realtimePeriod": 100000, "realtimeRuntime": 1000}}"#,
+            r#"{"cpu": {"realtimePeriod": 200000, "realtimeRuntime": 150000}}"#,
+            r#"{"cpu": {"realtimePeriod": 10000, "realtimeRuntime": 3000}}"#,
+        ],
+    ),
+];
+
 #[test]
-fn a_raised_and_a_lowered_memory_limit_are_both_taken() {
-    let Some((cgroup, host)) = make("update") else { return };
-    if !host.controllers.v1.contains("memory") && !host.controllers.v2.contains("memory") {
-        println!("skipped: no memory controller");
-        return;
+fn raised_and_lowered_limits_are_both_taken() {
+    for (index, (first, second, steps)) in UPDATES.iter().enumerate() {
+        let Some((cgroup, host)) = make(&format!("update{index}")) else { return };
+        if !host.controllers.v1.contains(*first)
+            && second.is_none_or(|name| !host.controllers.v2.contains(name))
+        {
+            println!("skipped: no {first} controller for {}", steps[0]);
+            continue;
+        }
+        let figure = |controller, file| cgroup.0.read(controller, file).ok()?.trim().parse().ok();
+        let mut occasion = Occasion::Create;
+        for json in steps {
+            let translation = translate(&serde_json::from_str(json).unwrap(), &host, occasion).unwrap();
+            write(&cgroup.0, &translation.writes);
+            let written = translation.writes.last().unwrap();
+            let kept = cgroup.0.read(&written.controller, &written.file).unwrap();
+            assert_eq!(kept.trim(), written.value, "{json}: {}", written.file);
+            occasion = Occasion::Update(Current {
+                memory_and_swap_bytes: figure("memory", "memory.memsw.limit_in_bytes"),
+                realtime_period_us: figure("cpu", "cpu.rt_period_us"),
+            });
+        }
     }
-    let mut occasion = Occasion::Create;
-    for (limit, swap) in [(64 << 20, 128 << 20), (256 << 20, 512_u64 << 20), (32 << 20, 32 << 20)] {
-        let json = format!(r#"{{"memory": {{"limit": {limit}, "swap": {swap}}}}}"#);
-        let translation = translate(&serde_json::from_str(&json).unwrap(), &host, occasion).unwrap();
-        write(&cgroup.0, &translation.writes);
-        occasion = Occasion::Update { memory_and_swap_bytes: Some(swap) };
-    }
-    assert_eq!(cgroup.0.statistics().memory.unwrap().limit_bytes, Some(32 << 20));
 }
 
 const RULES: &str = r#"[

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use cofferdam_apply::{Fault, change};
+use cofferdam_isolators::cgroup::Current;
 use cofferdam_isolators::update::{ClassChange, Updating, compile_update};
 use cofferdam_linux::cgroup::Cgroup;
 use cofferdam_plan::op::UnitProperty;
@@ -55,7 +56,10 @@ impl Runtime {
         let path =
             path.ok_or_else(|| Error::Conflict("cannot update a container without a cgroup".into()))?;
         let cgroup = Cgroup::open_in(&record.layout(), &path)?;
-        let memory_and_swap_bytes = figure(&cgroup, "memory", "memory.memsw.limit_in_bytes");
+        let current = Current {
+            memory_and_swap_bytes: figure(&cgroup, "memory", "memory.memsw.limit_in_bytes"),
+            realtime_period_us: figure(&cgroup, "cpu", "cpu.rt_period_us"),
+        };
         let devices_list = cgroup.read("devices", "devices.list").ok();
         let schema = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let (l3_cache, memory_bandwidth) = (schema(&asked.l3_cache_schema), schema(&asked.mem_bw_schema));
@@ -67,7 +71,7 @@ impl Runtime {
             cgroup: &path,
             resources: record.spec.get()?.linux().as_ref().and_then(|linux| linux.resources().as_ref()),
             change: &asked.resources,
-            memory_and_swap_bytes,
+            current,
             devices_list: devices_list.as_deref(),
             class: Some(ClassChange {
                 spec: record.spec.get()?,

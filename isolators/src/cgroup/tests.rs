@@ -28,7 +28,8 @@ fn lines(translation: &Translation) -> Vec<String> {
     translation.writes.iter().map(line).collect()
 }
 
-const UPDATE: Occasion = Occasion::Update { memory_and_swap_bytes: Some(1000) };
+const UPDATE: Occasion =
+    Occasion::Update(Current { memory_and_swap_bytes: Some(1000), realtime_period_us: Some(1000) });
 
 #[test]
 fn version_1_files_in_their_order() {
@@ -175,7 +176,7 @@ fn the_layout_says_where_controllers_are() {
 }
 
 #[test]
-fn an_update_writes_memory_and_swap_in_the_order_the_kernel_takes() {
+fn an_update_writes_what_holds_together_in_the_order_the_kernel_takes() {
     let host = host(V1, &[]);
     for (json, expected) in [
         (
@@ -197,11 +198,41 @@ fn an_update_writes_memory_and_swap_in_the_order_the_kernel_takes() {
     ] {
         assert_eq!(lines(&run(json, &host, UPDATE).unwrap()), expected, "{json}");
     }
-    let both = run(r#"{"cpu": {"quota": 5000, "period": 5000}}"#, &host, UPDATE).unwrap();
-    assert_eq!(
-        lines(&both),
-        ["cpu/cpu.cfs_quota_us=-1", "cpu/cpu.cfs_period_us=5000", "cpu/cpu.cfs_quota_us=5000"]
-    );
+    let modern = self::host(&[], V2);
+    for (json, host, expected) in [
+        (
+            r#"{"cpu": {"quota": 5000, "period": 5000}}"#,
+            &host,
+            &["cpu/cpu.cfs_quota_us=-1", "cpu/cpu.cfs_period_us=5000", "cpu/cpu.cfs_quota_us=5000"][..],
+        ),
+        (
+            r#"{"cpu": {"quota": 5000, "burst": 4000}}"#,
+            &host,
+            &["cpu/cpu.cfs_burst_us=0", "cpu/cpu.cfs_quota_us=5000", "cpu/cpu.cfs_burst_us=4000"],
+        ),
+        (
+            r#"{"cpu": {"quota": 5000, "burst": 4000}}"#,
+            &modern,
+            &["/cpu.max.burst=0", "/cpu.max=5000 100000", "/cpu.max.burst=4000"],
+        ),
+        (
+            r#"{"cpu": {"quota": -1, "burst": 4000}}"#,
+            &modern,
+            &["/cpu.max=max 100000", "/cpu.max.burst=4000"],
+        ),
+        (
+            r#"{"cpu": {"realtimePeriod": 1001, "realtimeRuntime": 9}}"#,
+            &host,
+            &["cpu/cpu.rt_period_us=1001", "cpu/cpu.rt_runtime_us=9"],
+        ),
+        (
+            r#"{"cpu": {"realtimePeriod": 999, "realtimeRuntime": 9}}"#,
+            &host,
+            &["cpu/cpu.rt_runtime_us=9", "cpu/cpu.rt_period_us=999"],
+        ),
+    ] {
+        assert_eq!(lines(&run(json, host, UPDATE).unwrap()), expected, "{json}");
+    }
     let checked = run(r#"{"memory": {"limit": 800, "checkBeforeUpdate": true}}"#, &host, UPDATE).unwrap();
     assert_eq!(checked.usage_must_be_below_bytes, Some(800));
 }

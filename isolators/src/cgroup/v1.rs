@@ -26,12 +26,7 @@ pub(super) fn set(value: Option<u64>) -> bool {
 
 pub(super) fn cpu(out: &mut Writer<'_>, cpu: &LinuxCpu) -> Result<(), Refusal> {
     check_cpu(cpu)?;
-    if let Some(period) = cpu.realtime_period().filter(|period| *period != 0) {
-        out.put("cpu", "cpu.rt_period_us", period, "/cpu/realtimePeriod");
-    }
-    if let Some(runtime) = cpu.realtime_runtime().filter(|runtime| *runtime != 0) {
-        out.put("cpu", "cpu.rt_runtime_us", runtime, "/cpu/realtimeRuntime");
-    }
+    realtime(out, cpu);
     // The kernel refuses shares to an idle cgroup: out of idleness first, into it last.
     if cpu.idle() == Some(0) {
         out.put("cpu", "cpu.idle", 0, "/cpu/idle");
@@ -45,6 +40,7 @@ pub(super) fn cpu(out: &mut Writer<'_>, cpu: &LinuxCpu) -> Result<(), Refusal> {
         // One of the two alone may pass the parent's ratio in between; without a quota there is no ratio.
         out.put("cpu", "cpu.cfs_quota_us", -1, "/cpu/quota");
     }
+    free_quota(out, cpu, "cpu", "cpu.cfs_burst_us");
     if let Some(period) = period {
         out.put("cpu", "cpu.cfs_period_us", period, "/cpu/period");
     }
@@ -58,6 +54,36 @@ pub(super) fn cpu(out: &mut Writer<'_>, cpu: &LinuxCpu) -> Result<(), Refusal> {
         out.put("cpu", "cpu.idle", 1, "/cpu/idle");
     }
     Ok(())
+}
+
+/// The kernel holds runtime ≤ period, and the ratio below the parent's, so the order depends on the direction.
+fn realtime(out: &mut Writer<'_>, cpu: &LinuxCpu) {
+    let period = cpu.realtime_period().filter(|period| *period != 0);
+    let runtime = cpu.realtime_runtime().filter(|runtime| *runtime != 0);
+    let lowers = match out.occasion {
+        Occasion::Create => false,
+        Occasion::Update(current) => period.is_some_and(|period| Some(period) < current.realtime_period_us),
+    };
+    let mut writes = [
+        ("cpu.rt_period_us", period.map(|period| period.to_string()), "/cpu/realtimePeriod"),
+        ("cpu.rt_runtime_us", runtime.map(|runtime| runtime.to_string()), "/cpu/realtimeRuntime"),
+    ];
+    if lowers {
+        writes.reverse();
+    }
+    for (file, value, pointer) in writes {
+        if let Some(value) = value {
+            out.put("cpu", file, value, pointer);
+        }
+    }
+}
+
+/// The kernel holds burst ≤ quota: where both change, the old burst must not be in the new quota's way.
+pub(super) fn free_quota(out: &mut Writer<'_>, cpu: &LinuxCpu, controller: &str, file: &str) {
+    let both = cpu.quota().is_some_and(|quota| quota > 0) && set(cpu.burst());
+    if both && out.occasion != Occasion::Create {
+        out.put(controller, file, 0, "/cpu/burst");
+    }
 }
 
 /// The kernel's bounds: quota and period of a millisecond at least, a period of a second at most.
@@ -163,9 +189,10 @@ fn limit_and_swap(out: &mut Writer<'_>, memory: &LinuxMemory) {
     }
     let raises = match (out.occasion, swap) {
         (Occasion::Create, _) | (_, None) => false,
-        (Occasion::Update { .. }, Some(-1)) => true,
-        (Occasion::Update { memory_and_swap_bytes }, Some(swap)) => {
-            memory_and_swap_bytes.is_some_and(|current| u64::try_from(swap).is_ok_and(|swap| swap > current))
+        (Occasion::Update(_), Some(-1)) => true,
+        (Occasion::Update(current), Some(swap)) => {
+            let known = current.memory_and_swap_bytes;
+            known.is_some_and(|known| u64::try_from(swap).is_ok_and(|swap| swap > known))
         }
     };
     let write_limit = |out: &mut Writer<'_>| {

@@ -6,7 +6,8 @@ use cofferdam_plan::Refusal;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxRdma};
 
 use super::v1::{
-    check_cpu, checked_weight, cpuset_writes, device_number, page_size, throttles, weight_device_number,
+    check_cpu, checked_weight, cpuset_writes, device_number, free_quota, page_size, throttles,
+    weight_device_number,
 };
 use super::{Occasion, Writer, at, invalid, unsupported};
 
@@ -29,6 +30,7 @@ pub(super) fn cpu(out: &mut Writer<'_>, cpu: &LinuxCpu) -> Result<(), Refusal> {
     if let Some(shares) = cpu.shares().filter(|shares| *shares != 0 && cpu.idle() != Some(1)) {
         out.put(TREE, "cpu.weight", weight_of_shares(shares), "/cpu/shares");
     }
+    free_quota(out, cpu, TREE, "cpu.max.burst");
     let (quota, period) = (cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0));
     if quota != 0 || period != 0 {
         let quota = if quota > 0 { quota.to_string() } else { "max".to_owned() };
