@@ -317,7 +317,7 @@ impl Confinement<'_> {
                 };
                 let identity = Identity { status, ..self.identity };
                 let message = identity.message(self.spec, &notify.listener_metadata)?;
-                Some(Handover { socket, message })
+                Some(Handover { socket, message, close_by_range: notify.asks_close })
             }
         };
         let ahead = holds_ahead(&filter, builder);

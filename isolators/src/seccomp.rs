@@ -28,7 +28,7 @@ use std::path::PathBuf;
 
 use cofferdam_plan::Refusal;
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
 };
 
 pub use action::Action;
@@ -76,6 +76,8 @@ pub struct Notify {
     pub listener_path: PathBuf,
     /// Passed to the listener as it is.
     pub listener_metadata: String,
+    /// Whether it is asked about close(2).
+    pub asks_close: bool,
 }
 
 /// Names in a profile that no table knows. Not an error: profiles are written for many kernels and architectures.
@@ -265,31 +267,34 @@ fn flags(profile: &LinuxSeccomp, notifies: bool) -> u32 {
 
 /// Calls that the child needs between loading the filter and being rid of its own copy of the listener, and to say why it
 /// failed: stopped in one of them, nobody could go on.
-const HANDOVER: [&str; 3] = ["write", "sendmsg", "close"];
+const HANDOVER: [&str; 2] = ["write", "sendmsg"];
+
+/// Two calls of which the child needs one, to be rid of its copy.
+const CLOSE: [&str; 2] = ["close", "close_range"];
 
 fn notify(profile: &LinuxSeccomp) -> Result<Option<Notify>, Error> {
     if profile.default_action() == LinuxSeccompAction::ScmpActNotify {
         return Err(Error::NotifyByDefault);
     }
-    let mut notifies = false;
-    for (index, rule) in profile.syscalls().as_deref().unwrap_or_default().iter().enumerate() {
-        if rule.action() != LinuxSeccompAction::ScmpActNotify {
-            continue;
-        }
-        notifies = true;
-        if let Some(syscall) = HANDOVER.into_iter().find(|call| rule.names().iter().any(|name| name == call))
-        {
-            let pointer = format!("/linux/seccomp/syscalls/{index}");
-            return Err(Error::NotifyOnHandover { pointer, syscall });
-        }
-    }
-    if !notifies {
+    let rules = profile.syscalls().as_deref().unwrap_or_default();
+    let asks = |rule: &LinuxSyscall| rule.action() == LinuxSeccompAction::ScmpActNotify;
+    if !rules.iter().any(asks) {
         return Ok(None);
+    }
+    let place = |call: &str| {
+        rules.iter().position(|rule| asks(rule) && rule.names().iter().any(|name| name.as_str() == call))
+    };
+    let closes = CLOSE.map(|call| place(call).is_some());
+    let needed = HANDOVER.iter().chain(CLOSE.iter().take(usize::from(closes == [true; 2])));
+    if let Some((syscall, index)) = needed.into_iter().find_map(|call| Some((*call, place(call)?))) {
+        let pointer = format!("/linux/seccomp/syscalls/{index}");
+        return Err(Error::NotifyOnHandover { pointer, syscall });
     }
     let listener_path = profile.listener_path().clone().filter(|path| !path.as_os_str().is_empty());
     Ok(Some(Notify {
         listener_path: listener_path.ok_or(Error::NotifyWithoutListener)?,
         listener_metadata: profile.listener_metadata().clone().unwrap_or_default(),
+        asks_close: closes[0],
     }))
 }
 

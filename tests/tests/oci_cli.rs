@@ -134,6 +134,15 @@ fn mistakes_are_told_in_runc_s_words_and_exit_codes() {
             );
             let _ = runtime.call(&["delete", "--force", "c"]);
         }
+        let bundle = Bundle::make(&bundles.join("unmountable"), &["true"], |config| {
+            let unknown = json!({ "destination": "/mnt", "type": "nosuchfs", "source": "none" });
+            config["mounts"].as_array_mut().unwrap().push(unknown);
+        });
+        let bundle = bundle.unwrap();
+        let words =
+            "create failed: unable to start container process: error during container init: error mounting";
+        let create = &["create", "--bundle", bundle.path().to_str().unwrap(), "c"];
+        check(runtime, &[(create, 1, words), (create, 1, "no such device")]);
     });
 }
 

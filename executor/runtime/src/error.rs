@@ -70,7 +70,7 @@ pub enum Error {
         errno: rustix::io::Errno,
     },
     /// A step failed; everything before it was undone.
-    #[error("unable to start container process: {0}")]
+    #[error("unable to start container process: {part}{0}", part = part_of(.0))]
     Step(#[from] Box<Failure>),
     /// A step of an update failed; everything before it was taken back.
     #[error("unable to update the container: {0}")]
@@ -164,6 +164,12 @@ pub enum Error {
         /// Who is left.
         pids: Vec<i32>,
     },
+}
+
+/// What runc says before the reason of a mount that fails.
+fn part_of(failure: &Failure) -> &'static str {
+    let mounts = failure.stage == Stage::Enter && failure.why.starts_with("/mounts/");
+    if mounts { "error during container init: error mounting: " } else { "" }
 }
 
 impl Error {

@@ -327,6 +327,9 @@ fn sc_08_a_supervisor_that_fails_stops_nobody_but_the_container() {
     let agent = Agent::listen(&place, Manner::DropsIt);
     let outcome = place.run(place.create("dropped", &parent, &agent.profile(&["getppid"]))).unwrap();
     assert_eq!(outcome.stdout, "errno 38\nalive\n");
+    // Nor is one that the child would end its own part with.
+    let outcome = place.run(place.create("dropped", &parent, &agent.profile(&["close"]))).unwrap();
+    assert!(outcome.stdout.ends_with("alive\n"), "{outcome:?}");
     // That of execve too, which fails in words.
     let error = place.run(place.create("dropped", &parent, &agent.profile(&["execve"]))).unwrap_err();
     assert!(error.to_string().contains("function not implemented"), "{error}");
@@ -480,15 +483,29 @@ fn a_container_ends_when_it_is_told_to_at_once() {
     }
 }
 
+/// What a runtime has to do itself between the filter and the program can be asked about.
+#[test]
+fn calls_of_the_way_to_the_program_can_be_supervised() {
+    let Some(place) = place() else { return };
+    let agent = Agent::listen(&place, Manner::Answers);
+    let calls =
+        ["execve", "openat", "open", "read", "close", "fcntl", "accept4", "exit_group", "rt_sigprocmask"];
+    for no_new_privileges in [true, false] {
+        let mut create = place.create("way", &["/guest", "parent", "native"], &agent.profile(&calls));
+        create.spec.process_mut().as_mut().unwrap().set_no_new_privileges(Some(no_new_privileges));
+        assert!(place.run(create).unwrap().stdout.ends_with("alive\n"), "{no_new_privileges}");
+    }
+}
+
 /// Calls in which the child could never be answered are refused before there is one.
 #[test]
 fn sc_08_supervising_the_handover_itself_is_refused() {
     let Some(place) = place() else { return };
     let agent = Agent::listen(&place, Manner::Answers);
-    for call in ["write", "sendmsg", "close"] {
-        let error = place.run(place.create("handover", &["/guest", "true"], &agent.profile(&[call])));
+    for calls in [&["write"][..], &["sendmsg"], &["close", "close_range"]] {
+        let error = place.run(place.create("handover", &["/guest", "true"], &agent.profile(calls)));
         let error = error.unwrap_err().to_string();
-        assert!(error.contains(call) && error.contains("/linux/seccomp/syscalls/0"), "{error}");
+        assert!(error.contains(calls[0]) && error.contains("/linux/seccomp/syscalls/0"), "{error}");
     }
     // A profile that denies what hands the descriptor over fails in words, whatever the filter answers.
     let mut seccomp = agent.profile(&["getppid"]);

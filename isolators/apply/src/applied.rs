@@ -210,7 +210,8 @@ pub fn apply(plan: &Plan, inputs: Inputs<'_>) -> Result<Applied, Box<Failure>> {
             boxed(record.step, (record.errno, words))
         }
         _ if waited && problem.0 == Errno::TIMEDOUT => {
-            let words = format!("the child process was silent for {} s", inputs.patience.as_secs_f32());
+            let patience = if index == usize::MAX { last_patience(plan, &run) } else { run.patience };
+            let words = format!("the child process was silent for {} s", patience.as_secs_f32());
             boxed(pending(plan, &report).unwrap_or(index), (Errno::TIMEDOUT, Some(words)))
         }
         _ => boxed(index, problem),
@@ -389,10 +390,8 @@ fn outcome(plan: &Plan, run: &Run<'_>, report: &Report) -> Result<(), (usize, (E
         let at = pending(plan, report).filter(|_| report.failure().is_none());
         (at.unwrap_or(usize::MAX), (Errno::CHILD, Some(ENDED.to_owned())))
     };
-    // Before a gate, nothing is asked that has to be answered.
-    let hands_over = !waits(plan) && plan.find(notifies).is_some();
-    let patience = if hands_over { channel::SUPERVISED } else { run.patience };
-    match channel::hear(run.channel.as_fd(), patience) {
+    let hands_over = hands_over(plan);
+    match channel::hear(run.channel.as_fd(), last_patience(plan, run)) {
         // Somebody else decides when this exec returns.
         Err(Errno::TIMEDOUT) if hands_over && executed(plan, report) => Ok(()),
         Ok(Heard::Created) if waits(plan) => Ok(()),
@@ -404,10 +403,23 @@ fn outcome(plan: &Plan, run: &Run<'_>, report: &Report) -> Result<(), (usize, (E
     }
 }
 
+/// How long the child's last word is waited for.
+fn last_patience(plan: &Plan, run: &Run<'_>) -> std::time::Duration {
+    if hands_over(plan) { channel::SUPERVISED } else { run.patience }
+}
+
+/// Whether somebody supervises the child's way to its program. Before a gate, nothing is asked that has to be answered.
+fn hands_over(plan: &Plan) -> bool {
+    !waits(plan) && plan.find(notifies).is_some()
+}
+
 /// Whether somebody supervises the system calls of the child.
 fn notifies(op: &Op) -> Option<()> {
     matches!(op, Op::LoadFilter { handover: Some(_), .. }).then_some(())
 }
+
+/// sched(7).
+const SCHED_DEADLINE: u32 = 6;
 
 /// The step that the child is at: the first of its own without a time stamp.
 fn pending(plan: &Plan, report: &Report) -> Option<usize> {
@@ -451,6 +463,11 @@ fn child_words(
              and the access times of a mount stay as they are; leave out the option that changes one of them"
         )),
         Op::MapTree { .. } => crate::host::unmappable(errno).1,
+        Op::SetScheduler { policy: SCHED_DEADLINE, .. } if errno == Errno::PERM => Some(
+            "process scheduler can't be used together with AllowedCPUs: SCHED_DEADLINE takes a process that may run on every \
+             processor; leave out /linux/resources/cpu/cpus"
+                .into(),
+        ),
         _ => None,
     }
 }

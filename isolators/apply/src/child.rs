@@ -22,7 +22,7 @@ use cofferdam_linux::report::Report;
 use cofferdam_linux::seccomp::SockFilter;
 use cofferdam_linux::terminal::DESCRIPTORS_MAX;
 use cofferdam_plan::op::Handover;
-use cofferdam_plan::{Op, Plan, Slot, Text};
+use cofferdam_plan::{Op, Plan, Slot};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
@@ -264,7 +264,7 @@ impl<'a> Half<'a> {
             Op::LoadFilter { flags, handover, .. } => match self.loaded.take() {
                 Some(result) => result,
                 None => match (self.load(index, *flags)?, handover) {
-                    (Some(notifications), Some(handover)) => self.hand_over(notifications, &handover.message),
+                    (Some(notifications), Some(handover)) => self.hand_over(notifications, handover),
                     _ => Ok(()),
                 },
             },
@@ -299,16 +299,23 @@ impl<'a> Half<'a> {
 
     /// Gives the filter's notifications away and keeps nothing of them: from here on this process may be stopped in any
     /// call, and must not be the one who could answer.
-    fn hand_over(&mut self, notifications: OwnedFd, message: &[Text]) -> Result<(), Errno> {
+    fn hand_over(&mut self, notifications: OwnedFd, handover: &Handover) -> Result<(), Errno> {
         let socket = self.listener.take().ok_or(Errno::BADF)?;
         let pid = DecInt::new(self.report.pid().load(Ordering::Relaxed));
         let mut parts = [IoSlice::new(&[]); 2 * Handover::PARTS];
-        for (pair, part) in parts.chunks_exact_mut(2).zip(message) {
+        for (pair, part) in parts.chunks_exact_mut(2).zip(&handover.message) {
             pair.copy_from_slice(&[IoSlice::new(pid.as_bytes()), IoSlice::new(part.as_c_str().to_bytes())]);
         }
         // The pid is between the parts, not before the first.
-        let parts = parts.get(1..2 * message.len()).ok_or(Errno::INVAL)?;
-        cofferdam_linux::terminal::send_descriptor_with(socket.as_fd(), parts, notifications.as_fd())
+        let parts = parts.get(1..2 * handover.message.len()).ok_or(Errno::INVAL)?;
+        let sent =
+            cofferdam_linux::terminal::send_descriptor_with(socket.as_fd(), parts, notifications.as_fd());
+        if handover.close_by_range {
+            // The socket too: the supervisor may read to its end before it answers.
+            cofferdam_linux::process::close_by_range(notifications)?;
+            cofferdam_linux::process::close_by_range(socket)?;
+        }
+        sent
     }
 
     fn exec(&mut self, index: usize) -> Errno {

@@ -1,7 +1,7 @@
 //! Making a process, joining namespaces, becoming another program. clone(2), setns(2), execve(2).
 
 use std::ffi::{CStr, CString, c_char};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -376,6 +376,12 @@ pub fn close_marked(first: u32, end: u32, kept: &[i32]) {
             close_descriptor(descriptor);
         }
     }
+}
+
+/// Closes a descriptor by close_range(2), for a process whose close(2) a supervisor is asked about. *Child-safe.*
+pub fn close_by_range(descriptor: OwnedFd) -> Result<(), Errno> {
+    let number = descriptor.into_raw_fd().cast_unsigned();
+    close_range(number, number)
 }
 
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {

@@ -285,6 +285,9 @@ pub struct Handover {
     pub socket: Slot,
     /// The message; the child's pid, which only the clone tells, goes between the parts. At most [`Handover::PARTS`].
     pub message: Vec<Text>,
+    /// Whether the child closes the socket and its copy of the descriptor by close_range(2): the filter asks about close(2),
+    /// and a copy that is left keeps the kernel from answering for a supervisor that is gone.
+    pub close_by_range: bool,
 }
 
 impl Handover {

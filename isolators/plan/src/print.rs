@@ -273,6 +273,9 @@ impl Plan {
                     let message =
                         handover.message.iter().map(Text::to_string).collect::<Vec<_>>().join("PID");
                     let _ = write!(line, " handed to {} with {message}", n(&handover.socket));
+                    if handover.close_by_range {
+                        line.push_str(" close-by-range");
+                    }
                 }
                 line
             }

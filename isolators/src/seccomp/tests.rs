@@ -151,7 +151,11 @@ fn flags_are_those_the_kernel_can_take_here() {
     assert_eq!(filter.flags, 2 | 4 | 8 | 32);
     assert_eq!(
         filter.notify,
-        Some(Notify { listener_path: "/run/a.sock".into(), listener_metadata: "m".into() })
+        Some(Notify {
+            listener_path: "/run/a.sock".into(),
+            listener_metadata: "m".into(),
+            asks_close: false
+        })
     );
     assert_eq!(answer(&filter, X86_64, 133, [0; 6]), Action::NOTIFY);
 }
@@ -177,6 +181,10 @@ fn refusals_name_the_place() {
         ),
         (rule(json!({"action": "SCMP_ACT_NOTIFY"})), "/linux/seccomp/listenerPath"),
         (rule(json!({"action": "SCMP_ACT_NOTIFY", "names": ["write"]})), "/linux/seccomp/syscalls/1"),
+        (
+            rule(json!({"action": "SCMP_ACT_NOTIFY", "names": ["close_range", "close"]})),
+            "/linux/seccomp/syscalls/1",
+        ),
         (json!({"defaultAction": "SCMP_ACT_NOTIFY"}), "/linux/seccomp/defaultAction"),
         (
             json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 5000}),

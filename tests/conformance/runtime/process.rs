@@ -113,6 +113,13 @@ fn scheduling() -> Vec<Case> {
             )
             .probe("exec awk '{ print $41 }' /proc/self/stat")
             .prints("6"),
+        case("a deadline on some processors only is refused in words", "sched(7), SCHED_DEADLINE: EPERM")
+            .set(
+                "/process/scheduler",
+                json!({ "policy": "SCHED_DEADLINE", "runtime": 42_000, "deadline": 1_000_000, "period": 1_000_000 }),
+            )
+            .set("/linux/resources/cpu", json!({ "cpus": "0" }))
+            .refused("process scheduler can't be used together with AllowedCPUs"),
         case("a flag of a policy is taken by its name", "config.md, scheduler: flags")
             .set(
                 "/process/scheduler",
